@@ -1,0 +1,71 @@
+# Everything a developer runs. A fresh machine needs make and python3 (3.11 or newer) with venv or pip.
+
+PYTHON ?= python3
+VENV ?= .venv
+MPREG_SOURCE ?=
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+# What must be covered to the last branch: it decides, and it is all that is ever rebuilt from a log.
+CORE := mpreg_mq/projections/*,mpreg_mq/actors/decider/*
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint bench soak test-mpreg clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) MPREG_SOURCE=$(MPREG_SOURCE)"
+
+install: $(STAMP) ## Set up the environment in .venv (the other targets do it when needed)
+
+demo: $(STAMP) ## Run the demo; pass arguments with DEMO='--messages 500'
+	@$(VENV)/bin/mpreg-queue-demo $(DEMO)
+
+test: lint ## Lint, type-check, run the tests, check the coverage of the core
+	@$(PY) -m pytest -n 2 --cov --cov-report=
+	@$(PY) -m coverage report --include='$(CORE)' --fail-under=100
+
+lint: $(STAMP) ## Run ruff and mypy
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+bench: $(STAMP) ## Run the benchmarks; with MPREG_SOURCE=dir MPREG's queue is measured too
+	@$(PY) -m benchmarks.actor_runtime
+	@$(PY) -m benchmarks.compare_mpreg $(if $(MPREG_SOURCE),--mpreg-source '$(MPREG_SOURCE)')
+
+soak: $(STAMP) ## Run the tests with many more generated examples (takes long)
+	@HYPOTHESIS_PROFILE=soak $(PY) -m pytest -n 2
+
+test-mpreg: $(STAMP) ## Run the tests against a real MPREG: MPREG_SOURCE=dir of its checkout
+	@if ! reason=$$(PYTHONPATH='$(MPREG_SOURCE)' $(PY) -c 'import mpreg' 2>&1); then \
+		echo "test-mpreg: SKIPPED, mpreg cannot be imported ($$(echo "$$reason" | tail -n 1))"; \
+		echo "test-mpreg: set MPREG_SOURCE to a checkout of MPREG, and install what it needs into $(VENV)"; \
+	elif [ ! -d tests/mpreg ]; then \
+		echo "test-mpreg: SKIPPED, there is no tests/mpreg"; \
+	else \
+		PYTHONPATH='$(MPREG_SOURCE)' $(PY) -m pytest tests/mpreg; \
+	fi
+
+clean: ## Remove environments, builds and caches
+	rm -rf .venv .venv3* build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp says that the environment holds what pyproject.toml asks for. Where the standard venv module cannot
+# work (Debian splits it into python3-venv), virtualenv does the same; --target keeps it out of the system's
+# packages, which also is what an externally managed Python allows.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "mpreg-mq needs Python 3.11 or newer, and PYTHON=$(PYTHON) is: $$($(PYTHON) --version 2>&1)" >&2; \
+		echo "Name another one, for example: make $(or $(firstword $(MAKECMDGOALS)),install) PYTHON=python3.12" >&2; \
+		exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version) (once)"
+	@rm -rf '$(VENV)'
+	@$(PYTHON) -m venv '$(VENV)' >/dev/null 2>&1 || { \
+		rm -rf '$(VENV)'; \
+		echo "python -m venv does not work here; using virtualenv"; \
+		$(PYTHON) -m pip install --quiet --target build/virtualenv virtualenv && \
+		PYTHONPATH=build/virtualenv $(PYTHON) -m virtualenv --quiet '$(VENV)' || { \
+			echo "No environment: install python3-venv (apt-get install python3-venv) or pip, then try again" >&2; \
+			exit 1; }; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
