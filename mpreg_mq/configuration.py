@@ -1,0 +1,183 @@
+"""Configurations of queues and managers; every value is checked at construction.
+
+The first fields are MPREG's, with MPREG's defaults. A bad value raises :class:`ConfigurationError`, which
+names the field, the value and the range.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, TypeVar
+
+import attrs
+
+from mpreg_mq._validation import configured, describe, flag, number, queue_name_problem, seconds, whole
+from mpreg_mq.errors import ConfigurationError
+from mpreg_mq.model import OverflowPolicy, QueueType
+
+E = TypeVar("E", bound=Enum)
+
+MAX_QUEUE_SIZE = 1_000_000_000
+
+
+def _member(enum: type[E], value: Any) -> E:
+    """A member from a member, its value, or a member of a like-named enum (MPREG's own)."""
+    if isinstance(value, enum):
+        return value
+    try:
+        return enum(getattr(value, "value", value))
+    except ValueError:
+        allowed = ", ".join(member.value for member in enum)
+        raise ConfigurationError(f"{enum.__name__}: got {describe(value)}, expected one of {allowed}") from None
+
+
+def _queue_type(value: Any) -> QueueType:
+    return _member(QueueType, value)
+
+
+def _overflow_policy(value: Any) -> OverflowPolicy:
+    return _member(OverflowPolicy, value)
+
+
+_positive = configured(seconds(0.0, exclusive=True))
+_optional_positive = configured(seconds(0.0, exclusive=True, optional=True))
+_not_negative = configured(seconds(0.0))
+_flag = configured(flag)
+_size = configured(whole(1, MAX_QUEUE_SIZE))
+
+
+@attrs.frozen
+class QueueConfiguration:
+    """How one queue behaves.
+
+    ``dead_letter_max_receives`` caps the attempts below ``max_retries + 1`` when it is set (R1); MPREG has it
+    at 3 and never reads it. ``circuit_breaker_failure_threshold`` of None leaves breakers off (R3).
+    ``retry_jitter`` is the share of the backoff that is random, from ``random_seed`` (R2).
+    """
+
+    name: str = attrs.field(validator=configured(queue_name_problem))
+    queue_type: QueueType = attrs.field(default=QueueType.FIFO, converter=_queue_type)
+    max_size: int = attrs.field(default=10_000, validator=_size)
+    default_visibility_timeout_seconds: float = attrs.field(default=30.0, validator=_positive)
+    default_acknowledgment_timeout_seconds: float = attrs.field(default=300.0, validator=_positive)
+    message_ttl_seconds: float | None = attrs.field(default=None, validator=_optional_positive)
+    enable_dead_letter_queue: bool = attrs.field(default=True, validator=_flag)
+    dead_letter_max_receives: int | None = attrs.field(
+        default=None, validator=configured(whole(1, 1_000_000, optional=True))
+    )
+    enable_deduplication: bool = attrs.field(default=False, validator=_flag)
+    deduplication_window_seconds: float = attrs.field(default=300.0, validator=_positive)
+    max_retries: int = attrs.field(default=3, validator=configured(whole(0, 1_000_000)))
+    overflow_policy: OverflowPolicy = attrs.field(default=OverflowPolicy.REJECT, converter=_overflow_policy)
+    overflow_wait_seconds: float = attrs.field(default=30.0, validator=_not_negative)
+    retry_backoff_seconds: float = attrs.field(default=0.1, validator=_not_negative)
+    retry_backoff_multiplier: float = attrs.field(default=2.0, validator=configured(number(1.0, 100.0)))
+    retry_backoff_max_seconds: float = attrs.field(default=30.0, validator=_not_negative)
+    retry_jitter: float = attrs.field(default=0.5, validator=configured(number(0.0, 1.0)))
+    random_seed: int = attrs.field(default=0, validator=configured(whole(0, 2**63 - 1)))
+    circuit_breaker_failure_threshold: int | None = attrs.field(
+        default=None, validator=configured(whole(1, 1_000_000, optional=True))
+    )
+    circuit_breaker_recovery_seconds: float = attrs.field(default=30.0, validator=_positive)
+    default_max_in_flight: int = attrs.field(default=1000, validator=configured(whole(1, 1_000_000)))
+    max_payload_bytes: int = attrs.field(default=1 << 20, validator=configured(whole(1, 1 << 30)))
+    max_headers_bytes: int = attrs.field(default=16_384, validator=configured(whole(0, 1 << 20)))
+    max_deduplication_keys: int = attrs.field(default=10_000_000, validator=_size)
+    max_subscribers: int = attrs.field(default=1_000_000, validator=configured(whole(1, 10_000_000)))
+
+    @classmethod
+    def coerce(cls, configuration: Any) -> QueueConfiguration:
+        """This class from a configuration of the same shape, such as MPREG's own dataclass.
+
+        Fields that the other does not have keep their defaults. A ``dead_letter_max_receives`` of 3 is taken as
+        "not set": it is MPREG's default, which MPREG never applies.
+
+        Raises:
+            ConfigurationError: a required field is missing, or a value is out of range.
+        """
+        if isinstance(configuration, cls):
+            return configuration
+        values = {
+            field.name: getattr(configuration, field.name)
+            for field in attrs.fields(cls)
+            if hasattr(configuration, field.name)
+        }
+        if "name" not in values:
+            raise ConfigurationError(
+                f"QueueConfiguration: got {describe(configuration)}, expected an object with a name "
+                "and queue settings; build an mpreg_mq.QueueConfiguration"
+            )
+        if values.get("dead_letter_max_receives") == 3:
+            values["dead_letter_max_receives"] = None
+        return cls(**values)
+
+    @property
+    def max_attempts(self) -> int:
+        """Most attempts of a message that names no ``max_retries`` of its own (R1)."""
+        return self.attempts_for(None)
+
+    def attempts_for(self, max_retries: int | None) -> int:
+        """Most attempts of a message sent with this ``max_retries``; None is the queue's (R1)."""
+        attempts = (self.max_retries if max_retries is None else max_retries) + 1
+        if self.dead_letter_max_receives is not None:
+            attempts = min(attempts, self.dead_letter_max_receives)
+        return attempts
+
+
+@attrs.frozen
+class QueueManagerConfiguration:
+    """How a manager makes queues that are created without a configuration of their own, and its limits.
+
+    ``shutdown_timeout_seconds`` is what running callbacks get before they are cancelled (C3).
+    """
+
+    default_queue_type: QueueType = attrs.field(default=QueueType.FIFO, converter=_queue_type)
+    default_max_queue_size: int = attrs.field(default=10_000, validator=_size)
+    default_visibility_timeout_seconds: float = attrs.field(default=30.0, validator=_positive)
+    default_acknowledgment_timeout_seconds: float = attrs.field(default=300.0, validator=_positive)
+    enable_auto_queue_creation: bool = attrs.field(default=True, validator=_flag)
+    max_queues: int = attrs.field(default=1000, validator=configured(whole(1, 10_000_000)))
+    integration_topic_prefix: str = "mpreg.queue"
+    enable_topic_exchange_integration: bool = attrs.field(default=True, validator=_flag)
+    default_max_retries: int = attrs.field(default=3, validator=configured(whole(0, 1_000_000)))
+    default_enable_deduplication: bool = attrs.field(default=False, validator=_flag)
+    default_circuit_breaker_failure_threshold: int | None = attrs.field(
+        default=None, validator=configured(whole(1, 1_000_000, optional=True))
+    )
+    default_max_in_flight: int = attrs.field(default=1000, validator=configured(whole(1, 1_000_000)))
+    default_overflow_policy: OverflowPolicy = attrs.field(
+        default=OverflowPolicy.REJECT, converter=_overflow_policy
+    )
+    shutdown_timeout_seconds: float = attrs.field(default=5.0, validator=_not_negative)
+    random_seed: int = attrs.field(default=0, validator=configured(whole(0, 2**63 - 1)))
+
+    @classmethod
+    def coerce(cls, configuration: Any) -> QueueManagerConfiguration:
+        """This class from a configuration of the same shape, such as MPREG's own; None gives the defaults."""
+        if configuration is None:
+            return cls()
+        if isinstance(configuration, cls):
+            return configuration
+        return cls(
+            **{
+                field.name: getattr(configuration, field.name)
+                for field in attrs.fields(cls)
+                if hasattr(configuration, field.name)
+            }
+        )
+
+    def queue_configuration(self, name: str) -> QueueConfiguration:
+        """The configuration of a queue created without one."""
+        return QueueConfiguration(
+            name=name,
+            queue_type=self.default_queue_type,
+            max_size=self.default_max_queue_size,
+            default_visibility_timeout_seconds=self.default_visibility_timeout_seconds,
+            default_acknowledgment_timeout_seconds=self.default_acknowledgment_timeout_seconds,
+            max_retries=self.default_max_retries,
+            enable_deduplication=self.default_enable_deduplication,
+            circuit_breaker_failure_threshold=self.default_circuit_breaker_failure_threshold,
+            default_max_in_flight=self.default_max_in_flight,
+            overflow_policy=self.default_overflow_policy,
+            random_seed=self.random_seed,
+        )

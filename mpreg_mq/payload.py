@@ -1,0 +1,68 @@
+"""Payloads as bytes: encoded once, at send, and decoded anew for each delivery (SEMANTICS S3).
+
+MessagePack by way of msgspec. What comes back is what JSON would give, plus bytes, datetimes and keys that are not
+strings: tuples and sets come back as lists, attrs and dataclass instances as dicts, enums as their values.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from mpreg_mq._validation import describe
+from mpreg_mq.errors import PayloadError
+
+_encoder = msgspec.msgpack.Encoder()
+_canonical = msgspec.msgpack.Encoder(order="deterministic")
+_decoder = msgspec.msgpack.Decoder()
+
+
+def encode_payload(payload: Any) -> bytes:
+    """The payload as bytes.
+
+    Raises:
+        PayloadError: it contains something that has no encoding, refers to itself, is nested too deeply, or has
+            an integer beyond 64 bits.
+    """
+    try:
+        return _encoder.encode(payload)
+    except RecursionError:
+        raise PayloadError(
+            f"payload cannot be encoded: {type(payload).__name__} refers to itself or is nested too deeply; "
+            "send plain data without cycles"
+        ) from None
+    # An object's own code may run while it is encoded, so anything can be raised.
+    except Exception as error:
+        raise PayloadError(
+            f"payload cannot be encoded: {error}; got {describe(payload)}, expected numbers, strings, bytes, "
+            "lists, dicts, dates, or dataclass and attrs instances of them"
+        ) from error
+
+
+def decode_payload(payload: bytes) -> Any:
+    """A new copy of the payload.
+
+    Raises:
+        PayloadError: the bytes are not an encoded payload.
+    """
+    try:
+        return _decoder.decode(payload)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise PayloadError(f"stored payload of {len(payload)} bytes cannot be decoded: {error}") from error
+
+
+def fingerprint(topic: str, payload: Any, headers: dict[str, str] | None) -> str:
+    """A 128-bit fingerprint of topic, payload and headers, whatever the order of keys (U1).
+
+    Raises:
+        PayloadError: the payload has keys that cannot be ordered; give a ``deduplication_id`` then.
+    """
+    try:
+        content = _canonical.encode((topic, payload, headers or {}))
+    except Exception as error:
+        raise PayloadError(
+            f"payload has no fingerprint: {error}; give a deduplication_id, or use keys of one type"
+        ) from error
+    return blake2b(content, digest_size=16).hexdigest()

@@ -1,0 +1,264 @@
+"""Topics and topic patterns: what is well formed, what matches, and a trie that finds matching patterns.
+
+Rule G6: segments are split at ``.``; in a pattern ``*`` stands for exactly one segment and ``#`` for zero or
+more. A wildcard is always a whole segment, and a topic has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import cache, lru_cache
+from typing import Generic, TypeVar
+
+import attrs
+
+from mpreg_mq._validation import describe
+from mpreg_mq.errors import InvalidTopicError
+
+MAX_TOPIC_LENGTH = 255
+"""Most characters of a topic or pattern, dots included."""
+
+TOPIC_CACHE_SIZE = 8192
+"""How many distinct topics (and as many patterns) have their check remembered."""
+
+SEPARATOR = "."
+ONE = "*"
+ANY = "#"
+
+T = TypeVar("T", bound=Hashable)
+
+
+def topic_problem(topic: object) -> str | None:
+    """What is wrong with a topic, or None where it is well formed (G6).
+
+    O(length) for a new topic, one cache lookup for a repeated one.
+    """
+    return _topic_text_problem(topic) if _is_cacheable(topic) else _shape_problem(topic, "topic")
+
+
+def pattern_problem(pattern: object) -> str | None:
+    """What is wrong with a topic pattern, or None where it is well formed (G6). Cost as :func:`topic_problem`."""
+    return _pattern_text_problem(pattern) if _is_cacheable(pattern) else _shape_problem(pattern, "topic pattern")
+
+
+def check_topic(topic: object) -> None:
+    """Raise where a topic is malformed.
+
+    Raises:
+        InvalidTopicError: with the text of :func:`topic_problem`.
+    """
+    problem = topic_problem(topic)
+    if problem is not None:
+        raise InvalidTopicError(problem)
+
+
+def check_pattern(pattern: object) -> None:
+    """Raise where a topic pattern is malformed.
+
+    Raises:
+        InvalidTopicError: with the text of :func:`pattern_problem`.
+    """
+    problem = pattern_problem(pattern)
+    if problem is not None:
+        raise InvalidTopicError(problem)
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Whether a well-formed pattern matches a well-formed topic: G6 word for word, the reference for the trie.
+
+    O(pattern segments x topic segments).
+    """
+    wanted, given = pattern.split(SEPARATOR), topic.split(SEPARATOR)
+
+    @cache
+    def rest_matches(w: int, g: int) -> bool:
+        if w == len(wanted):
+            return g == len(given)
+        if wanted[w] == ANY:
+            return rest_matches(w + 1, g) or (g < len(given) and rest_matches(w, g + 1))
+        return g < len(given) and wanted[w] in (ONE, given[g]) and rest_matches(w + 1, g + 1)
+
+    return rest_matches(0, 0)
+
+
+@attrs.define(eq=False)
+class _Node(Generic[T]):
+    """One pattern prefix; ``repeats`` is true where its last segment is ``#``."""
+
+    repeats: bool = False
+    children: dict[str, _Node[T]] = attrs.field(factory=dict)
+    values: set[T] = attrs.field(factory=set)
+
+
+class TopicTrie(Generic[T]):
+    """Values kept under topic patterns, found by topic (G6).
+
+    Not safe for use from several threads at once.
+    """
+
+    __slots__ = ("_root", "_size")
+
+    def __init__(self) -> None:
+        self._root: _Node[T] = _Node()
+        self._size = 0
+
+    def __len__(self) -> int:
+        """Number of (pattern, value) pairs."""
+        return self._size
+
+    def add(self, pattern: str, value: T) -> bool:
+        """Keep a value under a pattern; False where it was there already. O(pattern segments).
+
+        Raises:
+            InvalidTopicError: the pattern is malformed.
+        """
+        check_pattern(pattern)
+        node = self._root
+        for segment in pattern.split(SEPARATOR):
+            child = node.children.get(segment)
+            if child is None:
+                child = node.children[segment] = _Node(repeats=segment == ANY)
+            node = child
+        if value in node.values:
+            return False
+        node.values.add(value)
+        self._size += 1
+        return True
+
+    def remove(self, pattern: str, value: T) -> bool:
+        """Forget a value under a pattern; False where it was not there. O(pattern segments).
+
+        Nodes that lead nowhere any more go too, so that memory follows the pairs held.
+        """
+        path: list[tuple[_Node[T], str]] = []
+        node = self._root
+        for segment in pattern.split(SEPARATOR):
+            child = node.children.get(segment)
+            if child is None:
+                return False
+            path.append((node, segment))
+            node = child
+        if value not in node.values:
+            return False
+        node.values.remove(value)
+        self._size -= 1
+        for parent, segment in reversed(path):
+            if node.values or node.children:
+                break
+            del parent.children[segment]
+            node = parent
+        return True
+
+    def match(self, topic: str) -> set[T]:
+        """The values of every pattern that matches a well-formed topic; a new set.
+
+        O(topic segments x pattern prefixes that match so far): the live prefixes are carried along as a set, so
+        that neither patterns that do not match nor patterns with many ``#`` make it slower.
+        """
+        live: set[_Node[T]] = set()
+        _enter(live, self._root)
+        for segment in topic.split(SEPARATOR):
+            following: set[_Node[T]] = set()
+            for node in live:
+                children = node.children
+                if node.repeats:
+                    _enter(following, node)
+                if children:
+                    child = children.get(segment)
+                    if child is not None:
+                        _enter(following, child)
+                    child = children.get(ONE)
+                    if child is not None:
+                        _enter(following, child)
+            if not following:
+                return set()
+            live = following
+        return set().union(*(node.values for node in live))
+
+    def check(self) -> None:
+        """Verify the trie's own consistency, for tests.
+
+        Raises:
+            AssertionError: the size is not the number of pairs, a node leads nowhere, or a node sits under a
+                segment that no pattern has.
+        """
+        pairs = 0
+        stack: list[tuple[str, _Node[T]]] = [("", self._root)]
+        while stack:
+            prefix, node = stack.pop()
+            pairs += len(node.values)
+            if prefix and not (node.values or node.children):
+                raise AssertionError(f"TopicTrie: the node {prefix!r} has neither values nor children")
+            if prefix and node.values and pattern_problem(prefix) is not None:
+                raise AssertionError(f"TopicTrie: the node {prefix!r} has values but is not a pattern")
+            if node.repeats is not (prefix.split(SEPARATOR)[-1] == ANY):
+                raise AssertionError(f"TopicTrie: the node {prefix!r} has repeats={node.repeats}")
+            lead = f"{prefix}{SEPARATOR}" if prefix else ""
+            stack.extend((lead + segment, child) for segment, child in node.children.items())
+        if self._root.values:
+            raise AssertionError("TopicTrie: the root has values, but no pattern is empty")
+        if pairs != self._size:
+            raise AssertionError(f"TopicTrie: it holds {pairs} pairs but its length is {self._size}")
+
+
+def _enter(live: set[_Node[T]], node: _Node[T] | None) -> None:
+    """Make a node live, and whatever a ``#`` behind it reaches by standing for no segment."""
+    while node is not None and node not in live:
+        live.add(node)
+        node = node.children.get(ANY)
+
+
+def _is_cacheable(text: object) -> bool:
+    # Long texts stay out of the cache: it would keep them alive, and their length alone condemns them.
+    return type(text) is str and len(text) <= MAX_TOPIC_LENGTH
+
+
+def _shape_problem(text: object, kind: str) -> str | None:
+    """The full check for what the caches do not take: other types, str subclasses and texts too long."""
+    if not isinstance(text, str):
+        return f"{kind}: got {describe(text)}, expected a str"
+    if len(text) > MAX_TOPIC_LENGTH:
+        return (
+            f"{kind}: got {describe(text)}, {len(text)} characters, expected 1 to {MAX_TOPIC_LENGTH}; "
+            "shorten it, or carry the rest in the headers"
+        )
+    plain = str.__str__(text)
+    return _topic_text_problem(plain) if kind == "topic" else _pattern_text_problem(plain)
+
+
+@lru_cache(TOPIC_CACHE_SIZE)
+def _topic_text_problem(topic: object) -> str | None:
+    text = str(topic)
+    if ONE in text or ANY in text:
+        return (
+            f"topic: got {describe(text)}, expected no '*' or '#'; wildcards belong in the patterns of subscriptions"
+        )
+    return _segments_problem("topic", text)
+
+
+@lru_cache(TOPIC_CACHE_SIZE)
+def _pattern_text_problem(pattern: object) -> str | None:
+    text = str(pattern)
+    for segment in text.split(SEPARATOR):
+        if len(segment) > 1 and (ONE in segment or ANY in segment):
+            return (
+                f"topic pattern: got {describe(text)}, expected '*' and '#' only as whole segments, "
+                f"but one segment is {describe(segment)}; write for example 'user.*' or 'user.#'"
+            )
+    return _segments_problem("topic pattern", text)
+
+
+def _segments_problem(kind: str, text: str) -> str | None:
+    if not text:
+        return f"{kind}: got '', expected 1 to {MAX_TOPIC_LENGTH} characters"
+    if "" in text.split(SEPARATOR):
+        return (
+            f"{kind}: got {describe(text)}, expected no empty segment; "
+            "remove the dot at its start or end, or the doubled one"
+        )
+    if " " in text or not text.isprintable():
+        return (
+            f"{kind}: got {describe(text)}, expected only printable characters without whitespace; "
+            "replace spaces, for example with '_'"
+        )
+    return None

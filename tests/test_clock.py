@@ -1,0 +1,234 @@
+"""Clocks: time that never goes back, and timers that fire in order."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpreg_mq.clock import Clock, SystemClock, VirtualClock
+
+
+def test_both_clocks_are_clocks() -> None:
+    """Either can be given where a Clock is wanted."""
+    clocks: list[Clock] = [SystemClock(), VirtualClock()]
+
+    assert all(clock.now() <= clock.now() for clock in clocks)
+
+
+def test_the_system_clock_is_immune_to_jumps_of_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts at the wall clock's time and from then on follows the monotonic clock only."""
+    monkeypatch.setattr(time, "time", lambda: 5_000.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    clock = SystemClock()
+    assert clock.now() == 5_000.0
+
+    monkeypatch.setattr(time, "time", lambda: 1.0)
+    monkeypatch.setattr(time, "monotonic", lambda: 103.0)
+
+    assert clock.now() == 5_003.0
+
+
+def test_a_system_timer_fires_at_its_moment_and_not_before() -> None:
+    """When the callback runs, the clock shows the timer's moment or later."""
+
+    async def scenario() -> None:
+        clock = SystemClock()
+        for delay in (0.0005, 0.001, 0.002):
+            when = clock.now() + delay
+            fired: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+            clock.call_at(asyncio.get_running_loop(), when, lambda fired=fired: fired.set_result(clock.now()))  # type: ignore[misc]
+            assert await fired >= when
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", [SystemClock, VirtualClock])
+def test_a_moment_that_has_passed_means_the_next_turn(kind: type[SystemClock | VirtualClock]) -> None:
+    """Such a timer's callback runs soon, by itself, but never within the call that sets it."""
+
+    async def scenario() -> None:
+        clock = kind()
+        fired = asyncio.Event()
+        clock.call_at(asyncio.get_running_loop(), clock.now() - 10, fired.set)
+        assert not fired.is_set()
+        await fired.wait()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", [SystemClock, VirtualClock])
+def test_a_cancelled_timer_does_not_fire(kind: type[SystemClock | VirtualClock]) -> None:
+    """Cancelling prevents the callback, may be repeated, and is harmless after the callback ran."""
+
+    async def scenario() -> None:
+        clock = kind()
+        loop = asyncio.get_running_loop()
+        fired: list[str] = []
+        done = asyncio.Event()
+        cancelled = clock.call_at(loop, clock.now() - 1, lambda: fired.append("cancelled"))
+        kept = clock.call_at(loop, clock.now() - 1, lambda: fired.append("kept"))
+        clock.call_at(loop, clock.now() - 1, done.set)
+        cancelled.cancel()
+        cancelled.cancel()
+        await done.wait()
+        kept.cancel()
+        assert fired == ["kept"]
+
+    asyncio.run(scenario())
+
+
+def test_virtual_time_stands_still() -> None:
+    """Only advance and set move it; settling does not."""
+
+    async def scenario() -> None:
+        clock = VirtualClock()
+        assert clock.now() == 1_000_000.0
+        await clock.settle()
+        assert clock.now() == 1_000_000.0
+        await clock.advance(2.5)
+        assert clock.now() == 1_000_002.5
+        assert VirtualClock(start=7.0).now() == 7.0
+
+    asyncio.run(scenario())
+
+
+def test_advance_goes_through_timers_in_order_at_their_own_moments() -> None:
+    """Each callback sees its own moment on the clock; the end is exactly the target; later timers stay set."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=100.0)
+        loop = asyncio.get_running_loop()
+        seen: list[tuple[str, float]] = []
+        for name, when in [("c", 103.0), ("a", 101.0), ("late", 111.0), ("b", 101.0), ("edge", 110.0)]:
+            clock.call_at(loop, when, lambda name=name: seen.append((name, clock.now())))  # type: ignore[misc]
+        assert clock.next_timer() == 101.0
+        await clock.advance(10)
+        assert seen == [("a", 101.0), ("b", 101.0), ("c", 103.0), ("edge", 110.0)]
+        assert clock.now() == 110.0
+        assert clock.next_timer() == 111.0
+        await clock.advance(1)
+        assert seen[-1] == ("late", 111.0)
+        assert clock.next_timer() is None
+
+    asyncio.run(scenario())
+
+
+def test_advance_takes_in_timers_set_on_the_way() -> None:
+    """A timer that a callback, or a task it woke, sets within the span fires within the same advance."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0)
+        loop = asyncio.get_running_loop()
+        ticks: list[float] = []
+        woken = asyncio.Event()
+
+        async def task() -> None:
+            await woken.wait()
+            clock.call_at(loop, clock.now() + 0.5, lambda: ticks.append(clock.now()))
+
+        def tick() -> None:
+            ticks.append(clock.now())
+            clock.call_at(loop, clock.now() + 1, tick)
+            woken.set()
+
+        running = asyncio.create_task(task())
+        clock.call_at(loop, 1.0, tick)
+        await clock.advance(3)
+        await running
+        assert ticks == [1.0, 1.5, 2.0, 3.0]
+        assert clock.next_timer() == 4.0
+
+    asyncio.run(scenario())
+
+
+def test_advance_settles_before_it_moves() -> None:
+    """Work that is ready now still sees the time now."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0)
+        seen: list[float] = []
+
+        async def task() -> None:
+            await asyncio.sleep(0)
+            seen.append(clock.now())
+
+        running = asyncio.create_task(task())
+        await clock.advance(5)
+        await running
+        assert seen == [0.0]
+
+    asyncio.run(scenario())
+
+
+def test_set_jumps_without_running_timers() -> None:
+    """Timers passed over by a jump run with the next advance, at the time then."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0)
+        seen: list[float] = []
+        clock.call_at(asyncio.get_running_loop(), 1.0, lambda: seen.append(clock.now()))
+        clock.set(9.0)
+        await clock.settle()
+        assert seen == []
+        await clock.advance(0)
+        assert seen == [9.0]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("bad", [-1.0, float("nan")])
+def test_virtual_time_never_goes_back(bad: float) -> None:
+    """Advancing by less than nothing, or jumping to an earlier moment, is refused."""
+    clock = VirtualClock(start=0.0)
+
+    with pytest.raises(ValueError, match="never goes back"):
+        asyncio.run(clock.advance(bad))
+    with pytest.raises(ValueError, match="never goes back"):
+        clock.set(bad)
+    assert clock.now() == 0.0
+
+
+def test_a_failing_callback_fails_the_advance() -> None:
+    """What a callback raises reaches the test that advances the clock, and the rest can still be advanced through."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0)
+        loop = asyncio.get_running_loop()
+        seen: list[float] = []
+        clock.call_at(loop, 1.0, lambda: [][0])
+        clock.call_at(loop, 2.0, lambda: seen.append(clock.now()))
+        with pytest.raises(IndexError):
+            await clock.advance(5)
+        assert clock.now() == 1.0
+        await clock.advance(4)
+        assert seen == [2.0]
+
+    asyncio.run(scenario())
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(1, 50), st.booleans()), max_size=15),
+    st.lists(st.integers(0, 20), max_size=5),
+)
+def test_every_timer_fires_once_in_order(timers: list[tuple[int, bool]], advances: list[int]) -> None:
+    """For all timers and steps: those due and not cancelled have fired, each once, sorted by moment."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0)
+        fired: list[float] = []
+        for when, cancelled in timers:
+            handle = clock.call_at(asyncio.get_running_loop(), float(when), lambda: fired.append(clock.now()))
+            if cancelled:
+                handle.cancel()
+        for seconds in advances:
+            await clock.advance(seconds)
+        due = sorted(float(when) for when, cancelled in timers if not cancelled)
+        assert fired == [when for when in due if when <= clock.now()]
+        assert clock.next_timer() == next((when for when in due if when > clock.now()), None)
+
+    asyncio.run(scenario())
