@@ -1,0 +1,196 @@
+"""How events become bytes and come back: MessagePack bodies with a type tag and a schema version beside them.
+
+A body is a map of field name to value without the fields that equal their default, so the common event is
+small. A default is therefore part of the format: changing one, or anything else but adding a field that has a
+default, needs an upcaster in :data:`UPCASTERS`, which also raises the type's schema version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, get_type_hints
+
+import attrs
+import msgspec
+
+from mpreg_mq._validation import describe
+from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
+from mpreg_mq.events import types
+from mpreg_mq.events.types import Event
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+"""Turns the field map of one schema version into that of the next."""
+
+EVENT_TYPES: dict[str, type[Event]] = {
+    name: cls
+    for name, cls in vars(types).items()
+    if isinstance(cls, type) and issubclass(cls, Event) and cls is not Event
+}
+"""Every event type by its tag, which is its class name."""
+
+UPCASTERS: dict[tuple[str, int], Upcaster] = {}
+"""By (type tag, schema version it reads). The current version of a type is one above its last upcaster's."""
+
+
+def _schema_versions(upcasters: Mapping[tuple[str, int], Upcaster]) -> dict[str, int]:
+    versions = dict.fromkeys(EVENT_TYPES, 1)
+    for tag, from_version in upcasters:
+        versions[tag] = max(versions[tag], from_version + 1)
+    return versions
+
+
+SCHEMA_VERSIONS: dict[str, int] = _schema_versions(UPCASTERS)
+"""The schema version this release writes, by type tag."""
+
+
+class EncodedEvent(NamedTuple):
+    """An event as a store keeps it."""
+
+    type: str
+    schema: int
+    body: bytes
+
+
+_Packer = Callable[[Any], dict[str, Any]]
+
+# A value made by one of these is the same each time; other factories (clocks, random identifiers) are not.
+_CONSTANT_FACTORIES = (dict, list, set, frozenset, tuple)
+
+
+def _packer(cls: type[Any]) -> _Packer:
+    """Compile the function that turns a value of an attrs class into its map without defaults."""
+    hints = get_type_hints(cls)
+    required: list[str] = []
+    optional: list[tuple[str, Any]] = []
+    nested: list[tuple[str, _Packer]] = []
+    for field in attrs.fields(cls):
+        default: Any = field.default
+        if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+            default = default.factory() if default.factory in _CONSTANT_FACTORIES else attrs.NOTHING
+        if default is attrs.NOTHING:
+            required.append(field.name)
+        else:
+            optional.append((field.name, default))
+        if attrs.has(hints[field.name]):
+            nested.append((field.name, _packer(hints[field.name])))
+
+    def pack(value: Any) -> dict[str, Any]:
+        body = {name: getattr(value, name) for name in required}
+        for name, default in optional:
+            item = getattr(value, name)
+            if item is not default and item != default:
+                body[name] = item
+        for name, pack_item in nested:
+            if name in body:
+                body[name] = pack_item(body[name])
+        return body
+
+    return pack
+
+
+class Codec:
+    """Encodes and decodes events. Most code uses the one in :data:`CODEC`; safe to use from many threads.
+
+    A codec of its own takes extra upcasters without changing what the rest of the program reads.
+    """
+
+    def __init__(self, upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS) -> None:
+        self._upcasters = dict(upcasters)
+        self._versions = _schema_versions(self._upcasters)
+        self._encode_body = msgspec.msgpack.Encoder().encode
+        self._packers = {cls: (tag, _packer(cls)) for tag, cls in EVENT_TYPES.items()}
+        decoders = {tag: msgspec.msgpack.Decoder(cls) for tag, cls in EVENT_TYPES.items()}
+        self._decoders = {(tag, self._versions[tag]): decoder for tag, decoder in decoders.items()}
+
+    @property
+    def schema_versions(self) -> dict[str, int]:
+        """The schema version this codec writes, by type tag; a copy."""
+        return dict(self._versions)
+
+    def register_upcaster(self, type: str, from_version: int, upcaster: Upcaster) -> None:
+        """Read ``from_version`` of a type through ``upcaster``; what is written from now on is at least one above.
+
+        Raises:
+            UnknownEventError: there is no such event type.
+            EventLogError: ``from_version`` is below 1, or already has an upcaster.
+        """
+        if type not in EVENT_TYPES:
+            raise UnknownEventError(f"upcaster for {describe(type)}: expected one of {', '.join(sorted(EVENT_TYPES))}")
+        if from_version < 1 or (type, from_version) in self._upcasters:
+            raise EventLogError(
+                f"upcaster for {type} from schema version {from_version}: expected a version of 1 or more "
+                "that has no upcaster yet"
+            )
+        self._upcasters[type, from_version] = upcaster
+        decoder = self._decoders.pop((type, self._versions[type]))
+        self._versions = _schema_versions(self._upcasters)
+        self._decoders[type, self._versions[type]] = decoder
+
+    def encode(self, event: Event) -> EncodedEvent:
+        """The event's tag, schema version and body; O(size of the event).
+
+        Raises:
+            EventLogError: not an event type of this release, or a field holds what MessagePack cannot.
+        """
+        try:
+            tag, pack = self._packers[type(event)]
+        except KeyError:
+            raise EventLogError(
+                f"encode: got {describe(event)}, expected an event of mpreg_mq.events.types; define new ones there"
+            ) from None
+        try:
+            body = self._encode_body(pack(event))
+        except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+            raise EventLogError(
+                f"encode: {tag} has a field that cannot be stored ({error}): {describe(event)}"
+            ) from error
+        return EncodedEvent(tag, self._versions[tag], body)
+
+    def decode(self, type: str, schema: int, body: bytes) -> Event:
+        """The event that was encoded, brought to the current schema; O(size of the event).
+
+        Raises:
+            UnknownEventError: a newer release wrote it.
+            CorruptLogError: the body is not what :meth:`encode` makes.
+        """
+        decoder = self._decoders.get((type, schema))
+        if decoder is None:
+            return self._decode_older(type, schema, body)
+        try:
+            return decoder.decode(body)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise _corrupt(type, schema, body, error) from error
+
+    def _decode_older(self, type: str, schema: int, body: bytes) -> Event:
+        current = self._versions.get(type)
+        if current is None:
+            raise UnknownEventError(
+                f"decode: event type {describe(type)} is not known here; written by a newer release; upgrade mpreg-mq"
+            )
+        if schema > current:
+            raise UnknownEventError(
+                f"decode: {type} has schema version {schema}, this release reads up to {current}; "
+                "written by a newer release; upgrade mpreg-mq"
+            )
+        try:
+            fields = msgspec.msgpack.decode(body, type=dict[str, Any])
+            for version in range(schema, current):
+                fields = self._upcasters[type, version](fields)
+            return msgspec.convert(fields, EVENT_TYPES[type])
+        # An upcaster is given whatever the bytes held, so it may raise anything.
+        except Exception as error:
+            raise _corrupt(type, schema, body, error) from error
+
+
+def _corrupt(type: str, schema: int, body: bytes, error: Exception) -> CorruptLogError:
+    return CorruptLogError(
+        f"decode: the {len(body)} bytes stored as {type} (schema version {schema}) are not such an event: "
+        f"{error.__class__.__name__}: {error}; restore the log from a copy"
+    )
+
+
+CODEC = Codec()
+"""The codec of this release."""
+
+encode = CODEC.encode
+decode = CODEC.decode

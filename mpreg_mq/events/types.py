@@ -1,0 +1,317 @@
+"""The event types: one immutable fact each, in the past tense.
+
+Every queue has one stream, ``queue:<name>``. ``at`` is seconds since the epoch and never falls within a
+stream. Payloads are the encoded bytes of the send. A field added later needs a default, so that old logs
+still read; any other change needs a new schema version and an upcaster (see :mod:`mpreg_mq.events.codec`).
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, MessageOptions, RejectionReason
+
+
+@attrs.frozen
+class Event:
+    """Base of all events."""
+
+    at: float
+
+
+# --- the queue itself -------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class QueueCreated(Event):
+    """The queue exists from here on."""
+
+    name: str
+    configuration: QueueConfiguration
+
+
+@attrs.frozen
+class QueueReconfigured(Event):
+    """Later decisions follow another configuration."""
+
+    configuration: QueueConfiguration
+
+
+@attrs.frozen
+class QueueDeleted(Event):
+    """The queue is gone; what was pending or leased went with it."""
+
+
+@attrs.frozen
+class QueuePaused(Event):
+    """Nothing is delivered until the queue is resumed; sends are still accepted."""
+
+
+@attrs.frozen
+class QueueResumed(Event):
+    """Deliveries go on."""
+
+
+# --- subscribers ------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class SubscriberJoined(Event):
+    """A subscription began. ``pull`` is true for subscribers that fetch with ``receive_messages``."""
+
+    subscriber_id: str
+    subscription_id: str
+    topic_pattern: str
+    max_in_flight: int
+    pull: bool = False
+    auto_acknowledge: bool = True
+    metadata: dict[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class SubscriberLeft(Event):
+    """A subscription ended.
+
+    ``unsubscribed`` is false when it ended with its process: its places in broadcast audiences then wait for
+    the same subscriber to come back.
+    """
+
+    subscriber_id: str
+    subscription_id: str
+    unsubscribed: bool = True
+
+
+@attrs.frozen
+class CircuitOpened(Event):
+    """A subscriber failed ``failures`` times in a row and gets nothing before ``until`` (R3)."""
+
+    subscriber_id: str
+    failures: int
+    until: float
+
+
+@attrs.frozen
+class CircuitHalfOpened(Event):
+    """The recovery time has passed; one message may probe the subscriber (R3)."""
+
+    subscriber_id: str
+
+
+@attrs.frozen
+class CircuitClosed(Event):
+    """The probe succeeded (R3)."""
+
+    subscriber_id: str
+
+
+# --- sending ----------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class MessageEnqueued(Event):
+    """A message was accepted (S1). ``deduplication_key`` is None where the queue does not deduplicate.
+
+    ``redriven_from`` is ``<queue>/<message id>`` of the dead letter this message was made from (D1).
+    """
+
+    message_id: str
+    topic: str
+    payload: bytes
+    guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE
+    options: MessageOptions = DEFAULT_OPTIONS
+    deduplication_key: str | None = None
+    redriven_from: str | None = None
+
+
+@attrs.frozen
+class FireAndForgetSent(Event):
+    """A fire-and-forget message had its one attempt (G1); its payload is not kept."""
+
+    message_id: str
+    topic: str
+    delivered_to: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    deduplication_key: str | None = None
+
+
+@attrs.frozen
+class DuplicateRejected(Event):
+    """A send was refused because its key belongs to ``duplicate_of`` (U1)."""
+
+    topic: str
+    deduplication_key: str
+    duplicate_of: str
+
+
+@attrs.frozen
+class MessageRejected(Event):
+    """A send was refused for another reason (S2); nothing else changed."""
+
+    topic: str
+    reason: RejectionReason
+    detail: str
+
+
+# --- delivering -------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class AudienceFixed(Event):
+    """Subscribers entered the audience of a broadcast or quorum message (G3, G4)."""
+
+    message_id: str
+    subscriber_ids: tuple[str, ...]
+
+
+@attrs.frozen
+class AudienceMemberLeft(Event):
+    """A subscriber left the audience of a message, because it unsubscribed (G3)."""
+
+    message_id: str
+    subscriber_id: str
+
+
+@attrs.frozen
+class MessageDelivered(Event):
+    """A lease for (message, subscriber) opened, until ``deadline`` (L1). ``attempt`` counts from 1."""
+
+    message_id: str
+    subscriber_id: str
+    subscription_id: str
+    attempt: int
+    deadline: float
+    pull: bool = False
+
+
+@attrs.frozen
+class MessageAcknowledged(Event):
+    """A subscriber acknowledged (L2). ``completes`` says that this finished an at-least-once message."""
+
+    message_id: str
+    subscriber_id: str
+    completes: bool = False
+
+
+@attrs.frozen
+class DeliveryFailed(Event):
+    """An attempt failed: the callback raised, or the subscriber refused the message (L3, L4)."""
+
+    message_id: str
+    subscriber_id: str
+    attempt: int
+    error: str
+
+
+@attrs.frozen
+class LeaseExpired(Event):
+    """A lease ended without an answer: its deadline passed, or its process ended (L1)."""
+
+    message_id: str
+    subscriber_id: str
+    attempt: int
+    reason: str
+
+
+@attrs.frozen
+class LeaseExtended(Event):
+    """A subscriber asked for more time (L3)."""
+
+    message_id: str
+    subscriber_id: str
+    deadline: float
+
+
+@attrs.frozen
+class MessageRequeued(Event):
+    """The message, or its copy for one audience member, waits for another attempt from ``due_at`` on (R2)."""
+
+    message_id: str
+    due_at: float
+    subscriber_id: str | None = None
+
+
+@attrs.frozen
+class QuorumMissed(Event):
+    """Everybody in the audience has answered and the quorum is not met; wait for newcomers until ``due_at``."""
+
+    message_id: str
+    acknowledgments: int
+    required: int
+    due_at: float
+
+
+# --- the ends of a message --------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class MessageCompleted(Event):
+    """A broadcast or quorum message has all the acknowledgments it needs (G3, G4)."""
+
+    message_id: str
+
+
+@attrs.frozen
+class MessageDeadLettered(Event):
+    """Attempts are used up; the message waits in the dead letter queue (D1)."""
+
+    message_id: str
+    reason: str
+    error: str | None
+    attempts: int
+    subscriber_id: str | None
+
+
+@attrs.frozen
+class MessageFailed(Event):
+    """Attempts are used up and the dead letter queue is disabled (D1)."""
+
+    message_id: str
+    reason: str
+    error: str | None
+    attempts: int
+    subscriber_id: str | None
+
+
+@attrs.frozen
+class MessageExpired(Event):
+    """Its time to live passed while it was not leased (T1)."""
+
+    message_id: str
+
+
+@attrs.frozen
+class MessageDropped(Event):
+    """It was the oldest of a full queue with the drop-oldest policy (C1)."""
+
+    message_id: str
+
+
+@attrs.frozen
+class MessagesPurged(Event):
+    """Somebody emptied the queue of these messages."""
+
+    message_ids: tuple[str, ...]
+
+
+# --- dead letters -----------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class DeadLetterRedriven(Event):
+    """A dead letter was accepted again as ``new_message_id`` in ``target_queue`` (D1)."""
+
+    message_id: str
+    new_message_id: str
+    target_queue: str
+
+
+@attrs.frozen
+class DeadLettersPurged(Event):
+    """Somebody removed these dead letters."""
+
+    message_ids: tuple[str, ...]
+
+
+EVENT_TYPES: frozenset[type[Event]] = frozenset(Event.__subclasses__())
+"""Every event there is."""

@@ -1,0 +1,307 @@
+"""Events become bytes and come back the same, now and in later releases."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, get_args, get_origin, get_type_hints
+
+import attrs
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
+from mpreg_mq.events import (
+    CODEC,
+    EVENT_TYPES,
+    SCHEMA_VERSIONS,
+    UPCASTERS,
+    AudienceFixed,
+    Codec,
+    Event,
+    MessageCompleted,
+    MessageEnqueued,
+    MessageFailed,
+    QueueCreated,
+    QueuePaused,
+    SubscriberJoined,
+    decode,
+    encode,
+)
+from mpreg_mq.model import DeliveryGuarantee, MessageOptions, OverflowPolicy, QueueType
+
+SCALARS: dict[Any, st.SearchStrategy[Any]] = {
+    float: st.floats(allow_nan=False),
+    int: st.integers(-(2**63), 2**63 - 1),
+    str: st.text(),
+    bytes: st.binary(),
+    bool: st.booleans(),
+    type(None): st.none(),
+}
+
+
+def values_of(hint: Any) -> st.SearchStrategy[Any]:
+    """Any value of a field's type."""
+    if hint in SCALARS:
+        return SCALARS[hint]
+    if hint is QueueConfiguration:
+        return configurations()
+    if attrs.has(hint):
+        return values_of_class(hint)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return st.sampled_from(hint)
+    if get_origin(hint) is dict:
+        return st.dictionaries(*map(values_of, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return st.lists(values_of(get_args(hint)[0]), max_size=5).map(tuple)
+    return st.one_of(*map(values_of, get_args(hint)))
+
+
+def values_of_class(cls: type[Any]) -> st.SearchStrategy[Any]:
+    """Any value of an attrs class that checks nothing; half of its defaults stay."""
+    hints = get_type_hints(cls)
+    required = {field.name: values_of(hints[field.name]) for field in attrs.fields(cls) if field.default is attrs.NOTHING}
+    optional = {field.name: values_of(hints[field.name]) for field in attrs.fields(cls) if field.name not in required}
+    return st.fixed_dictionaries(required, optional=optional).map(lambda fields: cls(**fields))
+
+
+def configurations() -> st.SearchStrategy[QueueConfiguration]:
+    """Any configuration of values that every field's range includes."""
+    in_range = {
+        **SCALARS,
+        float: st.floats(1.0, 100.0),
+        int: st.integers(1, 1000),
+        str: st.from_regex(r"[a-z][a-z0-9.-]{0,20}", fullmatch=True),
+    }
+
+    def values(name: str, hint: Any) -> st.SearchStrategy[Any]:
+        if name == "retry_jitter":
+            return st.floats(0.0, 1.0)
+        if hint in in_range:
+            return in_range[hint]
+        if isinstance(hint, type) and issubclass(hint, Enum):
+            return st.sampled_from(hint)
+        return st.one_of(*(values(name, part) for part in get_args(hint)))
+
+    hints = get_type_hints(QueueConfiguration)
+    name = values("name", str)
+    others = {key: values(key, hint) for key, hint in hints.items() if key != "name"}
+    return st.fixed_dictionaries({"name": name}, optional=others).map(lambda fields: QueueConfiguration(**fields))
+
+
+def raw(event: Event) -> Any:
+    """The body as a reader without our classes sees it."""
+    return msgspec.msgpack.decode(encode(event).body)
+
+
+ENQUEUED = MessageEnqueued(at=1.0, message_id="m", topic="a.b", payload=b"p")
+
+
+# --- what comes back ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(EVENT_TYPES))
+@settings(deadline=None)
+@given(data=st.data())
+def test_every_event_comes_back_equal(name: str, data: st.DataObject) -> None:
+    """For all events: decoding what was encoded gives an equal event of the same type."""
+    event = data.draw(values_of_class(EVENT_TYPES[name]))
+    encoded = encode(event)
+    assert encoded.type == name
+    assert encoded.schema == SCHEMA_VERSIONS[name]
+    decoded = decode(*encoded)
+    assert type(decoded) is type(event)
+    assert decoded == event
+
+
+def test_every_event_type_is_known() -> None:
+    """Whatever is defined as a subclass of Event can be encoded; none can be forgotten."""
+    assert set(EVENT_TYPES) == {cls.__name__ for cls in Event.__subclasses__()}
+    assert set(SCHEMA_VERSIONS) == set(EVENT_TYPES)
+
+
+def test_enums_tuples_and_nested_values_are_restored_as_such() -> None:
+    """Given fields that MessagePack has no type for, then they come back as what they were, not as look-alikes."""
+    event = attrs.evolve(ENQUEUED, guarantee=DeliveryGuarantee.QUORUM, options=MessageOptions(headers={"k": "v"}))
+    decoded = decode(*encode(event))
+    assert isinstance(decoded, MessageEnqueued)
+    assert decoded.guarantee is DeliveryGuarantee.QUORUM
+    assert isinstance(decoded.options, MessageOptions)
+    fixed = decode(*encode(AudienceFixed(at=1.0, message_id="m", subscriber_ids=("a", "b"))))
+    assert isinstance(fixed, AudienceFixed)
+    assert fixed.subscriber_ids == ("a", "b")
+    assert hash(fixed) == hash(AudienceFixed(at=1.0, message_id="m", subscriber_ids=("a", "b")))
+
+
+# --- what is stored -----------------------------------------------------------------------------------------
+
+
+def test_defaults_are_not_stored() -> None:
+    """Given fields that equal their defaults, identical or not, then the body does without them."""
+    assert raw(ENQUEUED) == {"at": 1.0, "message_id": "m", "topic": "a.b", "payload": b"p"}
+    assert raw(attrs.evolve(ENQUEUED, options=MessageOptions())) == raw(ENQUEUED)
+    joined = SubscriberJoined(
+        at=1.0, subscriber_id="s", subscription_id="i", topic_pattern="#", max_in_flight=5, metadata={}
+    )
+    assert "metadata" not in raw(joined)
+
+
+def test_defaults_inside_nested_values_are_not_stored() -> None:
+    """Given a configuration or options with a few fields set, then only those are in the body; enums by value."""
+    options = MessageOptions(priority=0, group_id="g")
+    assert raw(attrs.evolve(ENQUEUED, options=options))["options"] == {"priority": 0, "group_id": "g"}
+    configuration = QueueConfiguration(name="q", queue_type=QueueType.DELAY, max_size=5)
+    assert raw(QueueCreated(at=1.0, name="q", configuration=configuration)) == {
+        "at": 1.0,
+        "name": "q",
+        "configuration": {"name": "q", "queue_type": "delay", "max_size": 5},
+    }
+
+
+def test_defaults_are_part_of_the_format() -> None:
+    """A log of the first release reads as it was meant: a changed default must come with an upcaster."""
+    body = msgspec.msgpack.encode({"at": 1, "name": "q", "configuration": {"name": "q"}})
+    assert decode("QueueCreated", 1, body) == QueueCreated(
+        at=1.0,
+        name="q",
+        configuration=QueueConfiguration(
+            name="q",
+            queue_type=QueueType.FIFO,
+            max_size=10_000,
+            default_visibility_timeout_seconds=30.0,
+            default_acknowledgment_timeout_seconds=300.0,
+            message_ttl_seconds=None,
+            enable_dead_letter_queue=True,
+            dead_letter_max_receives=None,
+            enable_deduplication=False,
+            deduplication_window_seconds=300.0,
+            max_retries=3,
+            overflow_policy=OverflowPolicy.REJECT,
+            overflow_wait_seconds=30.0,
+            retry_backoff_seconds=0.1,
+            retry_backoff_multiplier=2.0,
+            retry_backoff_max_seconds=30.0,
+            retry_jitter=0.5,
+            random_seed=0,
+            circuit_breaker_failure_threshold=None,
+            circuit_breaker_recovery_seconds=30.0,
+            default_max_in_flight=1000,
+            max_payload_bytes=1_048_576,
+            max_headers_bytes=16_384,
+            max_deduplication_keys=10_000_000,
+            max_subscribers=1_000_000,
+        ),
+    )
+    body = msgspec.msgpack.encode({"at": 1, "message_id": "m", "topic": "a.b", "payload": b"p"})
+    assert decode("MessageEnqueued", 1, body) == MessageEnqueued(
+        at=1.0,
+        message_id="m",
+        topic="a.b",
+        payload=b"p",
+        guarantee=DeliveryGuarantee.AT_LEAST_ONCE,
+        options=MessageOptions(*[None] * 10),
+        deduplication_key=None,
+        redriven_from=None,
+    )
+
+
+def test_what_cannot_be_stored_is_refused() -> None:
+    """Given a field that MessagePack cannot hold, or a foreign event class, then encoding says so at once."""
+
+    @attrs.frozen
+    class Foreign(Event):
+        """Not in events/types.py."""
+
+    with pytest.raises(EventLogError, match="Foreign"):
+        encode(Foreign(at=1.0))
+    with pytest.raises(EventLogError, match="MessageEnqueued has a field that cannot be stored"):
+        encode(attrs.evolve(ENQUEUED, options=MessageOptions(priority=2**70)))
+    with pytest.raises(EventLogError, match="surrogates"):
+        encode(attrs.evolve(ENQUEUED, topic="\ud800"))
+
+
+# --- older and newer releases -------------------------------------------------------------------------------
+
+
+def test_upcasters_apply_in_a_chain() -> None:
+    """Given an event of schema version 1 and upcasters from 1 and 2, then it is read as version 3."""
+    codec = Codec()
+    codec.register_upcaster("MessageFailed", 2, lambda fields: {**fields, "attempts": fields["tries"] + 1})
+    codec.register_upcaster("MessageFailed", 1, lambda fields: {**fields, "tries": fields["count"] * 10})
+    rest = {"at": 1.0, "message_id": "m", "reason": "r", "error": None, "subscriber_id": None}
+    expected = MessageFailed(at=1.0, message_id="m", reason="r", error=None, attempts=21, subscriber_id=None)
+    assert codec.decode("MessageFailed", 1, msgspec.msgpack.encode({**rest, "count": 2})) == expected
+    assert codec.decode("MessageFailed", 2, msgspec.msgpack.encode({**rest, "tries": 20})) == expected
+    assert codec.encode(expected).schema == 3
+    assert codec.decode(*codec.encode(expected)) == expected
+
+
+def test_an_upcast_event_is_checked_like_any_other() -> None:
+    """Given an upcaster that yields no valid event, or raises, then the log is reported, with the cause."""
+    codec = Codec({("QueuePaused", 1): lambda fields: {}, ("MessageCompleted", 1): lambda fields: fields["missing"]})
+    with pytest.raises(CorruptLogError, match="missing required field `at`"):
+        codec.decode("QueuePaused", 1, encode(QueuePaused(at=1.0)).body)
+    with pytest.raises(CorruptLogError, match="KeyError: 'missing'"):
+        codec.decode("MessageCompleted", 1, encode(MessageCompleted(at=1.0, message_id="m")).body)
+
+
+def test_a_codec_of_its_own_changes_no_other() -> None:
+    """Given an upcaster in one codec, then the default codec still reads and writes version 1."""
+    codec = Codec()
+    codec.register_upcaster("QueuePaused", 1, lambda fields: fields)
+    assert codec.schema_versions["QueuePaused"] == 2
+    assert CODEC.schema_versions == SCHEMA_VERSIONS
+    assert ("QueuePaused", 1) not in UPCASTERS
+    assert Codec().encode(QueuePaused(at=1.0)).schema == 1
+
+
+def test_upcasters_that_make_no_sense_are_refused() -> None:
+    """Given an unknown type, a version below 1 or one that is taken, then registering raises."""
+    codec = Codec()
+    codec.register_upcaster("QueuePaused", 1, lambda fields: fields)
+    with pytest.raises(UnknownEventError, match="QueueStarted"):
+        codec.register_upcaster("QueueStarted", 1, lambda fields: fields)
+    for version in (0, 1):
+        with pytest.raises(EventLogError, match=f"version {version}"):
+            codec.register_upcaster("QueuePaused", version, lambda fields: fields)
+
+
+def test_events_of_newer_releases_are_refused_not_skipped() -> None:
+    """Given a newer schema version or an unknown type, then the error says to upgrade."""
+    body = encode(QueuePaused(at=1.0)).body
+    with pytest.raises(UnknownEventError, match=r"schema version 2, .* up to 1; .*newer release; upgrade mpreg-mq"):
+        decode("QueuePaused", 2, body)
+    with pytest.raises(UnknownEventError, match=r"'QueueTeleported' .*newer release; upgrade mpreg-mq"):
+        decode("QueueTeleported", 1, body)
+
+
+# --- damaged bytes ------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(name=st.sampled_from(sorted(EVENT_TYPES)), schema=st.integers(-1, 1), body=st.binary())
+def test_any_bytes_are_an_event_or_corrupt(name: str, schema: int, body: bytes) -> None:
+    """For all bytes: they decode to an event of the named type, or raise CorruptLogError; nothing else."""
+    try:
+        event = decode(name, schema, body)
+    except CorruptLogError:
+        return
+    assert type(event) is EVENT_TYPES[name]
+
+
+@settings(deadline=None)
+@given(data=st.data())
+def test_a_cut_body_is_corrupt(data: st.DataObject) -> None:
+    """For all events: their bytes with the end missing are refused."""
+    encoded = encode(data.draw(values_of_class(MessageEnqueued)))
+    length = data.draw(st.integers(0, len(encoded.body) - 1))
+    with pytest.raises(CorruptLogError, match=r"MessageEnqueued \(schema version 1\)"):
+        decode(encoded.type, encoded.schema, encoded.body[:length])
+
+
+def test_deep_nesting_is_corrupt_not_a_crash() -> None:
+    """Given bytes that nest without end, then they are refused like other damage."""
+    with pytest.raises(CorruptLogError):
+        decode("QueuePaused", 1, b"\x81\xa1x" + b"\x91" * 100_000)
