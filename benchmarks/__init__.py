@@ -1,0 +1,1 @@
+"""Measurements of mpreg-mq; each module runs by itself with ``python -m benchmarks.<name>``."""

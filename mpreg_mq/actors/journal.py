@@ -1,0 +1,240 @@
+"""The journal: the thread that waits for the disk, so that no event loop has to.
+
+Appends from all queues gather while a commit is under way and go into the next one together (group commit).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple
+
+import attrs
+import pykka
+
+from mpreg_mq.errors import EventLogError
+from mpreg_mq.events.log import Append, EventLog
+
+MAX_APPENDS_PER_COMMIT = 4096
+
+OnDone = Callable[[BaseException | None], None]
+"""Called once for each append: with None when it is committed, or with what went wrong."""
+
+logger = logging.getLogger("mpreg_mq")
+
+_WAKE = "wake"
+
+
+class _Submission(NamedTuple):
+    append: Append | None
+    """None for the mark that a flush leaves in the queue."""
+    on_done: OnDone
+    loop: asyncio.AbstractEventLoop | None
+
+
+_Outcome = tuple[_Submission, BaseException | None]
+
+
+@attrs.define(eq=False)
+class _Intake:
+    """What submitters and the actor share: submitting takes no lock.
+
+    Each side writes before it reads the other's: a submitter adds and then looks at the flags, the actor
+    changes a flag and then looks at the queue. So one of the two always sees what the other did.
+    """
+
+    queue: deque[_Submission] = attrs.field(factory=deque)
+    wake_under_way: bool = False
+    stopped: bool = False
+    finished: threading.Event = attrs.field(factory=threading.Event)
+    thread_id: int | None = None
+
+    def take(self) -> list[_Submission]:
+        """The oldest submissions, enough for one commit; each is taken by one caller only."""
+        taken: list[_Submission] = []
+        with contextlib.suppress(IndexError):
+            while len(taken) < MAX_APPENDS_PER_COMMIT:
+                taken.append(self.queue.popleft())
+        return taken
+
+
+class JournalActor(pykka.ThreadingActor):
+    """Owns the writing of one log; use it through :class:`Journal`.
+
+    It commits what was submitted before it stops, however it is stopped.
+    """
+
+    use_daemon_thread: ClassVar[bool] = True
+
+    def __init__(self, log: EventLog, intake: _Intake) -> None:
+        super().__init__()
+        self._log = log
+        self._intake = intake
+
+    def on_start(self) -> None:
+        """Note which thread this is."""
+        self._intake.thread_id = threading.get_ident()
+
+    def on_receive(self, message: object) -> None:
+        """Commit one batch; any message is a wake-up."""
+        self._intake.wake_under_way = False
+        self._commit_batch()
+        # Through the inbox rather than in a loop here, so that a stop gets its turn.
+        if self._intake.queue and not self._intake.wake_under_way:
+            self._intake.wake_under_way = True
+            self.actor_ref.tell(_WAKE)
+
+    def on_stop(self) -> None:
+        """Commit what is left; what comes later is refused by its submitter."""
+        self._commit_all()
+        self._intake.stopped = True
+        self._commit_all()
+        # The system gives the ids of ended threads to new ones.
+        self._intake.thread_id = None
+        self._intake.finished.set()
+
+    def on_failure(self, *_: object) -> None:
+        """End as in a stop, so that nobody waits for ever."""
+        self.on_stop()
+
+    def _commit_all(self) -> None:
+        while self._intake.queue:
+            self._commit_batch()
+
+    def _commit_batch(self) -> None:
+        batch = self._intake.take()
+        if batch:
+            _complete(self._outcomes(batch))
+
+    def _outcomes(self, batch: list[_Submission]) -> list[_Outcome]:
+        appends = [submission.append for submission in batch if submission.append is not None]
+        error = self._try(appends)
+        if error is None or len(appends) == 1:
+            return [(submission, error) for submission in batch]
+        # One append that does not fit must not fail those of other queues.
+        return [
+            (submission, None if submission.append is None else self._try([submission.append]))
+            for submission in batch
+        ]
+
+    def _try(self, appends: list[Append]) -> BaseException | None:
+        try:
+            if appends:
+                self._log.append(appends)
+        # Whatever a store raises is the submitter's to know, and must not end the thread.
+        except BaseException as error:
+            return error
+        return None
+
+
+def _complete(outcomes: list[_Outcome]) -> None:
+    """Call every ``on_done`` on its loop, with one wake-up for each loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
+    here: list[_Outcome] = []
+    for outcome in outcomes:
+        loop = outcome[0].loop
+        if loop is None:
+            here.append(outcome)
+        else:
+            by_loop.setdefault(loop, []).append(outcome)
+    for loop, of_loop in by_loop.items():
+        try:
+            loop.call_soon_threadsafe(_run_all, of_loop)
+        except RuntimeError:
+            # The loop is closed: better on this thread than never.
+            _run_all(of_loop)
+    # Last, because a flush is one of these and promises that the others are posted.
+    _run_all(here)
+
+
+def _run_all(outcomes: list[_Outcome]) -> None:
+    for submission, error in outcomes:
+        try:
+            submission.on_done(error)
+        # Not even a SystemExit of one queue's completion may keep the others from theirs.
+        except BaseException:
+            logger.exception("journal: the completion of %r raised", submission.append)
+
+
+@attrs.frozen(eq=False)
+class Journal:
+    """A log that is written by a thread of its own. Methods may be called from any thread but that one."""
+
+    log: EventLog
+    _actor: pykka.ActorRef[JournalActor]
+    _intake: _Intake
+
+    @classmethod
+    def start(cls, log: EventLog) -> Journal:
+        """Start the thread for ``log``; it is a daemon, so call :meth:`stop_and_close` before the process ends."""
+        intake = _Intake()
+        return cls(log, JournalActor.start(log, intake), intake)
+
+    def submit(self, append: Append, on_done: OnDone, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Have ``append`` committed soon, and then ``on_done`` called; never waits, O(1).
+
+        Submissions of one thread are committed in their order; one that fails does not keep later ones from
+        being tried. ``on_done`` runs on ``loop``, or on the journal's thread where ``loop`` is None or closed.
+        After a stop it gets an :class:`~mpreg_mq.errors.EventLogError`, on ``loop`` or else within this call.
+        """
+        self._put(_Submission(append, on_done, loop))
+
+    def _put(self, submission: _Submission) -> None:
+        intake = self._intake
+        intake.queue.append(submission)
+        if intake.stopped:
+            self._refuse()
+        elif not intake.wake_under_way:
+            intake.wake_under_way = True
+            # Where it is stopping just now, it looks at the queue once more.
+            with contextlib.suppress(pykka.ActorDeadError):
+                self._actor.tell(_WAKE)
+
+    def _refuse(self) -> None:
+        error = EventLogError(f"submit: the journal of {self.log.location} is stopped; open the log again")
+        while refused := self._intake.take():
+            _complete([(submission, error) for submission in refused])
+
+    def flush(self, timeout: float | None = None) -> None:
+        """Return when everything submitted before is committed or failed, and its completions are posted.
+
+        Raises:
+            TimeoutError: that took longer than ``timeout`` seconds.
+            RuntimeError: called on the journal's own thread, which would wait for itself.
+        """
+        self._forbid_own_thread("flush")
+        reached = threading.Event()
+        self._put(_Submission(None, lambda _: reached.set(), None))
+        if not reached.wait(timeout):
+            raise TimeoutError(
+                f"flush: the journal of {self.log.location} needs more than {timeout} s; "
+                "wait longer, or look at its disk"
+            )
+
+    def stop_and_close(self) -> None:
+        """Commit everything submitted, stop the thread and close the log; calling it again does nothing.
+
+        Raises:
+            EventLogError: the log could not be closed.
+            RuntimeError: called on the journal's own thread, which would wait for itself.
+        """
+        self.stop()
+        self.log.close()
+
+    def stop(self) -> None:
+        """Commit everything submitted and stop the thread; the log stays open.
+
+        Raises:
+            RuntimeError: called on the journal's own thread, which would wait for itself.
+        """
+        self._forbid_own_thread("stop")
+        self._actor.stop(block=False)
+        self._intake.finished.wait()
+
+    def _forbid_own_thread(self, what: str) -> None:
+        if threading.get_ident() == self._intake.thread_id:
+            raise RuntimeError(f"{what}: called on the journal's own thread; call it from another one")
