@@ -1,0 +1,519 @@
+"""Unfinished messages: pending in queue order, leases, and every deadline (SEMANTICS O1-O3, L1, T1, G3, G4)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import ClassVar
+
+from sortedcontainers import SortedList
+
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.events import types as e
+from mpreg_mq.model import QueueType
+from mpreg_mq.projections.base import Handled, Projection, contradiction
+from mpreg_mq.projections.deadlines import Deadline, DeadlineKind, Deadlines
+from mpreg_mq.projections.lanes import Lane, Lanes
+from mpreg_mq.projections.subscribers import Subscribers
+
+
+class Lease:
+    """A message handed to a subscriber until a deadline (L1)."""
+
+    __slots__ = ("attempt", "deadline", "delivered_at", "pull", "subscriber_id", "subscription_id")
+
+    def __init__(self, event: e.MessageDelivered) -> None:
+        self.subscriber_id = event.subscriber_id
+        self.subscription_id = event.subscription_id
+        self.attempt = event.attempt
+        self.delivered_at = event.at
+        self.deadline = event.deadline
+        self.pull = event.pull
+
+
+class Slot:
+    """One thing to be delivered: the message to anybody, or its copy to one member of its audience.
+
+    At most one of ``lane`` (ready), ``timer`` (waiting, or leased until then) and neither (held back by its
+    group, or finished) applies.
+    """
+
+    __slots__ = (
+        "acknowledged",
+        "attempts",
+        "due_at",
+        "exhausted",
+        "lane",
+        "last_error",
+        "last_subscriber",
+        "lease",
+        "message",
+        "subscriber_id",
+        "timer",
+    )
+
+    def __init__(self, message: Message, subscriber_id: str | None, due_at: float) -> None:
+        self.message = message
+        self.subscriber_id = subscriber_id
+        self.due_at = due_at
+        self.attempts = 0
+        self.lease: Lease | None = None
+        self.last_subscriber: str | None = None
+        self.last_error: str | None = None
+        self.acknowledged = False
+        self.exhausted = False
+        self.lane: Lane | None = None
+        self.timer: Deadline | None = None
+
+
+class Message:
+    """An accepted, unfinished message. ``members`` is its audience once that is fixed (G3, G4)."""
+
+    __slots__ = (
+        "acknowledgments",
+        "event",
+        "exhausted",
+        "expires_at",
+        "group_id",
+        "guarantee",
+        "id",
+        "live",
+        "max_attempts",
+        "members",
+        "missed",
+        "rank",
+        "seq",
+        "slot",
+        "started",
+        "topic",
+        "ttl_timer",
+        "version",
+    )
+
+    def __init__(self, event: e.MessageEnqueued, seq: int, version: int, configuration: QueueConfiguration) -> None:
+        options = event.options
+        self.event = event
+        self.id = event.message_id
+        self.topic = event.topic
+        self.guarantee = event.guarantee
+        self.seq = seq
+        self.version = version
+        due_at = event.at + options.delay_seconds if options.delay_seconds else event.at
+        if configuration.queue_type is QueueType.FIFO:
+            self.rank = 0.0
+        elif configuration.queue_type is QueueType.PRIORITY:
+            self.rank = -float(options.priority or 0)
+        else:
+            self.rank = due_at
+        ttl = options.message_ttl_seconds
+        if ttl is None:
+            ttl = configuration.message_ttl_seconds
+        self.expires_at = None if ttl is None else event.at + ttl
+        self.max_attempts = configuration.attempts_for(options.max_retries)
+        self.group_id = options.group_id
+        self.slot = Slot(self, None, due_at)
+        self.members: dict[str, Slot] | None = None
+        self.acknowledgments = 0
+        self.exhausted = 0
+        self.missed = 0
+        self.live = 0
+        self.started = False
+        self.ttl_timer: Deadline | None = None
+
+    @property
+    def required(self) -> int:
+        """Acknowledgments that complete a quorum message (G4)."""
+        return self.event.options.required_acknowledgments or 1
+
+    def slots(self) -> Iterator[Slot]:
+        """The slots that deliveries go to: the members' once the audience is fixed, else its own."""
+        if self.members is None:
+            yield self.slot
+        else:
+            yield from self.members.values()
+
+    def slot_for(self, subscriber_id: str) -> Slot | None:
+        """The slot whose latest lease is, or would be, this subscriber's."""
+        if self.members is not None:
+            return self.members.get(subscriber_id)
+        return self.slot if self.slot.last_subscriber == subscriber_id else None
+
+
+class Messages(Projection):
+    """The messages of a queue that are not finished.
+
+    Enqueueing, delivering and finishing are O(log n) in the number of unfinished messages.
+    """
+
+    HANDLED: ClassVar[Handled] = {
+        e.QueueCreated: "_on_configured",
+        e.QueueReconfigured: "_on_configured",
+        e.QueueDeleted: "_on_deleted",
+        e.MessageEnqueued: "_on_enqueued",
+        e.AudienceFixed: "_on_audience_fixed",
+        e.AudienceMemberLeft: "_on_audience_member_left",
+        e.MessageDelivered: "_on_delivered",
+        e.MessageAcknowledged: "_on_acknowledged",
+        e.DeliveryFailed: "_on_delivery_failed",
+        e.LeaseExpired: "_on_lease_expired",
+        e.LeaseExtended: "_on_lease_extended",
+        e.MessageRequeued: "_on_requeued",
+        e.QuorumMissed: "_on_quorum_missed",
+        e.MessageCompleted: "_on_finished",
+        e.MessageDeadLettered: "_on_finished",
+        e.MessageFailed: "_on_finished",
+        e.MessageExpired: "_on_finished",
+        e.MessageDropped: "_on_finished",
+        e.MessagesPurged: "_on_purged",
+        e.SubscriberJoined: "_on_subscriptions_changed",
+        e.SubscriberLeft: "_on_subscriptions_changed",
+        e.CircuitOpened: "_on_circuit_opened",
+        e.CircuitHalfOpened: "_on_circuit_passable",
+        e.CircuitClosed: "_on_circuit_passable",
+    }
+
+    def __init__(self, subscribers: Subscribers | None = None) -> None:
+        self.deadlines = Deadlines()
+        self._subscribers = subscribers if subscribers is not None else Subscribers()
+        self.lanes = Lanes(self._subscribers)
+        self.configuration: QueueConfiguration | None = None
+        self.version = 0
+        self.next_seq = 1
+        self.leased_count = 0
+        self.accepted_count = 0
+        self.finished_count = 0
+        self.audiences: dict[str, Message] = {}
+        self._by_id: OrderedDict[str, Message] = OrderedDict()
+        self._groups: dict[str, SortedList[tuple[float, int, Message]]] = {}
+        self._group_holders: dict[str, Message] = {}
+        self._circuits: dict[str, Deadline] = {}
+
+    def __len__(self) -> int:
+        """Unfinished messages."""
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Message]:
+        return iter(self._by_id.values())
+
+    @property
+    def pending_count(self) -> int:
+        """Unfinished messages without an open lease, delayed ones included (C1)."""
+        return len(self._by_id) - self.leased_count
+
+    def get(self, message_id: str) -> Message | None:
+        """The unfinished message, or None."""
+        return self._by_id.get(message_id)
+
+    def pending(self) -> list[Message]:
+        """Messages without an open lease, in queue order; O(n log n)."""
+        return sorted((message for message in self if not message.live), key=lambda m: (m.rank, m.seq))
+
+    def leased(self) -> list[Message]:
+        """Messages with an open lease, in order of acceptance; O(n)."""
+        return [message for message in self if message.live]
+
+    def pending_by_age(self) -> Iterator[Message]:
+        """Messages without an open lease, oldest acceptance first; the first costs only the leased ones before it."""
+        return (message for message in self if not message.live)
+
+    def group_head(self, group_id: str) -> Message | None:
+        """The message of a group that holds the others back: the started one, else the first in order (O1)."""
+        holder = self._group_holders.get(group_id)
+        if holder is not None:
+            return holder
+        group = self._groups.get(group_id)
+        return group[0][2] if group else None
+
+    def promote(self, now: float) -> None:
+        """Make the slots ready whose due time has come. Derived from time alone, so it is no event."""
+        deadlines = self.deadlines
+        while (first := deadlines.first()) is not None and first.when <= now and first.kind is DeadlineKind.DUE:
+            slot: Slot = first.target
+            deadlines.remove(first)
+            slot.timer = None
+            self.lanes.place(slot)
+
+    def park(self, slot: Slot) -> None:
+        """Take a ready slot out of its lane that must not be delivered any more, nor end while others are leased."""
+        self.lanes.remove(slot)
+
+    def _on_configured(self, event: e.QueueCreated | e.QueueReconfigured) -> None:
+        self.configuration = event.configuration
+
+    def _on_deleted(self, event: e.QueueDeleted) -> None:
+        self.accepted_count = 0
+        self.finished_count = 0
+        self._by_id.clear()
+        self._groups.clear()
+        self._group_holders.clear()
+        self._circuits.clear()
+        self.audiences.clear()
+        self.deadlines.clear()
+        self.lanes.clear()
+        self.leased_count = 0
+
+    def _on_enqueued(self, event: e.MessageEnqueued) -> None:
+        if self.configuration is None:
+            raise contradiction(event, "the queue was not created")
+        if event.message_id in self._by_id:
+            raise contradiction(event, "the message exists")
+        message = Message(event, self.next_seq, self.version, self.configuration)
+        self.next_seq += 1
+        self.accepted_count += 1
+        self._by_id[message.id] = message
+        if message.expires_at is not None:
+            message.ttl_timer = self.deadlines.add(message.expires_at, DeadlineKind.TTL, message)
+        if message.group_id is None:
+            self._queue(message.slot, event.at)
+        else:
+            self._join_group(message, message.group_id, event.at)
+
+    def _on_audience_fixed(self, event: e.AudienceFixed) -> None:
+        message = self._known(event, event.message_id)
+        self._withdraw(message.slot)
+        if message.members is None:
+            message.members = {}
+            self._start(message)
+            self.audiences[message.id] = message
+        for subscriber_id in event.subscriber_ids:
+            if subscriber_id in message.members:
+                raise contradiction(event, f"{subscriber_id} is in the audience")
+            slot = message.members[subscriber_id] = Slot(message, subscriber_id, event.at)
+            self._queue(slot, event.at)
+
+    def _on_audience_member_left(self, event: e.AudienceMemberLeft) -> None:
+        message = self._known(event, event.message_id)
+        slot = message.members.pop(event.subscriber_id, None) if message.members is not None else None
+        if slot is None:
+            raise contradiction(event, "the subscriber is not in the audience")
+        if slot.exhausted:
+            message.exhausted -= 1
+        self._end_lease(slot)
+        self._withdraw(slot)
+        if not message.members:
+            message.members = None
+            del self.audiences[message.id]
+            self._queue(message.slot, event.at)
+
+    def _on_delivered(self, event: e.MessageDelivered) -> None:
+        message = self._known(event, event.message_id)
+        slot = message.slot if message.members is None else message.members.get(event.subscriber_id)
+        if slot is None:
+            raise contradiction(event, "the subscriber is not in the audience")
+        if slot.lease is not None:
+            raise contradiction(event, "the message is leased")
+        self._withdraw(slot)
+        slot.attempts = event.attempt
+        slot.last_subscriber = event.subscriber_id
+        slot.lease = Lease(event)
+        slot.timer = self.deadlines.add(event.deadline, DeadlineKind.LEASE, slot)
+        if not message.started:
+            self._start(message)
+        message.live += 1
+        if message.live == 1:
+            self.leased_count += 1
+            if message.ttl_timer is not None:
+                self.deadlines.remove(message.ttl_timer)
+                message.ttl_timer = None
+
+    def _on_acknowledged(self, event: e.MessageAcknowledged) -> None:
+        message = self._known(event, event.message_id)
+        slot = message.slot_for(event.subscriber_id)
+        if slot is None:
+            raise contradiction(event, "the message is not the subscriber's")
+        if event.completes:
+            self._finish(message, event.at)
+            return
+        if slot.acknowledged:
+            raise contradiction(event, "the subscriber has acknowledged it already")
+        self._end_lease(slot)
+        self._withdraw(slot)
+        if slot.exhausted:
+            slot.exhausted = False
+            message.exhausted -= 1
+        slot.acknowledged = True
+        message.acknowledgments += 1
+
+    def _on_delivery_failed(self, event: e.DeliveryFailed) -> None:
+        self._attempt_failed(event, event.error)
+
+    def _on_lease_expired(self, event: e.LeaseExpired) -> None:
+        self._attempt_failed(event, event.reason)
+
+    def _attempt_failed(self, event: e.DeliveryFailed | e.LeaseExpired, error: str) -> None:
+        message = self._known(event, event.message_id)
+        slot = message.slot_for(event.subscriber_id)
+        if slot is None or slot.lease is None:
+            raise contradiction(event, "the subscriber has no lease on the message")
+        self._end_lease(slot)
+        slot.last_error = error
+        if slot.attempts >= message.max_attempts:
+            slot.exhausted = True
+            message.exhausted += 1
+
+    def _on_lease_extended(self, event: e.LeaseExtended) -> None:
+        message = self._known(event, event.message_id)
+        slot = message.slot_for(event.subscriber_id)
+        if slot is None or slot.lease is None:
+            raise contradiction(event, "the subscriber has no lease on the message")
+        self._withdraw(slot)
+        slot.lease.deadline = event.deadline
+        slot.timer = self.deadlines.add(event.deadline, DeadlineKind.LEASE, slot)
+
+    def _on_requeued(self, event: e.MessageRequeued) -> None:
+        message = self._known(event, event.message_id)
+        slot: Slot | None = message.slot
+        if message.members is not None:
+            slot = message.members.get(event.subscriber_id) if event.subscriber_id is not None else None
+        if slot is None or slot.subscriber_id != event.subscriber_id:
+            raise contradiction(event, "the subscriber is not in the audience")
+        if slot.lease is not None:
+            raise contradiction(event, "the message is leased")
+        self._withdraw(slot)
+        slot.due_at = event.due_at
+        self._queue(slot, event.at)
+
+    def _on_quorum_missed(self, event: e.QuorumMissed) -> None:
+        message = self._known(event, event.message_id)
+        self._withdraw(message.slot)
+        message.missed += 1
+        message.slot.due_at = event.due_at
+        message.slot.timer = self.deadlines.add(event.due_at, DeadlineKind.QUORUM, message.slot)
+
+    def _on_finished(
+        self,
+        event: e.MessageCompleted | e.MessageDeadLettered | e.MessageFailed | e.MessageExpired | e.MessageDropped,
+    ) -> None:
+        self._finish(self._known(event, event.message_id), event.at)
+
+    def _on_purged(self, event: e.MessagesPurged) -> None:
+        for message_id in event.message_ids:
+            self._finish(self._known(event, message_id), event.at)
+
+    def _on_subscriptions_changed(self, event: e.SubscriberJoined | e.SubscriberLeft) -> None:
+        self.lanes.subscriptions_changed(event.subscriber_id)
+        subscriber = self._subscribers.get(event.subscriber_id)
+        if subscriber is None or not subscriber.present:
+            self._forget_circuit(event.subscriber_id)
+
+    def _on_circuit_opened(self, event: e.CircuitOpened) -> None:
+        self._forget_circuit(event.subscriber_id)
+        self._circuits[event.subscriber_id] = self.deadlines.add(event.until, DeadlineKind.CIRCUIT, event.subscriber_id)
+
+    def _on_circuit_passable(self, event: e.CircuitHalfOpened | e.CircuitClosed) -> None:
+        self._forget_circuit(event.subscriber_id)
+        self.lanes.wake(event.subscriber_id)
+
+    def _forget_circuit(self, subscriber_id: str) -> None:
+        timer = self._circuits.pop(subscriber_id, None)
+        if timer is not None:
+            self.deadlines.remove(timer)
+
+    def _known(self, event: e.Event, message_id: str) -> Message:
+        message = self._by_id.get(message_id)
+        if message is None:
+            raise contradiction(event, f"no unfinished message has the id {message_id!r}")
+        return message
+
+    def _start(self, message: Message) -> None:
+        message.started = True
+        if message.group_id is not None:
+            self._group_holders[message.group_id] = message
+
+    def _queue(self, slot: Slot, now: float) -> None:
+        """Make a slot ready, or let it wait for its due time or its group."""
+        message = slot.message
+        if message.group_id is not None and not message.started and self.group_head(message.group_id) is not message:
+            return
+        if slot.due_at > now:
+            slot.timer = self.deadlines.add(slot.due_at, DeadlineKind.DUE, slot)
+        else:
+            self.lanes.place(slot)
+
+    def _withdraw(self, slot: Slot) -> None:
+        """Take a slot out of its lane and off its timer."""
+        if slot.lane is not None:
+            self.lanes.remove(slot)
+        if slot.timer is not None:
+            self.deadlines.remove(slot.timer)
+            slot.timer = None
+
+    def _end_lease(self, slot: Slot) -> None:
+        lease = slot.lease
+        if lease is None:
+            return
+        message = slot.message
+        self._withdraw(slot)
+        slot.lease = None
+        message.live -= 1
+        if not message.live:
+            self.leased_count -= 1
+            if message.expires_at is not None:
+                message.ttl_timer = self.deadlines.add(message.expires_at, DeadlineKind.TTL, message)
+        self.lanes.wake(lease.subscriber_id)
+
+    def _finish(self, message: Message, now: float) -> None:
+        self._end_lease(message.slot)
+        self._withdraw(message.slot)
+        if message.members is not None:
+            for slot in message.members.values():
+                self._end_lease(slot)
+                self._withdraw(slot)
+            del self.audiences[message.id]
+        if message.ttl_timer is not None:
+            self.deadlines.remove(message.ttl_timer)
+            message.ttl_timer = None
+        del self._by_id[message.id]
+        self.finished_count += 1
+        if message.group_id is not None:
+            self._leave_group(message, message.group_id, now)
+
+    def _join_group(self, message: Message, group_id: str, now: float) -> None:
+        group = self._groups.setdefault(group_id, SortedList())
+        before = self.group_head(group_id)
+        group.add((message.rank, message.seq, message))
+        if self.group_head(group_id) is message:
+            if before is not None:
+                self._withdraw(before.slot)
+            self._queue(message.slot, now)
+
+    def _leave_group(self, message: Message, group_id: str, now: float) -> None:
+        group = self._groups[group_id]
+        group.remove((message.rank, message.seq, message))
+        if self._group_holders.get(group_id) is message:
+            del self._group_holders[group_id]
+        head = self.group_head(group_id)
+        if head is None:
+            del self._groups[group_id]
+        elif not head.started and head.slot.lane is None and head.slot.timer is None:
+            self._queue(head.slot, now)
+
+    def check(self) -> None:
+        """Assert that counts, groups, lanes, leases and deadlines agree (I2)."""
+        self.deadlines.check()
+        self.lanes.check()
+        assert self.accepted_count == self.finished_count + len(self)
+        assert self.leased_count == sum(1 for message in self if message.live)
+        assert self.audiences.keys() == {message.id for message in self if message.members is not None}
+        timers = 0
+        for message in self:
+            slots = list(message.slots())
+            timers += sum(slot.timer is not None for slot in slots) + (message.ttl_timer is not None)
+            if message.members is not None:
+                timers += message.slot.timer is not None
+                assert message.acknowledgments == sum(slot.acknowledged for slot in slots)
+                assert message.exhausted == sum(slot.exhausted for slot in slots)
+            assert message.live == sum(slot.lease is not None for slot in slots)
+            assert (message.ttl_timer is not None) == (message.expires_at is not None and not message.live)
+            for slot in slots:
+                assert slot.lane is None or slot.timer is None
+                assert slot.lease is None or (slot.timer is not None and slot.timer.kind is DeadlineKind.LEASE)
+                assert not (slot.acknowledged and (slot.lane or slot.timer or slot.exhausted))
+        assert timers + len(self._circuits) == len(self.deadlines)
+        grouped = [entry[2] for group in self._groups.values() for entry in group]
+        assert {id(message) for message in grouped} == {id(m) for m in self if m.group_id is not None}
+        for group_id, group in self._groups.items():
+            started = [message for _, _, message in group if message.started]
+            assert [message.id for message in started] == [
+                holder.id for key, holder in self._group_holders.items() if key == group_id
+            ]

@@ -1,0 +1,175 @@
+"""The state of one queue: the projections a decision is made from, folded together."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import attrs
+
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.errors import ProjectionError
+from mpreg_mq.events import types as e
+from mpreg_mq.model import QueueStatistics
+from mpreg_mq.projections.base import Handled, Handler, Projection
+from mpreg_mq.projections.dead_letters import DeadLetters
+from mpreg_mq.projections.deduplication import DeduplicationWindow
+from mpreg_mq.projections.messages import Messages, Slot
+from mpreg_mq.projections.statistics import Statistics
+from mpreg_mq.projections.subscribers import Subscribers
+
+
+class QueueState(Projection):
+    """Fold of a queue's stream; the live queue, recovery and replay all use this class.
+
+    ``version`` is the number of events folded in, ``last_at`` the time of the latest.
+    """
+
+    HANDLED: ClassVar[Handled] = {
+        e.QueueCreated: "_on_created",
+        e.QueueReconfigured: "_on_reconfigured",
+        e.QueueDeleted: "_on_deleted",
+        e.QueuePaused: "_on_paused",
+        e.QueueResumed: "_on_resumed",
+    }
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.last_at = 0.0
+        self.created = False
+        self.deleted = False
+        self.paused = False
+        self._configuration: QueueConfiguration | None = None
+        self.subscribers = Subscribers()
+        self.messages = Messages(self.subscribers)
+        self.statistics = Statistics()
+        self.dead_letters = DeadLetters()
+        self.deduplication = DeduplicationWindow()
+        # Subscribers come before messages: the dispatch index asks them who is free.
+        self.projections: tuple[Projection, ...] = (
+            self.subscribers,
+            self.messages,
+            self.statistics,
+            self.dead_letters,
+            self.deduplication,
+        )
+        self._chains: dict[type[e.Event], tuple[Handler, ...]] = {}
+
+    @property
+    def configuration(self) -> QueueConfiguration:
+        """The configuration in force.
+
+        Raises:
+            ProjectionError: the stream does not begin with QueueCreated.
+        """
+        if self._configuration is None:
+            raise ProjectionError("the queue has no configuration: its stream does not begin with QueueCreated")
+        return self._configuration
+
+    def apply(self, event: e.Event) -> None:
+        """Fold one event into every projection.
+
+        Raises:
+            ProjectionError: the event contradicts what came before.
+        """
+        chain = self._chains.get(type(event))
+        if chain is None:
+            chain = self._chain(type(event))
+        self.version += 1
+        self.messages.version = self.version
+        if event.at > self.last_at:
+            self.last_at = event.at
+        for handler in chain:
+            handler(event)
+
+    def _chain(self, event_type: type[e.Event]) -> tuple[Handler, ...]:
+        if event_type not in e.EVENT_TYPES:
+            raise ProjectionError(f"got a {event_type.__name__}, expected one of the events of mpreg_mq.events")
+        candidates = (projection.handler(event_type) for projection in (self, *self.projections))
+        chain = tuple(handler for handler in candidates if handler is not None)
+        self._chains[event_type] = chain
+        return chain
+
+    def _on_created(self, event: e.QueueCreated) -> None:
+        self.created = True
+        self.deleted = False
+        self._configuration = event.configuration
+
+    def _on_reconfigured(self, event: e.QueueReconfigured) -> None:
+        self._configuration = event.configuration
+
+    def _on_deleted(self, event: e.QueueDeleted) -> None:
+        self.deleted = True
+        self.paused = False
+
+    def _on_paused(self, event: e.QueuePaused) -> None:
+        self.paused = True
+
+    def _on_resumed(self, event: e.QueueResumed) -> None:
+        self.paused = False
+
+    def report(self, now: float) -> QueueStatistics:
+        """Counts and sizes at ``now``; a copy. O(log n)."""
+        return attrs.evolve(
+            self.statistics.counts,
+            average_processing_time_seconds=self.statistics.average_processing_seconds(),
+            current_queue_size=self.messages.pending_count,
+            current_in_flight_count=self.messages.leased_count,
+            current_dead_letter_count=len(self.dead_letters),
+            current_deduplication_key_count=self.deduplication.live_count(now),
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Everything the state holds, as plain data: two states are equal when their descriptions are (I4).
+
+        O(n log n); for comparing a live queue with the fold of its log, and for debugging.
+        """
+        return {
+            "version": self.version,
+            "deleted": self.deleted,
+            "paused": self.paused,
+            "configuration": self._configuration,
+            "statistics": attrs.asdict(self.statistics.counts),
+            "average_processing_seconds": self.statistics.average_processing_seconds(),
+            "pending": [message.id for message in self.messages.pending()],
+            "messages": {message.id: [_describe_slot(slot) for slot in message.slots()] for message in self.messages},
+            "dead_letters": list(self.dead_letters),
+            "deduplication": self.deduplication.keys(),
+            "subscribers": {
+                subscriber.id: (
+                    sorted(subscriber.subscriptions),
+                    sorted(subscriber.held),
+                    subscriber.failures,
+                    subscriber.circuit.value,
+                )
+                for subscriber in self.subscribers
+            },
+        }
+
+    def check(self) -> None:
+        """Check every projection, and that they agree with each other (I2)."""
+        for projection in self.projections:
+            projection.check()
+        counts = self.statistics.counts
+        assert self.messages.accepted_count == self.messages.finished_count + len(self.messages)
+        assert counts.messages_sent >= self.messages.accepted_count
+        for message in self.messages:
+            for slot in message.slots():
+                if slot.lease is not None:
+                    holder = self.subscribers.get(slot.lease.subscriber_id)
+                    assert holder is not None
+                    assert message.id in holder.held
+        leases = sum(1 for message in self.messages for slot in message.slots() if slot.lease is not None)
+        assert leases == sum(len(subscriber.held) for subscriber in self.subscribers)
+
+
+def _describe_slot(slot: Slot) -> dict[str, Any]:
+    lease = slot.lease
+    return {
+        "subscriber": slot.subscriber_id,
+        "attempts": slot.attempts,
+        "due_at": slot.due_at,
+        "acknowledged": slot.acknowledged,
+        "exhausted": slot.exhausted,
+        "last_error": slot.last_error,
+        "lease": None if lease is None else (lease.subscriber_id, lease.attempt, lease.deadline),
+    }

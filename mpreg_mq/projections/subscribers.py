@@ -1,0 +1,244 @@
+"""Who is subscribed to what, how busy each subscriber is, and its circuit breaker (SEMANTICS C2, R3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from mpreg_mq.events import types as e
+from mpreg_mq.model import CircuitState
+from mpreg_mq.projections.base import Handled, Projection, contradiction
+from mpreg_mq.topics import TopicTrie
+
+
+class Subscriber:
+    """One subscriber of a queue with its subscriptions; mutable, changed by :class:`Subscribers` alone.
+
+    ``failures`` counts in a row. ``held`` are the ids of the messages leased to it. ``last_used`` is the
+    ordinal of its latest delivery, for "least recently used". ``probe`` is the message that tests a half-open
+    circuit.
+    """
+
+    __slots__ = (
+        "circuit",
+        "failures",
+        "held",
+        "id",
+        "last_used",
+        "max_in_flight",
+        "open_until",
+        "probe",
+        "pull",
+        "subscriptions",
+    )
+
+    def __init__(self, subscriber_id: str) -> None:
+        self.id = subscriber_id
+        self.subscriptions: dict[str, e.SubscriberJoined] = {}
+        self.max_in_flight = 0
+        self.pull = False
+        self.held: set[str] = set()
+        self.last_used = 0
+        self.failures = 0
+        self.circuit = CircuitState.CLOSED
+        self.open_until = 0.0
+        self.probe: str | None = None
+
+    @property
+    def present(self) -> bool:
+        """Whether it has a subscription."""
+        return bool(self.subscriptions)
+
+    def can_take(self) -> bool:
+        """Whether another message may be leased to it now (C2, R3). O(1)."""
+        if not self.subscriptions or len(self.held) >= self.max_in_flight:
+            return False
+        if self.circuit is CircuitState.CLOSED:
+            return True
+        return self.circuit is CircuitState.HALF_OPEN and self.probe is None
+
+
+class Subscribers(Projection):
+    """Subscribers by id, and the topic trie that answers who matches a topic."""
+
+    HANDLED: ClassVar[Handled] = {
+        e.SubscriberJoined: "_on_joined",
+        e.SubscriberLeft: "_on_left",
+        e.AudienceMemberLeft: "_on_audience_member_left",
+        e.MessageDelivered: "_on_delivered",
+        e.MessageAcknowledged: "_on_acknowledged",
+        e.DeliveryFailed: "_on_attempt_failed",
+        e.LeaseExpired: "_on_attempt_failed",
+        e.CircuitOpened: "_on_circuit_opened",
+        e.CircuitHalfOpened: "_on_circuit_half_opened",
+        e.CircuitClosed: "_on_circuit_closed",
+        e.MessageCompleted: "_on_finished",
+        e.MessageDeadLettered: "_on_finished",
+        e.MessageFailed: "_on_finished",
+        e.MessageExpired: "_on_finished",
+        e.MessageDropped: "_on_finished",
+        e.MessagesPurged: "_on_purged",
+        e.QueueDeleted: "_on_deleted",
+    }
+
+    def __init__(self) -> None:
+        self._by_id: dict[str, Subscriber] = {}
+        self._by_subscription: dict[str, str] = {}
+        self._patterns: TopicTrie[str] = TopicTrie()
+        self._holders: dict[str, set[str]] = {}
+        self._deliveries = 0
+
+    def __len__(self) -> int:
+        """Subscriptions, as MPREG counts them."""
+        return len(self._by_subscription)
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        return iter(self._by_id.values())
+
+    def get(self, subscriber_id: str) -> Subscriber | None:
+        """The subscriber, present or with leases left over; None if unknown."""
+        return self._by_id.get(subscriber_id)
+
+    def subscription(self, subscription_id: str) -> e.SubscriberJoined | None:
+        """The subscription, or None."""
+        owner = self._by_subscription.get(subscription_id)
+        return self._by_id[owner].subscriptions[subscription_id] if owner is not None else None
+
+    def audience(self, topic: str) -> tuple[str, ...]:
+        """Ids of the present subscribers that match the topic, sorted (G6).
+
+        Costs the topic's levels and the matching patterns, not the patterns that do not match.
+        """
+        matched = self._patterns.match(topic)
+        return tuple(sorted({self._by_subscription[subscription_id] for subscription_id in matched}))
+
+    def subscription_for(self, subscriber: Subscriber, topic: str) -> str:
+        """The subscription whose callback gets the topic: the subscriber's oldest one that matches."""
+        if len(subscriber.subscriptions) == 1:
+            return next(iter(subscriber.subscriptions))
+        matched = self._patterns.match(topic)
+        return next(
+            (subscription_id for subscription_id in subscriber.subscriptions if subscription_id in matched),
+            next(iter(subscriber.subscriptions)),
+        )
+
+    def _on_joined(self, event: e.SubscriberJoined) -> None:
+        if event.subscription_id in self._by_subscription:
+            raise contradiction(event, "the subscription exists")
+        subscriber = self._by_id.get(event.subscriber_id)
+        if subscriber is None:
+            subscriber = self._by_id[event.subscriber_id] = Subscriber(event.subscriber_id)
+        subscriber.subscriptions[event.subscription_id] = event
+        subscriber.max_in_flight = event.max_in_flight
+        subscriber.pull = event.pull
+        self._by_subscription[event.subscription_id] = event.subscriber_id
+        self._patterns.add(event.topic_pattern, event.subscription_id)
+
+    def _on_left(self, event: e.SubscriberLeft) -> None:
+        if self._by_subscription.pop(event.subscription_id, None) is None:
+            raise contradiction(event, "there is no such subscription")
+        subscriber = self._by_id[event.subscriber_id]
+        joined = subscriber.subscriptions.pop(event.subscription_id)
+        self._patterns.remove(joined.topic_pattern, event.subscription_id)
+        if not subscriber.subscriptions:
+            subscriber.circuit = CircuitState.CLOSED
+            subscriber.failures = 0
+        self._forget_if_gone(subscriber)
+
+    def _on_audience_member_left(self, event: e.AudienceMemberLeft) -> None:
+        self._release(event.message_id, event.subscriber_id)
+
+    def _on_delivered(self, event: e.MessageDelivered) -> None:
+        subscriber = self._by_id.get(event.subscriber_id)
+        if subscriber is None:
+            raise contradiction(event, "there is no such subscriber")
+        self._deliveries += 1
+        subscriber.last_used = self._deliveries
+        subscriber.held.add(event.message_id)
+        if subscriber.circuit is CircuitState.HALF_OPEN:
+            subscriber.probe = event.message_id
+        holders = self._holders.get(event.message_id)
+        if holders is None:
+            self._holders[event.message_id] = {event.subscriber_id}
+        else:
+            holders.add(event.subscriber_id)
+
+    def _on_acknowledged(self, event: e.MessageAcknowledged) -> None:
+        subscriber = self._by_id.get(event.subscriber_id)
+        if subscriber is not None:
+            subscriber.failures = 0
+        self._release(event.message_id, event.subscriber_id)
+
+    def _on_attempt_failed(self, event: e.DeliveryFailed | e.LeaseExpired) -> None:
+        subscriber = self._known(event)
+        if subscriber.subscriptions:
+            subscriber.failures += 1
+        self._release(event.message_id, event.subscriber_id)
+
+    def _on_circuit_opened(self, event: e.CircuitOpened) -> None:
+        subscriber = self._known(event)
+        subscriber.circuit = CircuitState.OPEN
+        subscriber.open_until = event.until
+        subscriber.probe = None
+
+    def _on_circuit_half_opened(self, event: e.CircuitHalfOpened) -> None:
+        self._known(event).circuit = CircuitState.HALF_OPEN
+
+    def _on_circuit_closed(self, event: e.CircuitClosed) -> None:
+        self._known(event).circuit = CircuitState.CLOSED
+
+    def _on_finished(
+        self,
+        event: e.MessageCompleted | e.MessageDeadLettered | e.MessageFailed | e.MessageExpired | e.MessageDropped,
+    ) -> None:
+        self._release_all(event.message_id)
+
+    def _on_purged(self, event: e.MessagesPurged) -> None:
+        for message_id in event.message_ids:
+            self._release_all(message_id)
+
+    def _on_deleted(self, event: e.QueueDeleted) -> None:
+        self._by_id.clear()
+        self._by_subscription.clear()
+        self._holders.clear()
+        self._patterns = TopicTrie()
+
+    def _known(
+        self, event: e.DeliveryFailed | e.LeaseExpired | e.CircuitOpened | e.CircuitHalfOpened | e.CircuitClosed
+    ) -> Subscriber:
+        subscriber = self._by_id.get(event.subscriber_id)
+        if subscriber is None:
+            raise contradiction(event, "there is no such subscriber")
+        return subscriber
+
+    def _release_all(self, message_id: str) -> None:
+        for subscriber_id in tuple(self._holders.get(message_id, ())):
+            self._release(message_id, subscriber_id)
+
+    def _release(self, message_id: str, subscriber_id: str) -> None:
+        holders = self._holders.get(message_id)
+        if holders is None or subscriber_id not in holders:
+            return
+        holders.discard(subscriber_id)
+        if not holders:
+            del self._holders[message_id]
+        subscriber = self._by_id[subscriber_id]
+        subscriber.held.discard(message_id)
+        if subscriber.probe == message_id:
+            subscriber.probe = None
+        self._forget_if_gone(subscriber)
+
+    def _forget_if_gone(self, subscriber: Subscriber) -> None:
+        if not subscriber.subscriptions and not subscriber.held:
+            del self._by_id[subscriber.id]
+
+    def check(self) -> None:
+        """Assert that the indexes agree with the subscribers."""
+        self._patterns.check()
+        assert len(self._patterns) == len(self._by_subscription)
+        for subscriber_id, subscriber in self._by_id.items():
+            assert subscriber.id == subscriber_id
+            assert subscriber.subscriptions or subscriber.held
+            assert all(self._by_subscription[key] == subscriber_id for key in subscriber.subscriptions)
+            assert all(subscriber_id in self._holders[message_id] for message_id in subscriber.held)
+        assert sum(len(subscriber.held) for subscriber in self) == sum(map(len, self._holders.values()))
