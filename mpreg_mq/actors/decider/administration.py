@@ -1,0 +1,203 @@
+"""Decisions about the queue itself, its subscriptions and its dead letters (SEMANTICS G3, D1, C3)."""
+
+from __future__ import annotations
+
+import attrs
+
+from mpreg_mq.actors.commands import (
+    AcceptRedriven,
+    Delete,
+    Detach,
+    Open,
+    Pause,
+    Purge,
+    PurgeDeadLetters,
+    RecordRedriven,
+    Redrive,
+    Resume,
+    Subscribe,
+    Unsubscribe,
+)
+from mpreg_mq.actors.decider.decision import Context, Decision
+from mpreg_mq.actors.decider.settling import audience_outcome
+from mpreg_mq.errors import InvalidOptionError
+from mpreg_mq.events import types as e
+from mpreg_mq.projections import DeadEntry, QueueState
+from mpreg_mq.topics import matches
+
+UNCHANGED = Decision(reply=False)
+
+
+def decide_subscribe(state: QueueState, command: Subscribe, context: Context) -> Decision:
+    """Start a subscription; replies its id.
+
+    Raises:
+        InvalidOptionError: the queue has ``max_subscribers`` subscriptions, the subscription exists, or the
+            subscriber would both be called and pull: a message could then not tell which way to go.
+    """
+    configuration = state.configuration
+    subscriber = state.subscribers.get(command.subscriber_id)
+    pull = command.callback is None
+    if subscriber is not None and subscriber.present and subscriber.pull is not pull:
+        raise InvalidOptionError(
+            f"subscriber {command.subscriber_id!r} subscribed {'without' if subscriber.pull else 'with'} a callback, "
+            f"got a subscription {'without' if pull else 'with'} one; give the other way another subscriber_id"
+        )
+    if state.subscribers.subscription(command.subscription_id) is not None:
+        raise InvalidOptionError(
+            f"subscription_id: got {command.subscription_id!r}, which exists; expected a new one for each subscription"
+        )
+    if len(state.subscribers) >= configuration.max_subscribers:
+        raise InvalidOptionError(
+            f"queue {configuration.name!r} has max_subscribers={configuration.max_subscribers} subscriptions; "
+            "unsubscribe somebody or raise the limit"
+        )
+    joined = e.SubscriberJoined(
+        context.now,
+        command.subscriber_id,
+        command.subscription_id,
+        command.topic_pattern,
+        command.max_in_flight or (1 if command.blocking else configuration.default_max_in_flight),
+        pull,
+        command.auto_acknowledge,
+        dict(command.metadata),
+    )
+    return Decision((joined,), command.subscription_id)
+
+
+def decide_unsubscribe(state: QueueState, command: Unsubscribe, context: Context) -> Decision:
+    """End a subscription; replies whether it existed.
+
+    The subscriber leaves the audiences that it has not acknowledged for and that none of its other subscriptions
+    matches, which may complete their messages (G3). Leases of at-least-once messages stay open, so that work in
+    progress can be acknowledged.
+    """
+    subscription = state.subscribers.subscription(command.subscription_id)
+    if subscription is None:
+        return UNCHANGED
+    subscriber = state.subscribers.get(subscription.subscriber_id)
+    assert subscriber is not None
+    events: list[e.Event] = [e.SubscriberLeft(context.now, subscriber.id, command.subscription_id)]
+    others = [
+        joined.topic_pattern
+        for subscription_id, joined in subscriber.subscriptions.items()
+        if subscription_id != command.subscription_id
+    ]
+    for message in state.messages.audiences.values():
+        assert message.members is not None
+        slot = message.members.get(subscriber.id)
+        if slot is None or slot.acknowledged or any(matches(pattern, message.topic) for pattern in others):
+            continue
+        events.append(e.AudienceMemberLeft(context.now, message.id, subscriber.id))
+        events += audience_outcome(
+            state,
+            message,
+            context,
+            acknowledgments=message.acknowledgments,
+            exhausted=message.exhausted - slot.exhausted,
+            members=len(message.members) - 1,
+            slot=slot,
+        )
+    return Decision(tuple(events), True)
+
+
+def decide_detach(state: QueueState, command: Detach, context: Context) -> Decision:
+    """Push subscriptions end with their process; places in audiences wait for the subscribers to come back (C3)."""
+    events = tuple(
+        e.SubscriberLeft(context.now, subscriber.id, subscription_id, False)
+        for subscriber in state.subscribers
+        for subscription_id, joined in subscriber.subscriptions.items()
+        if not joined.pull
+    )
+    return Decision(events, len(events))
+
+
+def decide_pause(state: QueueState, command: Pause, context: Context) -> Decision:
+    """Stop delivering; replies whether that changed anything."""
+    return UNCHANGED if state.paused else Decision((e.QueuePaused(context.now),), True)
+
+
+def decide_resume(state: QueueState, command: Resume, context: Context) -> Decision:
+    """Go on delivering; replies whether that changed anything."""
+    return Decision((e.QueueResumed(context.now),), True) if state.paused else UNCHANGED
+
+
+def decide_purge(state: QueueState, command: Purge, context: Context) -> Decision:
+    """Remove every unfinished message, leased ones included; replies how many."""
+    ids = tuple(message.id for message in state.messages)
+    return Decision((e.MessagesPurged(context.now, ids),), len(ids)) if ids else Decision(reply=0)
+
+
+def decide_delete(state: QueueState, command: Delete, context: Context) -> Decision:
+    """End the queue: what was unfinished is purged, dead letters go with it."""
+    purge = decide_purge(state, Purge(), context)
+    return Decision((*purge.events, e.QueueDeleted(context.now)), True)
+
+
+def decide_open(state: QueueState, command: Open, context: Context) -> Decision:
+    """Create the queue, or follow another configuration; replies whether it was created."""
+    if not state.created or state.deleted:
+        return Decision((e.QueueCreated(context.now, command.configuration.name, command.configuration),), True)
+    if command.configuration == state.configuration:
+        return UNCHANGED
+    return Decision((e.QueueReconfigured(context.now, command.configuration),), False)
+
+
+def _chosen(state: QueueState, message_ids: tuple[str, ...] | None) -> list[DeadEntry]:
+    if message_ids is None:
+        return list(state.dead_letters)
+    found = (state.dead_letters.get(message_id) for message_id in dict.fromkeys(message_ids))
+    return [entry for entry in found if entry is not None]
+
+
+def _accept_again(
+    state: QueueState, entries: list[e.MessageEnqueued], source_queue: str, context: Context
+) -> list[e.MessageEnqueued]:
+    """New acceptances of dead messages, as many as there is room for; they claim no deduplication key (D1)."""
+    room = max(0, state.configuration.max_size - state.messages.pending_count)
+    return [
+        attrs.evolve(
+            enqueued,
+            at=context.now,
+            message_id=context.message_id(state.messages.next_seq + index),
+            deduplication_key=None,
+            redriven_from=f"{source_queue}/{enqueued.message_id}",
+        )
+        for index, enqueued in enumerate(entries[:room])
+    ]
+
+
+def decide_redrive(state: QueueState, command: Redrive, context: Context) -> Decision:
+    """Accept dead letters again in their own queue, oldest first, while there is room; replies (dead, new) ids (D1)."""
+    chosen = [entry.enqueued for entry in _chosen(state, command.message_ids)[: command.limit]]
+    name = state.configuration.name
+    again = _accept_again(state, chosen, name, context)
+    events: list[e.Event] = []
+    pairs: list[tuple[str, str]] = []
+    for dead, new in zip(chosen, again, strict=False):
+        events += (new, e.DeadLetterRedriven(context.now, dead.message_id, new.message_id, name))
+        pairs.append((dead.message_id, new.message_id))
+    return Decision(tuple(events), pairs)
+
+
+def decide_accept_redriven(state: QueueState, command: AcceptRedriven, context: Context) -> Decision:
+    """Accept dead letters of another queue while there is room; replies (dead, new) ids (D1)."""
+    again = _accept_again(state, list(command.entries), command.source_queue, context)
+    pairs = [(dead.message_id, new.message_id) for dead, new in zip(command.entries, again, strict=False)]
+    return Decision(tuple(again), pairs)
+
+
+def decide_record_redriven(state: QueueState, command: RecordRedriven, context: Context) -> Decision:
+    """Dead letters were accepted by another queue, so they leave this one (D1)."""
+    events = tuple(
+        e.DeadLetterRedriven(context.now, dead, new, command.target_queue)
+        for dead, new in command.pairs
+        if state.dead_letters.get(dead) is not None
+    )
+    return Decision(events, len(events))
+
+
+def decide_purge_dead_letters(state: QueueState, command: PurgeDeadLetters, context: Context) -> Decision:
+    """Remove dead letters; replies how many."""
+    ids = tuple(entry.enqueued.message_id for entry in _chosen(state, command.message_ids))
+    return Decision((e.DeadLettersPurged(context.now, ids),), len(ids)) if ids else Decision(reply=0)

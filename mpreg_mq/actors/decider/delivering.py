@@ -1,0 +1,111 @@
+"""Decisions about deliveries: who gets which message now (SEMANTICS G2-G5, O1-O3, T1, L1, C2)."""
+
+from __future__ import annotations
+
+from mpreg_mq.actors.commands import Receive
+from mpreg_mq.actors.decider.decision import NOTHING, Context, Decision
+from mpreg_mq.events import types as e
+from mpreg_mq.model import CircuitState, DeliveryGuarantee
+from mpreg_mq.projections import Message, QueueState, Slot, Subscriber
+
+
+def decide_dispatch(state: QueueState, context: Context) -> Decision:
+    """The next delivery to a push subscriber, or what has to happen before it; no events when nothing can move.
+
+    One step at a time, so that each sees the state the one before left. O(log n).
+    """
+    if state.paused or state.deleted:
+        return NOTHING
+    messages = state.messages
+    while (found := messages.lanes.next()) is not None:
+        slot, subscriber = found
+        message = slot.message
+        if message.version > context.durable_version:
+            return NOTHING
+        if message.expires_at is not None and message.expires_at <= context.now:
+            if message.live:
+                messages.park(slot)
+                continue
+            return Decision((e.MessageExpired(context.now, message.id),))
+        if needs_audience(message):
+            return Decision((fix_audience(state, message, context),))
+        return Decision((deliver(state, slot, subscriber, context),))
+    return NOTHING
+
+
+def decide_receive(state: QueueState, command: Receive, context: Context) -> Decision:
+    """Lease the first messages in queue order to a pull subscriber; replies their ids (L1).
+
+    Replies an empty list when there is nothing to take now. O(lanes of the subscriber + max_messages).
+    """
+    subscriber = state.subscribers.get(command.subscriber_id)
+    if subscriber is None or not subscriber.can_take() or state.paused or state.deleted:
+        return Decision(reply=[])
+    room = subscriber.max_in_flight - len(subscriber.held)
+    if subscriber.circuit is CircuitState.HALF_OPEN:
+        room = 1
+    limit = min(room, command.max_messages)
+    events: list[e.Event] = []
+    taken: list[str] = []
+    for slot in state.messages.lanes.ready_for(command.subscriber_id):
+        message = slot.message
+        if len(taken) >= limit or message.version > context.durable_version:
+            break
+        if message.expires_at is not None and message.expires_at <= context.now:
+            if not message.live:
+                events.append(e.MessageExpired(context.now, message.id))
+            continue
+        if needs_audience(message):
+            events.append(fix_audience(state, message, context))
+        events.append(deliver(state, slot, subscriber, context, pull=command))
+        taken.append(message.id)
+    return Decision(tuple(events), taken)
+
+
+def decide_admit(state: QueueState, subscriber_id: str, context: Context) -> Decision:
+    """A subscriber that joined enters the audience of the open quorum messages it matches (G4)."""
+    events = tuple(
+        e.AudienceFixed(context.now, message.id, (subscriber_id,))
+        for message in state.messages.audiences.values()
+        if message.guarantee is DeliveryGuarantee.QUORUM
+        and message.members is not None
+        and subscriber_id not in message.members
+        and subscriber_id in state.subscribers.audience(message.topic)
+    )
+    return Decision(events)
+
+
+def needs_audience(message: Message) -> bool:
+    """Whether the message goes to an audience that is not fixed yet (G3, G4)."""
+    return message.members is None and message.guarantee is not DeliveryGuarantee.AT_LEAST_ONCE
+
+
+def fix_audience(state: QueueState, message: Message, context: Context) -> e.AudienceFixed:
+    """Everybody who matches now is the audience (G3)."""
+    return e.AudienceFixed(context.now, message.id, state.subscribers.audience(message.topic))
+
+
+def deliver(
+    state: QueueState, slot: Slot, subscriber: Subscriber, context: Context, pull: Receive | None = None
+) -> e.MessageDelivered:
+    """Open the next lease of this slot (L1): the acknowledgment timeout for push, the visibility timeout for pull."""
+    configuration = state.configuration
+    message = slot.message
+    options = message.event.options
+    if pull is None:
+        seconds = options.acknowledgment_timeout_seconds or configuration.default_acknowledgment_timeout_seconds
+    else:
+        seconds = (
+            pull.visibility_timeout_seconds
+            or options.visibility_timeout_seconds
+            or configuration.default_visibility_timeout_seconds
+        )
+    return e.MessageDelivered(
+        context.now,
+        message.id,
+        subscriber.id,
+        state.subscribers.subscription_for(subscriber, message.topic),
+        slot.attempts + 1,
+        context.now + seconds,
+        pull is not None,
+    )
