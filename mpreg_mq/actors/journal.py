@@ -117,8 +117,7 @@ class JournalActor(pykka.ThreadingActor):
             return [(submission, error) for submission in batch]
         # One append that does not fit must not fail those of other queues.
         return [
-            (submission, None if submission.append is None else self._try([submission.append]))
-            for submission in batch
+            (submission, None if submission.append is None else self._try([submission.append])) for submission in batch
         ]
 
     def _try(self, appends: list[Append]) -> BaseException | None:

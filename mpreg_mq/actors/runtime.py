@@ -45,6 +45,9 @@ STRANDED_CHECK_SECONDS = 0.25
 _PYKKA_MESSAGES = frozenset((ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop))
 """What pykka's own ``_handle_receive`` treats specially; asking it about every message would cost a tenth of a tell."""
 
+BUSY = object()
+"""What :meth:`LoopInbox.try_now` returns where the caller has to queue for the actor."""
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -338,12 +341,7 @@ class LoopInbox:
             pykka.ActorDeadError: the actor has stopped and the message has no reply to carry the error.
         """
         here = _get_running_loop()
-        if (
-            (here is self.loop or self.claim(here))
-            and self._open
-            and not self._queue
-            and self._turn.acquire(False)
-        ):
+        if (here is self.loop or self.claim(here)) and self._open and not self._queue and self._turn.acquire(False):
             try:
                 self._actor._process(envelope)
             finally:
@@ -442,6 +440,21 @@ class LoopInbox:
             self._turn.release()
             if self._queue:
                 self._dispatch()
+
+    def try_now(self, function: Callable[[Any], R], argument: Any) -> R | object:
+        """Call ``function(argument)`` in the actor's turn, where it is idle and this thread is its own.
+
+        ``BUSY`` where it is not. The shortest way in: it makes neither an envelope nor a future.
+        """
+        here = _get_running_loop()
+        if (here is self.loop or self.claim(here)) and self._open and not self._queue and self._turn.acquire(False):
+            try:
+                return function(argument)
+            finally:
+                self._turn.release()
+                if self._queue:
+                    self._dispatch()
+        return BUSY
 
     def rescue(self) -> None:
         """See to messages left behind by a loop that stopped running before it handled them."""

@@ -1,0 +1,120 @@
+"""The subscriber actors of one queue: who has which callbacks, and how a delivery gets to them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import attrs
+import pykka
+
+from mpreg_mq.actors.commands import Subscribe
+from mpreg_mq.actors.runtime import LoopFuture
+from mpreg_mq.actors.subscriber_actor import (
+    Attach,
+    BlockingSubscriberActor,
+    Cancel,
+    Deliver,
+    Detach,
+    Outcome,
+    Settled,
+    SubscriberActor,
+)
+
+logger = logging.getLogger("mpreg_mq")
+
+Report = Callable[[Settled], None]
+
+
+class Later(Enum):
+    """The outcome comes as a :class:`Settled` message, from the thread that runs the callback."""
+
+    REPORTED = "reported"
+
+
+@attrs.define(eq=False)
+class Attachment:
+    """A push subscriber of this process: its actor and its subscriptions."""
+
+    subscriber_id: str
+    report: Report
+    subscriptions: dict[str, Subscribe] = attrs.field(factory=dict)
+    _loop_actor: SubscriberActor | None = None
+    _thread: pykka.ActorRef[BlockingSubscriberActor] | None = None
+
+    def attach(self, subscribe: Subscribe) -> None:
+        """Take a subscription with its callback; blocking ones share a thread, the others the loop."""
+        assert subscribe.callback is not None
+        self.subscriptions[subscribe.subscription_id] = subscribe
+        attach = Attach(subscribe.subscription_id, subscribe.callback)
+        if subscribe.blocking:
+            if self._thread is None:
+                self._thread = BlockingSubscriberActor.start(self.report)
+            self._thread.tell(attach)
+        else:
+            if self._loop_actor is None:
+                self._loop_actor = SubscriberActor.launch()
+            self._loop_actor.actor_ref.tell(attach)
+
+    def detach(self, subscription_id: str) -> None:
+        """Forget a subscription; what it runs goes on."""
+        subscribe = self.subscriptions.pop(subscription_id, None)
+        if subscribe is None:
+            return
+        ref = self._thread if subscribe.blocking else self._ref()
+        if ref is not None:
+            ref.tell(Detach(subscription_id))
+        if not self.subscriptions and self._thread is not None:
+            self._thread.stop(block=False)
+            self._thread = None
+
+    def deliver(self, delivery: Deliver) -> Outcome | LoopFuture[Outcome] | Later:
+        """Hand a message over; the outcome, or how it will come where the callback goes on."""
+        subscribe = self.subscriptions.get(delivery.subscription_id)
+        if subscribe is None:
+            return f"subscription {delivery.subscription_id} has no callback in this process"
+        if subscribe.blocking:
+            assert self._thread is not None
+            self._thread.tell(delivery)
+            return Later.REPORTED
+        actor = self._loop_actor
+        assert actor is not None
+        if actor.in_own_thread() and actor.idle:
+            return actor.run_now(actor.deliver, delivery)
+        later: Any = actor.actor_ref.ask(delivery, block=False)
+        future: LoopFuture[Outcome] = later
+        return future
+
+    def give_up(self, subscription_id: str, message_id: str, attempt: int) -> None:
+        """The lease of an attempt ran out: cancel its coroutine, or leave its thread behind for a new one."""
+        subscribe = self.subscriptions.get(subscription_id)
+        if self._loop_actor is not None and (subscribe is None or not subscribe.blocking):
+            self._loop_actor.actor_ref.tell(Cancel(message_id, attempt))
+        elif subscribe is not None and self._thread is not None:
+            logger.warning(
+                "subscriber %s: a blocking callback did not return in time for message %s; its thread is left behind",
+                self.subscriber_id,
+                message_id,
+            )
+            self._thread.stop(block=False)
+            self._thread = BlockingSubscriberActor.start(self.report)
+            for other in self.subscriptions.values():
+                if other.blocking and other.callback is not None:
+                    self._thread.tell(Attach(other.subscription_id, other.callback))
+
+    def cancel_all(self) -> None:
+        """Cancel every coroutine that runs."""
+        if self._loop_actor is not None:
+            self._loop_actor.actor_ref.tell(Cancel())
+
+    def stop(self) -> None:
+        """Stop the actors; a thread that is in a callback ends after it."""
+        if self._loop_actor is not None:
+            self._loop_actor.stop()
+        if self._thread is not None:
+            self._thread.stop(block=False)
+
+    def _ref(self) -> pykka.ActorRef[SubscriberActor] | None:
+        return None if self._loop_actor is None else self._loop_actor.actor_ref

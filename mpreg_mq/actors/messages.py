@@ -1,0 +1,64 @@
+"""What a queue actor is sent besides commands: requests about its own running."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from mpreg_mq.actors.runtime import LoopFuture
+from mpreg_mq.projections import QueueState
+
+
+@attrs.frozen
+class Inspect:
+    """Call a function with the state and the time, in the actor's turn; replies what it returns."""
+
+    function: Callable[[QueueState, float], Any]
+
+
+@attrs.frozen(eq=False)
+class Committed:
+    """An append of this actor came to its end: ``version`` is durable, or ``error`` says why not."""
+
+    version: int
+    waiters: tuple[tuple[LoopFuture[Any], Any], ...]
+    error: BaseException | None
+
+
+@attrs.frozen
+class Turn:
+    """Act on what is due and deliver what can be delivered, for one slice of time."""
+
+
+@attrs.frozen(eq=False)
+class Abandon:
+    """Whoever waited for this reply has gone; do not do for them what was not done yet."""
+
+    future: LoopFuture[Any]
+
+
+@attrs.frozen
+class BeginClose:
+    """Take no more sends and deliver no more; replies once no callback runs (C3)."""
+
+
+@attrs.frozen
+class FinishClose:
+    """End leases and subscriptions because of ``reason``; replies once everything is committed (C3)."""
+
+    reason: str
+
+
+@attrs.frozen
+class Start:
+    """Begin to deliver, where the queue was made without."""
+
+
+@attrs.frozen
+class Recover:
+    """End what died with the process before: its callbacks' leases and its push subscriptions."""
+
+
+TURN = Turn()

@@ -1,0 +1,187 @@
+"""Subscriber actors: they call the user's callbacks, and nothing a callback does gets past them (SEMANTICS L4).
+
+A callback may raise anything, return at once, return an awaitable, or, on a thread of its own, take its time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar
+
+import attrs
+import pykka
+
+from mpreg_mq.actors.runtime import LoopActor, LoopFuture
+from mpreg_mq.model import Callback, QueuedMessage
+
+logger = logging.getLogger("mpreg_mq")
+
+Outcome = str | None
+"""None when the callback came to its end, else what went wrong."""
+
+_MAX_ERROR_LENGTH = 1000
+
+
+@attrs.frozen
+class Deliver:
+    """Call a callback with this message."""
+
+    message: QueuedMessage
+    subscription_id: str
+    subscriber_id: str
+    attempt: int
+
+
+@attrs.frozen
+class Attach:
+    """A subscription of this subscriber has this callback."""
+
+    subscription_id: str
+    callback: Callback
+
+
+@attrs.frozen
+class Detach:
+    """A subscription is over; what runs goes on."""
+
+    subscription_id: str
+
+
+@attrs.frozen
+class Cancel:
+    """Stop the coroutine of this attempt, if it still runs; of all attempts when ``message_id`` is None."""
+
+    message_id: str | None = None
+    attempt: int = 0
+
+
+@attrs.frozen
+class Settled:
+    """A callback that outlived its delivery came to its end."""
+
+    message_id: str
+    subscriber_id: str
+    subscription_id: str
+    attempt: int
+    outcome: Outcome
+
+
+def error_text(error: BaseException) -> str:
+    """``KeyError: 'sku'``, cut to a thousand characters; survives an error whose own ``str`` raises."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except BaseException as broken:
+        return f"{name} (its text cannot be shown: {type(broken).__name__})"
+    return f"{name}: {text}"[:_MAX_ERROR_LENGTH] if text else name
+
+
+class SubscriberActor(LoopActor):
+    """Runs callbacks on the event loop: functions at once, coroutines as tasks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._callbacks: dict[str, Callback] = {}
+        self._tasks: dict[tuple[str, int], asyncio.Future[Any]] = {}
+
+    def on_receive(self, message: Any) -> Any:
+        """Handle one of this module's messages."""
+        if type(message) is Deliver:
+            return self.deliver(message)
+        if type(message) is Attach:
+            self._callbacks[message.subscription_id] = message.callback
+        elif type(message) is Detach:
+            self._callbacks.pop(message.subscription_id, None)
+        elif type(message) is Cancel:
+            self._cancel(message)
+        else:
+            raise TypeError(f"SubscriberActor: got {message!r}, expected Deliver, Attach, Detach or Cancel")
+        return None
+
+    def deliver(self, delivery: Deliver) -> Outcome | LoopFuture[Outcome]:
+        """Call the callback; the outcome, or a future of it when the callback returned an awaitable."""
+        callback = self._callbacks.get(delivery.subscription_id)
+        if callback is None:
+            return f"subscription {delivery.subscription_id} has no callback in this process"
+        try:
+            returned = callback(delivery.message)
+            if returned is None or not inspect.isawaitable(returned):
+                return None
+            return self._await(returned, delivery)
+        # KeyboardInterrupt and SystemExit included: one callback must not end the process of all the others.
+        except BaseException as error:
+            return error_text(error)
+
+    def _await(self, awaitable: Awaitable[Any], delivery: Deliver) -> LoopFuture[Outcome]:
+        outcome: LoopFuture[Outcome] = LoopFuture()
+        key = (delivery.message.id.id, delivery.attempt)
+        task = asyncio.ensure_future(awaitable)
+        self._tasks[key] = task
+
+        def finished(done: asyncio.Future[Any]) -> None:
+            self._tasks.pop(key, None)
+            if done.cancelled():
+                outcome.set("CancelledError: the callback was cancelled")
+                return
+            error = done.exception()
+            outcome.set(None if error is None else error_text(error))
+
+        task.add_done_callback(finished)
+        return outcome
+
+    def _cancel(self, message: Cancel) -> None:
+        for (message_id, attempt), task in list(self._tasks.items()):
+            if message.message_id is None or (message_id, attempt) == (message.message_id, message.attempt):
+                with contextlib.suppress(RuntimeError):
+                    task.cancel()
+
+    def on_stop(self) -> None:
+        """Cancel what still runs."""
+        self._cancel(Cancel())
+
+
+class BlockingSubscriberActor(pykka.ThreadingActor):
+    """Runs callbacks that were declared blocking, one after another on a thread of its own.
+
+    ``report`` is called on that thread with each outcome.
+    """
+
+    use_daemon_thread: ClassVar[bool] = True
+
+    def __init__(self, report: Callable[[Settled], None]) -> None:
+        super().__init__()
+        self._report = report
+        self._callbacks: dict[str, Callback] = {}
+
+    def on_receive(self, message: Any) -> None:
+        """Handle a message of this module; a thread cannot be cancelled, so Cancel does nothing."""
+        if isinstance(message, Deliver):
+            outcome = self._run(message)
+            self._report(
+                Settled(message.message.id.id, message.subscriber_id, message.subscription_id, message.attempt, outcome)
+            )
+        elif isinstance(message, Attach):
+            self._callbacks[message.subscription_id] = message.callback
+        elif isinstance(message, Detach):
+            self._callbacks.pop(message.subscription_id, None)
+
+    def _run(self, delivery: Deliver) -> Outcome:
+        callback = self._callbacks.get(delivery.subscription_id)
+        if callback is None:
+            return f"subscription {delivery.subscription_id} has no callback in this process"
+        try:
+            returned = callback(delivery.message)
+            if inspect.isawaitable(returned):
+                asyncio.run(_wait_for(returned))
+        # In pykka a BaseException would stop every actor of the process.
+        except BaseException as error:
+            return error_text(error)
+        return None
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> None:
+    await awaitable

@@ -1,0 +1,76 @@
+"""What callers see of a message: copies made from the state, with defaults filled in (S3, S4)."""
+
+from __future__ import annotations
+
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.events.types import MessageDelivered, MessageEnqueued
+from mpreg_mq.model import DeadLetter, InFlightMessage, MessageId, QueuedMessage
+from mpreg_mq.payload import decode_payload
+from mpreg_mq.projections import DeadEntry, Message
+
+
+def queued_message(
+    event: MessageEnqueued, configuration: QueueConfiguration, attempt: int = 1, deadline: float | None = None
+) -> QueuedMessage:
+    """A message with a payload of its own.
+
+    Raises:
+        PayloadError: the stored payload cannot be decoded.
+    """
+    options = event.options
+    return QueuedMessage(
+        MessageId(event.message_id, event.at, configuration.name),
+        event.topic,
+        decode_payload(event.payload),
+        event.guarantee,
+        options.priority or 0,
+        options.delay_seconds or 0.0,
+        options.visibility_timeout_seconds or configuration.default_visibility_timeout_seconds,
+        configuration.max_retries if options.max_retries is None else options.max_retries,
+        options.acknowledgment_timeout_seconds or configuration.default_acknowledgment_timeout_seconds,
+        options.required_acknowledgments or 1,
+        event.at,
+        dict(options.headers) if options.headers else {},
+        attempt,
+        configuration.message_ttl_seconds if options.message_ttl_seconds is None else options.message_ttl_seconds,
+        options.deduplication_id,
+        options.group_id,
+        event.redriven_from,
+        deadline,
+    )
+
+
+def delivered_message(
+    message: Message, delivered: MessageDelivered, configuration: QueueConfiguration
+) -> QueuedMessage:
+    """The copy that goes with a delivery."""
+    return queued_message(message.event, configuration, delivered.attempt, delivered.deadline)
+
+
+def dead_letter(entry: DeadEntry, configuration: QueueConfiguration) -> DeadLetter:
+    """A dead letter with a payload of its own."""
+    ended = entry.ended
+    return DeadLetter(
+        queued_message(entry.enqueued, configuration, max(1, ended.attempts)),
+        ended.reason,
+        ended.error,
+        ended.attempts,
+        ended.subscriber_id,
+        ended.at,
+    )
+
+
+def in_flight_message(message: Message, configuration: QueueConfiguration) -> InFlightMessage:
+    """A message with an open lease, and who has it."""
+    leases = [slot.lease for slot in message.slots() if slot.lease is not None]
+    latest = max(leases, key=lambda lease: lease.delivered_at)
+    return InFlightMessage(
+        queued_message(message.event, configuration, latest.attempt, latest.deadline),
+        latest.attempt,
+        latest.delivered_at,
+        frozenset(slot.last_subscriber for slot in message.slots() if slot.last_subscriber is not None),
+        frozenset(
+            slot.subscriber_id for slot in message.slots() if slot.acknowledged and slot.subscriber_id is not None
+        ),
+        lease_deadline=latest.deadline,
+    )
