@@ -145,9 +145,7 @@ class QueueManagerConfiguration:
         default=None, validator=configured(whole(1, 1_000_000, optional=True))
     )
     default_max_in_flight: int = attrs.field(default=1000, validator=configured(whole(1, 1_000_000)))
-    default_overflow_policy: OverflowPolicy = attrs.field(
-        default=OverflowPolicy.REJECT, converter=_overflow_policy
-    )
+    default_overflow_policy: OverflowPolicy = attrs.field(default=OverflowPolicy.REJECT, converter=_overflow_policy)
     shutdown_timeout_seconds: float = attrs.field(default=5.0, validator=_not_negative)
     random_seed: int = attrs.field(default=0, validator=configured(whole(0, 2**63 - 1)))
 

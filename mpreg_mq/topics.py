@@ -230,9 +230,7 @@ def _shape_problem(text: object, kind: str) -> str | None:
 def _topic_text_problem(topic: object) -> str | None:
     text = str(topic)
     if ONE in text or ANY in text:
-        return (
-            f"topic: got {describe(text)}, expected no '*' or '#'; wildcards belong in the patterns of subscriptions"
-        )
+        return f"topic: got {describe(text)}, expected no '*' or '#'; wildcards belong in the patterns of subscriptions"
     return _segments_problem("topic", text)
 
 

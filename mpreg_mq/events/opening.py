@@ -12,9 +12,7 @@ from mpreg_mq.events.log import EventLog
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.sqlite import SQLiteEventLog
 
-_KNOWN = (
-    "'memory:', 'sqlite:///relative.db', 'sqlite:////absolute/path.db', a path of a file, or an EventLog object"
-)
+_KNOWN = "'memory:', 'sqlite:///relative.db', 'sqlite:////absolute/path.db', a path of a file, or an EventLog object"
 _SQLITE = "sqlite:///"
 # Two letters at least: one is a Windows drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")

@@ -62,7 +62,9 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
 def values_of_class(cls: type[Any]) -> st.SearchStrategy[Any]:
     """Any value of an attrs class that checks nothing; half of its defaults stay."""
     hints = get_type_hints(cls)
-    required = {field.name: values_of(hints[field.name]) for field in attrs.fields(cls) if field.default is attrs.NOTHING}
+    required = {
+        field.name: values_of(hints[field.name]) for field in attrs.fields(cls) if field.default is attrs.NOTHING
+    }
     optional = {field.name: values_of(hints[field.name]) for field in attrs.fields(cls) if field.name not in required}
     return st.fixed_dictionaries(required, optional=optional).map(lambda fields: cls(**fields))
 

@@ -104,7 +104,9 @@ def test_a_batch_is_all_or_nothing(log: EventLog) -> None:
     """Given a batch whose last append does not fit, then nothing of it is written and the log goes on."""
     log.append([Append("queue:a", 0, events(1))])
     with pytest.raises(VersionConflictError):
-        log.append([Append("queue:a", 1, events(1)), Append("queue:new", 0, events(2)), Append("queue:a", 1, events(1))])
+        log.append(
+            [Append("queue:a", 1, events(1)), Append("queue:new", 0, events(2)), Append("queue:a", 1, events(1))]
+        )
     assert log.streams() == ["queue:a"]
     assert log.last_position() == 1
     log.append([Append("queue:a", 1, events(1, 2)), Append("queue:new", 0, events(1, 3))])
@@ -123,7 +125,9 @@ def test_a_batch_with_an_event_that_cannot_be_stored_leaves_no_trace() -> None:
 
 def test_appends_for_one_stream_in_a_batch_apply_in_order(log: EventLog) -> None:
     """Given two appends for one stream in a batch, then the second expects what the first leaves."""
-    log.append([Append("queue:a", 0, events(2)), Append("queue:b", 0, events(1, 3)), Append("queue:a", 2, events(1, 4))])
+    log.append(
+        [Append("queue:a", 0, events(2)), Append("queue:b", 0, events(1, 3)), Append("queue:a", 2, events(1, 4))]
+    )
     assert [record.event for record in log.read_stream("queue:a")] == [event(1), event(2), event(4)]
     assert [record.event for record in log.read_all()] == list(events(4))
 

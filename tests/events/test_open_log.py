@@ -75,11 +75,26 @@ def test_a_log_is_given_back_as_it_is() -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["", "sqlite:///", "sqlite://", "sqlite:", "sqlite:orders.db", "sqlite://orders.db", "redis://host/0", "memory://", None, 5, [], b"a.db"],
+    [
+        "",
+        "sqlite:///",
+        "sqlite://",
+        "sqlite:",
+        "sqlite:orders.db",
+        "sqlite://orders.db",
+        "redis://host/0",
+        "memory://",
+        None,
+        5,
+        [],
+        b"a.db",
+    ],
 )
 def test_other_names_are_refused_with_what_is_known(target: Any) -> None:
     """Given nothing, an unknown scheme or an object that is no log, then the error lists what is known."""
-    with pytest.raises(ConfigurationError, match=r"got .*memory:.*sqlite:///relative\.db.*sqlite:////absolute") as raised:
+    with pytest.raises(
+        ConfigurationError, match=r"got .*memory:.*sqlite:///relative\.db.*sqlite:////absolute"
+    ) as raised:
         open_log(target)
     assert repr(target) in str(raised.value)
 

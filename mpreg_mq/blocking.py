@@ -1,0 +1,242 @@
+"""The manager for programs without asyncio: the same verbs, each of which waits for its result.
+
+It runs an event loop on a thread of its own. Callbacks are declared blocking unless you say otherwise, so that they
+may themselves call the manager.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterable, Mapping
+from os import PathLike
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from mpreg_mq.clock import Clock
+from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
+from mpreg_mq.errors import MessageQueueError, QueueClosedError
+from mpreg_mq.events import EventLog
+from mpreg_mq.manager import MessageQueueManager
+from mpreg_mq.model import (
+    Callback,
+    DeadLetter,
+    DeliveryGuarantee,
+    DeliveryResult,
+    MessageId,
+    QueuedMessage,
+    QueueManagerStatistics,
+    QueueStatistics,
+)
+
+T = TypeVar("T")
+
+
+class BlockingMessageQueueManager:
+    """A :class:`MessageQueueManager` to be called from threads. Every method is safe from any thread.
+
+    Args:
+        config, topic_exchange, log, clock: as for :class:`MessageQueueManager`.
+
+    Raises:
+        ConfigurationError, EventLogError: as for :class:`MessageQueueManager`.
+    """
+
+    def __init__(
+        self,
+        config: QueueManagerConfiguration | None = None,
+        topic_exchange: Any = None,
+        *,
+        log: str | PathLike[str] | EventLog | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._manager = MessageQueueManager(config, topic_exchange, log=log, clock=clock)
+        self._closing = threading.Lock()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="mpreg-mq", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.close()
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise MessageQueueError(
+                "BlockingMessageQueueManager: called on its own loop's thread, where it would wait for itself; "
+                "subscribe this callback with blocking=True"
+            )
+        if not self._thread.is_alive() or self._loop.is_closed():
+            coroutine.close()
+            raise QueueClosedError("the queue manager is closed; make a new one")
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    @property
+    def config(self) -> QueueManagerConfiguration:
+        """The manager's configuration."""
+        return self._manager.config
+
+    def create_queue(self, name: str, config: QueueConfiguration | None = None) -> bool:
+        """See :meth:`MessageQueueManager.create_queue`."""
+        return self._wait(self._manager.create_queue(name, config))
+
+    def delete_queue(self, name: str) -> bool:
+        """See :meth:`MessageQueueManager.delete_queue`."""
+        return self._wait(self._manager.delete_queue(name))
+
+    def list_queues(self) -> list[str]:
+        """The names of all queues."""
+        return self._manager.list_queues()
+
+    def get_queue_info(self, queue_name: str) -> dict[str, Any] | None:
+        """See :meth:`MessageQueueManager.get_queue_info`."""
+        return self._manager.get_queue_info(queue_name)
+
+    def send_message(
+        self,
+        queue_name: str,
+        topic: str,
+        payload: Any,
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        **options: Any,
+    ) -> DeliveryResult:
+        """See :meth:`MessageQueueManager.send_message`."""
+        return self._wait(self._manager.send_message(queue_name, topic, payload, delivery_guarantee, **options))
+
+    def send_messages(
+        self,
+        queue_name: str,
+        messages: Iterable[Mapping[str, Any] | tuple[str, Any]],
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        **options: Any,
+    ) -> list[DeliveryResult]:
+        """See :meth:`MessageQueueManager.send_messages`."""
+        return self._wait(self._manager.send_messages(queue_name, messages, delivery_guarantee, **options))
+
+    def subscribe_to_queue(
+        self,
+        queue_name: str,
+        subscriber_id: str,
+        topic_pattern: str,
+        callback: Callback | None = None,
+        auto_acknowledge: bool = True,
+        *,
+        blocking: bool = True,
+        **metadata: Any,
+    ) -> str | None:
+        """See :meth:`MessageQueueManager.subscribe_to_queue`; with ``blocking=False`` on the loop's thread."""
+        return self._manager.subscribe_to_queue(
+            queue_name, subscriber_id, topic_pattern, callback, auto_acknowledge, blocking=blocking, **metadata
+        )
+
+    def unsubscribe_from_queue(self, queue_name: str, subscription_id: str) -> bool:
+        """See :meth:`MessageQueueManager.unsubscribe_from_queue`."""
+        return self._manager.unsubscribe_from_queue(queue_name, subscription_id)
+
+    def receive_messages(
+        self,
+        queue_name: str,
+        subscriber_id: str,
+        max_messages: int = 1,
+        wait_seconds: float = 0.0,
+        *,
+        visibility_timeout_seconds: float | None = None,
+        topic_pattern: str = "#",
+    ) -> list[QueuedMessage]:
+        """See :meth:`MessageQueueManager.receive_messages`."""
+        return self._wait(
+            self._manager.receive_messages(
+                queue_name,
+                subscriber_id,
+                max_messages,
+                wait_seconds,
+                visibility_timeout_seconds=visibility_timeout_seconds,
+                topic_pattern=topic_pattern,
+            )
+        )
+
+    def acknowledge_message(self, queue_name: str, message_id: str | MessageId, subscriber_id: str) -> bool:
+        """See :meth:`MessageQueueManager.acknowledge_message`."""
+        return self._wait(self._manager.acknowledge_message(queue_name, message_id, subscriber_id))
+
+    def negative_acknowledge(
+        self,
+        queue_name: str,
+        message_id: str | MessageId,
+        subscriber_id: str,
+        reason: str = "negatively acknowledged",
+        delay_seconds: float = 0.0,
+    ) -> bool:
+        """See :meth:`MessageQueueManager.negative_acknowledge`."""
+        return self._wait(
+            self._manager.negative_acknowledge(queue_name, message_id, subscriber_id, reason, delay_seconds)
+        )
+
+    def extend_lease(
+        self, queue_name: str, message_id: str | MessageId, subscriber_id: str, seconds_from_now: float
+    ) -> bool:
+        """See :meth:`MessageQueueManager.extend_lease`."""
+        return self._wait(self._manager.extend_lease(queue_name, message_id, subscriber_id, seconds_from_now))
+
+    def list_dead_letters(self, queue_name: str) -> list[DeadLetter]:
+        """Copies of a queue's dead letters, oldest first.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+        return self._manager.queue(queue_name).list_dead_letters()
+
+    def redrive_dead_letters(
+        self,
+        queue_name: str,
+        message_ids: Iterable[str | MessageId] | None = None,
+        *,
+        limit: int | None = None,
+        target_queue: str | None = None,
+        dry_run: bool = False,
+    ) -> list[MessageId]:
+        """See :meth:`MessageQueueManager.redrive_dead_letters`."""
+        return self._wait(
+            self._manager.redrive_dead_letters(
+                queue_name, message_ids, limit=limit, target_queue=target_queue, dry_run=dry_run
+            )
+        )
+
+    def purge_queue(self, queue_name: str) -> int:
+        """See :meth:`MessageQueueManager.purge_queue`."""
+        return self._wait(self._manager.purge_queue(queue_name))
+
+    def pause_queue(self, queue_name: str) -> bool:
+        """See :meth:`MessageQueueManager.pause_queue`."""
+        return self._manager.pause_queue(queue_name)
+
+    def resume_queue(self, queue_name: str) -> bool:
+        """See :meth:`MessageQueueManager.resume_queue`."""
+        return self._manager.resume_queue(queue_name)
+
+    def get_queue_statistics(self, queue_name: str) -> QueueStatistics | None:
+        """See :meth:`MessageQueueManager.get_queue_statistics`."""
+        return self._manager.get_queue_statistics(queue_name)
+
+    def get_global_statistics(self) -> QueueManagerStatistics:
+        """See :meth:`MessageQueueManager.get_global_statistics`."""
+        return self._manager.get_global_statistics()
+
+    def shutdown(self) -> None:
+        """Close every queue and the log, and end the thread. Calling it again does nothing."""
+        with self._closing:
+            if not self._thread.is_alive():
+                return
+            self._wait(self._manager.shutdown())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()

@@ -1,0 +1,494 @@
+"""The manager: many named queues on one log, with MPREG's ``MessageQueueManager`` names, arguments and results."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from typing import Any
+
+import attrs
+
+from mpreg_mq._validation import describe, queue_name_problem
+from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.messages import Recover
+from mpreg_mq.actors.store import STREAM_PREFIX, Store, stream_of
+from mpreg_mq.clock import Clock, SystemClock
+from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
+from mpreg_mq.errors import ConfigurationError, MessageQueueError, QueueClosedError, QueueNotFoundError
+from mpreg_mq.events import EventLog, open_log
+from mpreg_mq.model import (
+    Callback,
+    DeliveryGuarantee,
+    DeliveryResult,
+    MessageId,
+    QueuedMessage,
+    QueueManagerStatistics,
+    QueueStatistics,
+    RejectionReason,
+    TopicRouting,
+)
+from mpreg_mq.options import guarantee_of
+from mpreg_mq.projections import QueueState
+from mpreg_mq.queue import MessageQueue, make_actor
+from mpreg_mq.topics import check_pattern
+
+logger = logging.getLogger("mpreg_mq")
+
+
+class MessageQueueManager:
+    """Named queues that share a log.
+
+    Queues that the log already holds are there again after construction, with their messages, attempts, dead
+    letters and deduplication windows; callbacks have to subscribe anew.
+
+    Args:
+        config: defaults and limits; MPREG's own configuration object will do, None means the defaults.
+        topic_exchange: where :meth:`publish_to_topic_exchange` publishes.
+        log: ``"memory:"``, ``"sqlite:///orders.db"``, a path, or an :class:`~mpreg_mq.events.EventLog`, which then
+            stays open after :meth:`shutdown`. None means memory.
+        clock: where the time comes from.
+
+    Raises:
+        ConfigurationError: the configuration or the log's address is bad.
+        EventLogError: the log cannot be opened or read.
+    """
+
+    def __init__(
+        self,
+        config: QueueManagerConfiguration | None = None,
+        topic_exchange: Any = None,
+        *,
+        log: str | PathLike[str] | EventLog | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.config = QueueManagerConfiguration.coerce(config)
+        self.topic_exchange = topic_exchange
+        self.topic_routings: list[TopicRouting] = []
+        self._queues: dict[str, MessageQueue] = {}
+        self._creating: dict[str, asyncio.Future[bool]] = {}
+        self._retired = QueueManagerStatistics()
+        self._clock = clock or SystemClock()
+        self._closed = False
+        self.log: EventLog = open_log("memory:" if log is None else log)
+        self._owns_log = self.log is not log
+        self._store = Store.open(self.log)
+        self._recover_queues()
+
+    def _recover_queues(self) -> None:
+        for stream in self.log.streams():
+            if not stream.startswith(STREAM_PREFIX):
+                continue
+            state = self._store.load(stream)
+            if state.created and not state.deleted:
+                name = stream.removeprefix(STREAM_PREFIX)
+                queue = self._queue_of(name, state)
+                queue._actor.call_now(Recover())
+                self._queues[name] = queue
+
+    def _queue_of(self, name: str, state: QueueState | None) -> MessageQueue:
+        return MessageQueue.of_actor(make_actor(name, self._store, self._clock, state))
+
+    # --- queues -------------------------------------------------------------------------------------------
+
+    @property
+    def queues(self) -> dict[str, MessageQueue]:
+        """The queues by name; a copy of the table."""
+        return dict(self._queues)
+
+    @property
+    def queue_configs(self) -> dict[str, QueueConfiguration]:
+        """The configurations by queue name; a copy."""
+        return {name: queue.config for name, queue in self._queues.items()}
+
+    def queue(self, name: str) -> MessageQueue:
+        """The queue of this name.
+
+        Raises:
+            QueueNotFoundError: there is none.
+        """
+        queue = self._queues.get(name)
+        if queue is None:
+            raise QueueNotFoundError(
+                f"Queue {describe(name)} does not exist; create it first, or list_queues() to see those that do"
+            )
+        return queue
+
+    async def create_queue(self, name: str, config: QueueConfiguration | None = None) -> bool:
+        """Create a queue; False if it exists, or if there are ``max_queues`` already.
+
+        Without ``config`` it gets the manager's defaults.
+
+        Raises:
+            ConfigurationError: the name or the configuration is bad, or ``config`` names another queue.
+            EventLogError: the creation could not be stored; there is no such queue then.
+            QueueClosedError: the manager is closed.
+        """
+        self._check_open()
+        problem = queue_name_problem(name)
+        if problem is not None:
+            raise ConfigurationError(f"queue name: {problem}")
+        configuration = self.config.queue_configuration(name) if config is None else QueueConfiguration.coerce(config)
+        if configuration.name != name:
+            raise ConfigurationError(
+                f"create_queue: got the name {name!r} and a configuration for {configuration.name!r}, expected the same"
+            )
+        under_way = self._creating.get(name)
+        if under_way is not None:
+            await asyncio.wait([under_way])
+        if name in self._queues:
+            return False
+        if len(self._queues) + len(self._creating) >= self.config.max_queues:
+            logger.error("queue %s not created: there are max_queues=%d already", name, self.config.max_queues)
+            return False
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._creating[name] = done
+        try:
+            known = self.log.stream_version(stream_of(name)) > 0
+            queue = self._queue_of(name, None if known else QueueState())
+            try:
+                await queue._ask(c.Open(configuration))
+            except BaseException:
+                queue._actor.stop()
+                raise
+            self._queues[name] = queue
+        finally:
+            del self._creating[name]
+            done.set_result(True)
+        return True
+
+    async def delete_queue(self, name: str) -> bool:
+        """Delete a queue with all that is in it; False if there is none."""
+        queue = self._queues.get(name)
+        if queue is None:
+            return False
+        counts = queue.get_statistics()
+        await queue._ask(c.Delete())
+        self._retired.total_messages_sent += counts.messages_sent
+        self._retired.total_messages_received += counts.messages_received
+        self._retired.total_messages_acknowledged += counts.messages_acknowledged
+        self._retired.total_messages_failed += counts.messages_failed
+        self._queues.pop(name, None)
+        self.topic_routings = [routing for routing in self.topic_routings if routing.queue_name != name]
+        await queue.shutdown(0.0)
+        return True
+
+    def list_queues(self) -> list[str]:
+        """The names of all queues."""
+        return list(self._queues)
+
+    def get_queue_info(self, queue_name: str) -> dict[str, Any] | None:
+        """Configuration and statistics of a queue as plain data, as MPREG reports them; None if there is none."""
+        queue = self._queues.get(queue_name)
+        if queue is None:
+            return None
+        config, stats = queue.config, queue.get_statistics()
+        return {
+            "name": queue_name,
+            "config": {
+                "queue_type": config.queue_type.value,
+                "max_size": config.max_size,
+                "default_visibility_timeout_seconds": config.default_visibility_timeout_seconds,
+                "default_acknowledgment_timeout_seconds": config.default_acknowledgment_timeout_seconds,
+                "enable_dead_letter_queue": config.enable_dead_letter_queue,
+                "enable_deduplication": config.enable_deduplication,
+            },
+            "statistics": {**attrs.asdict(stats), "success_rate": stats.success_rate()},
+            "subscriptions": len(queue.subscriptions),
+            "paused": queue.paused,
+        }
+
+    # --- messages -----------------------------------------------------------------------------------------
+
+    async def send_message(
+        self,
+        queue_name: str,
+        topic: str,
+        payload: Any,
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        **options: Any,
+    ) -> DeliveryResult:
+        """Send to a queue, which is created if ``enable_auto_queue_creation`` says so; see
+        :meth:`MessageQueue.send_message`."""
+        queue = self._queues.get(queue_name)
+        if queue is None:
+            found = await self._find_or_create(queue_name)
+            if isinstance(found, DeliveryResult):
+                return found
+            queue = found
+        return await queue.send_message(topic, payload, delivery_guarantee, **options)
+
+    async def send_messages(
+        self,
+        queue_name: str,
+        messages: Iterable[Mapping[str, Any] | tuple[str, Any]],
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        **options: Any,
+    ) -> list[DeliveryResult]:
+        """Send a batch in one commit (S5); see :meth:`MessageQueue.send_messages`."""
+        entries = list(messages)
+        queue = await self._find_or_create(queue_name)
+        if isinstance(queue, DeliveryResult):
+            return [queue for _ in entries]
+        return await queue.send_messages(entries, delivery_guarantee, **options)
+
+    async def _find_or_create(self, queue_name: str) -> MessageQueue | DeliveryResult:
+        if self._closed:
+            detail = "the queue manager is closed; it takes no more messages"
+            return DeliveryResult(False, None, error_message=detail, rejection=RejectionReason.CLOSING)
+        detail = f"Queue {describe(queue_name)} does not exist; create it first"
+        if queue_name not in self._queues and self.config.enable_auto_queue_creation:
+            try:
+                if not await self.create_queue(queue_name) and queue_name not in self._queues:
+                    detail = (
+                        f"Queue {describe(queue_name)} does not exist and cannot be created: "
+                        f"there are max_queues={self.config.max_queues}"
+                    )
+            except ConfigurationError as error:
+                detail = f"Queue {describe(queue_name)} does not exist and cannot be created: {error}"
+            except MessageQueueError as error:
+                return DeliveryResult(False, None, error_message=str(error), rejection=RejectionReason.STORE_ERROR)
+        queue = self._queues.get(queue_name) if isinstance(queue_name, str) else None
+        if queue is None:
+            return DeliveryResult(False, None, error_message=detail, rejection=RejectionReason.UNKNOWN_QUEUE)
+        return queue
+
+    def subscribe_to_queue(
+        self,
+        queue_name: str,
+        subscriber_id: str,
+        topic_pattern: str,
+        callback: Callback | None = None,
+        auto_acknowledge: bool = True,
+        **metadata: Any,
+    ) -> str | None:
+        """Subscribe to a queue; None if it does not exist. See :meth:`MessageQueue.subscribe`.
+
+        ``max_in_flight=`` and ``blocking=`` go to the subscription, other keywords are metadata.
+
+        Raises:
+            InvalidTopicError: the pattern is malformed.
+            InvalidOptionError: another argument is bad.
+            QueueClosedError: the manager is closed.
+        """
+        self._check_open()
+        queue = self._queues.get(queue_name)
+        if queue is None:
+            logger.error("cannot subscribe %s: queue %s does not exist", subscriber_id, queue_name)
+            return None
+        return queue.subscribe(subscriber_id, topic_pattern, callback, auto_acknowledge, **metadata)
+
+    def unsubscribe_from_queue(self, queue_name: str, subscription_id: str) -> bool:
+        """End a subscription; False if there is no such queue or subscription."""
+        queue = self._queues.get(queue_name)
+        return queue is not None and queue.unsubscribe(subscription_id)
+
+    async def receive_messages(
+        self,
+        queue_name: str,
+        subscriber_id: str,
+        max_messages: int = 1,
+        wait_seconds: float = 0.0,
+        *,
+        visibility_timeout_seconds: float | None = None,
+        topic_pattern: str = "#",
+    ) -> list[QueuedMessage]:
+        """Fetch messages; see :meth:`MessageQueue.receive_messages`.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+        return await self.queue(queue_name).receive_messages(
+            subscriber_id,
+            max_messages,
+            wait_seconds,
+            visibility_timeout_seconds=visibility_timeout_seconds,
+            topic_pattern=topic_pattern,
+        )
+
+    async def acknowledge_message(self, queue_name: str, message_id: str | MessageId, subscriber_id: str) -> bool:
+        """Acknowledge (L2); False if there is no such queue."""
+        queue = self._queues.get(queue_name)
+        return queue is not None and await queue.acknowledge_message(message_id, subscriber_id)
+
+    async def negative_acknowledge(
+        self,
+        queue_name: str,
+        message_id: str | MessageId,
+        subscriber_id: str,
+        reason: str = "negatively acknowledged",
+        delay_seconds: float = 0.0,
+    ) -> bool:
+        """Give a message back (L3); False if there is no such queue."""
+        queue = self._queues.get(queue_name)
+        return queue is not None and await queue.negative_acknowledge(message_id, subscriber_id, reason, delay_seconds)
+
+    async def extend_lease(
+        self, queue_name: str, message_id: str | MessageId, subscriber_id: str, seconds_from_now: float
+    ) -> bool:
+        """Keep a message for longer (L3); False if there is no such queue."""
+        queue = self._queues.get(queue_name)
+        return queue is not None and await queue.extend_lease(message_id, subscriber_id, seconds_from_now)
+
+    async def redrive_dead_letters(
+        self,
+        queue_name: str,
+        message_ids: Iterable[str | MessageId] | None = None,
+        *,
+        limit: int | None = None,
+        target_queue: str | None = None,
+        dry_run: bool = False,
+    ) -> list[MessageId]:
+        """Accept dead letters again, here or in another queue (D1); see :meth:`MessageQueue.redrive_dead_letters`.
+
+        Raises:
+            QueueNotFoundError: either queue does not exist.
+        """
+        target = None if target_queue is None else self.queue(target_queue)
+        return await self.queue(queue_name).redrive_dead_letters(
+            message_ids, limit=limit, target=target, dry_run=dry_run
+        )
+
+    async def purge_queue(self, queue_name: str) -> int:
+        """Remove every unfinished message of a queue; how many.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+        return await self.queue(queue_name).purge_queue()
+
+    def pause_queue(self, queue_name: str) -> bool:
+        """Stop delivering from a queue; whether that changed anything.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+        return self.queue(queue_name).pause_queue()
+
+    def resume_queue(self, queue_name: str) -> bool:
+        """Go on delivering; whether that changed anything.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+        return self.queue(queue_name).resume_queue()
+
+    # --- statistics ---------------------------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> QueueManagerStatistics:
+        """See :meth:`get_global_statistics`."""
+        return self.get_global_statistics()
+
+    def get_queue_statistics(self, queue_name: str) -> QueueStatistics | None:
+        """Counts of one queue; None if there is none."""
+        queue = self._queues.get(queue_name)
+        return None if queue is None else queue.get_statistics()
+
+    def get_global_statistics(self) -> QueueManagerStatistics:
+        """Sums over all queues, those deleted by this manager included, so that no sum ever falls. O(queues)."""
+        total = attrs.evolve(self._retired, total_queues=len(self._queues))
+        for queue in self._queues.values():
+            counts, subscriptions = queue._inspect(lambda state, now: (state.report(now), len(state.subscribers)))
+            total.total_messages_sent += counts.messages_sent
+            total.total_messages_received += counts.messages_received
+            total.total_messages_acknowledged += counts.messages_acknowledged
+            total.total_messages_failed += counts.messages_failed
+            total.active_subscriptions += subscriptions
+        return total
+
+    # --- topic exchange -----------------------------------------------------------------------------------
+
+    async def publish_to_topic_exchange(
+        self,
+        topic: str,
+        payload: Any,
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.FIRE_AND_FORGET,
+    ) -> bool:
+        """Publish on the topic exchange the manager was given; False without one, or when it refuses."""
+        if self.topic_exchange is None:
+            return False
+        try:
+            self.topic_exchange.publish_message(
+                PublishedMessage(topic, payload, time.time(), str(uuid.uuid4()), "message-queue-manager")
+            )
+        # The exchange is somebody else's code.
+        except Exception:
+            logger.exception("publishing on %s failed", topic)
+            return False
+        return True
+
+    async def route_topic_to_queue(
+        self,
+        topic_pattern: str,
+        queue_name: str,
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+    ) -> bool:
+        """Note a route from the topic exchange to a queue; False if the queue neither exists nor may be created.
+
+        Raises:
+            InvalidTopicError: the pattern is malformed.
+        """
+        check_pattern(topic_pattern)
+        guarantee = guarantee_of(delivery_guarantee)
+        if isinstance(await self._find_or_create(queue_name), DeliveryResult):
+            return False
+        self.topic_routings.append(TopicRouting(topic_pattern, queue_name, guarantee))
+        return True
+
+    # --- beginning and end --------------------------------------------------------------------------------
+
+    async def restore_persisted_queues(self) -> None:
+        """Nothing to do: construction restored them. Kept because MPREG's server calls it."""
+
+    async def shutdown(self) -> None:
+        """Close every queue (C3) and then the log. Calling it again does nothing.
+
+        Running callbacks get ``shutdown_timeout_seconds``; sends in progress are answered.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        timeout = self.config.shutdown_timeout_seconds
+        await asyncio.gather(*(queue.shutdown(timeout) for queue in self._queues.values()))
+        await asyncio.get_running_loop().run_in_executor(None, self._close_store)
+
+    def shutdown_sync(self) -> None:
+        """Close without waiting for running callbacks; for programs without an event loop."""
+        if self._closed:
+            return
+        self._closed = True
+        for queue in self._queues.values():
+            queue.shutdown_sync()
+        self._close_store()
+
+    def _close_store(self) -> None:
+        if self._owns_log:
+            self._store.close()
+        else:
+            self._store.stop()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise QueueClosedError("the queue manager is closed; make a new one")
+
+    async def __aenter__(self) -> MessageQueueManager:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown()
+
+
+@attrs.frozen
+class PublishedMessage:
+    """What the manager publishes on a topic exchange: the fields of MPREG's ``PubSubMessage``."""
+
+    topic: str
+    payload: Any
+    timestamp: float
+    message_id: str
+    publisher: str
+    headers: dict[str, str] = attrs.field(factory=dict)

@@ -1,0 +1,635 @@
+"""One queue: MPREG's ``MessageQueue`` with the same names, arguments and results, and more verbs.
+
+Sends and the other coroutines answer with values; what cannot be an answer (a malformed pattern, a callback that
+is none) is raised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any, TypeVar, overload
+
+from mpreg_mq import topics
+from mpreg_mq._validation import describe, seconds, whole
+from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.messages import Abandon, BeginClose, FinishClose, Inspect, Recover, Start
+from mpreg_mq.actors.queue_actor import QueueActor
+from mpreg_mq.actors.runtime import LoopFuture
+from mpreg_mq.actors.store import Store, stream_of
+from mpreg_mq.actors.views import dead_letter, in_flight_message, queued_message
+from mpreg_mq.clock import Clock, SystemClock
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.errors import (
+    InvalidOptionError,
+    InvalidTopicError,
+    MessageQueueError,
+    PayloadError,
+    QueueClosedError,
+)
+from mpreg_mq.events import EventLog, open_log
+from mpreg_mq.model import (
+    Callback,
+    DeadLetter,
+    DeliveryGuarantee,
+    DeliveryResult,
+    InFlightMessage,
+    MessageId,
+    QueuedMessage,
+    QueueStatistics,
+    QueueSubscription,
+    RejectionReason,
+)
+from mpreg_mq.options import (
+    MAX_BATCH,
+    guarantee_of,
+    message_options,
+    require,
+    required_identifier,
+)
+from mpreg_mq.payload import encode_payload, fingerprint
+from mpreg_mq.projections import QueueState
+
+T = TypeVar("T")
+
+RUN_LIMIT = 10_000
+"""Sends that a task may do without suspending before the queue gets a turn to deliver."""
+
+_REASONS: tuple[tuple[type[MessageQueueError], RejectionReason], ...] = (
+    (PayloadError, RejectionReason.PAYLOAD_NOT_ENCODABLE),
+    (InvalidTopicError, RejectionReason.INVALID_TOPIC),
+    (InvalidOptionError, RejectionReason.INVALID_OPTION),
+    (QueueClosedError, RejectionReason.CLOSING),
+)
+
+
+class DeadLetterQueue(Sequence[DeadLetter]):
+    """The dead letters of a queue, oldest first; always those of the moment, each read a copy (D1)."""
+
+    def __init__(self, queue: MessageQueue) -> None:
+        self._queue = queue
+
+    def __len__(self) -> int:
+        return self._queue._inspect(lambda state, _: len(state.dead_letters))
+
+    def __iter__(self) -> Iterator[DeadLetter]:
+        return iter(self._queue.list_dead_letters())
+
+    @overload
+    def __getitem__(self, index: int) -> DeadLetter: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[DeadLetter]: ...
+    def __getitem__(self, index: int | slice) -> DeadLetter | list[DeadLetter]:
+        return self._queue.list_dead_letters()[index]
+
+    def __repr__(self) -> str:
+        return f"<DeadLetterQueue of {self._queue.config.name!r}: {len(self)} messages>"
+
+
+class MessageQueue:
+    """A queue with delivery guarantees, an actor behind it and an event log under it.
+
+    It can be made, subscribed to, inspected and closed with :meth:`shutdown_sync` while no event loop runs; sends
+    and the other coroutines belong to the loop that first runs one.
+
+    Args:
+        config: how it behaves; MPREG's own configuration object will do.
+        log: ``"memory:"``, ``"sqlite:///orders.db"``, a path, or an :class:`~mpreg_mq.events.EventLog`. None means
+            memory. What the log already holds of this queue is taken up again.
+        autostart: with False nothing is delivered before :meth:`start_workers`.
+        clock: where the time comes from.
+
+    Raises:
+        ConfigurationError: the configuration or the log's address is bad.
+        EventLogError: the log cannot be opened or read.
+    """
+
+    def __init__(
+        self,
+        config: QueueConfiguration,
+        *,
+        log: str | PathLike[str] | EventLog | None = None,
+        autostart: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        configuration = QueueConfiguration.coerce(config)
+        opened = open_log("memory:" if log is None else log)
+        store = Store.open(opened)
+        self._owns_log = opened is not log
+        actor = make_actor(configuration.name, store, clock or SystemClock())
+        actor.started = autostart
+        self._begin(actor, store)
+        actor.call_now(c.Open(configuration))
+        actor.call_now(Recover())
+
+    def _begin(self, actor: QueueActor, store: Store | None) -> None:
+        self._actor = actor
+        self._own_store = store
+        self._name = actor.name
+        self._closed = False
+
+    @classmethod
+    def of_actor(cls, actor: QueueActor) -> MessageQueue:
+        """The façade of an actor whose log somebody else owns (the manager)."""
+        queue = cls.__new__(cls)
+        queue._owns_log = False
+        queue._begin(actor, None)
+        return queue
+
+    # --- sending ------------------------------------------------------------------------------------------
+
+    async def send_message(
+        self,
+        topic: str,
+        payload: Any,
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        **options: Any,
+    ) -> DeliveryResult:
+        """Send one message (S1-S4). Never raises for bad input: the result says why it was refused.
+
+        Args:
+            topic: levels split at ``.``, without wildcards.
+            payload: anything msgspec encodes; it is encoded before this returns, so later changes to it do not matter.
+            delivery_guarantee: G1-G4.
+            **options: ``priority``, ``delay_seconds``, ``visibility_timeout_seconds``,
+                ``acknowledgment_timeout_seconds``, ``max_retries``, ``required_acknowledgments``, ``headers``,
+                ``message_ttl_seconds``, ``deduplication_id``, ``group_id``. None means the queue's default.
+
+        Cost per send is O(log n) in the messages held.
+        """
+        actor = self._actor
+        try:
+            send = self._send_command(topic, payload, delivery_guarantee, options)
+        except MessageQueueError as error:
+            return self._refused(topic, error)
+        while actor.has_to_yield(RUN_LIMIT):
+            before = actor.deliveries
+            await asyncio.sleep(0)
+            if actor.deliveries == before:
+                break
+        try:
+            reply = actor.call(send)
+            if type(reply) is DeliveryResult:
+                return reply
+            result: DeliveryResult = await self._reply(reply)
+        except MessageQueueError as error:
+            return self._failed(error)
+        return result
+
+    async def send_messages(
+        self,
+        messages: Iterable[Mapping[str, Any] | tuple[str, Any]],
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        **options: Any,
+    ) -> list[DeliveryResult]:
+        """Send a batch in one commit; one result per message, in order (S5).
+
+        Args:
+            messages: ``(topic, payload)`` pairs, or mappings with ``topic``, ``payload`` and options of their own,
+                which go before the common ``options``. At most 10,000.
+
+        Raises:
+            InvalidOptionError: the batch is too long, or an entry is neither form.
+        """
+        entries = [_entry(message) for message in messages]
+        if len(entries) > MAX_BATCH:
+            raise InvalidOptionError(
+                f"messages: got {len(entries)}, expected at most {MAX_BATCH}; send several batches"
+            )
+        if guarantee_of(delivery_guarantee) is DeliveryGuarantee.FIRE_AND_FORGET:
+            return [
+                await self.send_message(topic, payload, delivery_guarantee, **{**options, **own})
+                for topic, payload, own in entries
+            ]
+        results: list[DeliveryResult | None] = []
+        sends: list[c.Send] = []
+        for topic, payload, own in entries:
+            try:
+                sends.append(self._send_command(topic, payload, delivery_guarantee, {**options, **own}))
+                results.append(None)
+            except MessageQueueError as error:
+                results.append(self._refused(topic, error))
+        try:
+            accepted = iter(await self._ask(c.SendBatch(tuple(sends)))) if sends else iter(())
+        except MessageQueueError as error:
+            failed = self._failed(error)
+            return [failed if result is None else result for result in results]
+        return [next(accepted) if result is None else result for result in results]
+
+    def _send_command(self, topic: Any, payload: Any, guarantee: Any, options: dict[str, Any]) -> c.Send:
+        problem = topics.topic_problem(topic)
+        if problem is not None:
+            raise InvalidTopicError(problem)
+        checked = message_options(options)
+        encoded = encode_payload(payload)
+        configuration = self._actor.state.configuration
+        key = None
+        if configuration.enable_deduplication:
+            key = checked.deduplication_id
+            if key is None:
+                key = fingerprint(topic, payload, checked.headers)
+        return c.Send(topic, encoded, guarantee_of(guarantee), checked, key)
+
+    def _refused(self, topic: Any, error: MessageQueueError) -> DeliveryResult:
+        """Log a send that was refused before it became a command, and answer with the reason (S2)."""
+        reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+        shown = topic if isinstance(topic, str) and len(topic) <= topics.MAX_TOPIC_LENGTH else describe(topic)
+        try:
+            reply = self._actor.call(c.RecordRejection(shown, reason, str(error)))
+        except MessageQueueError as failure:
+            return self._failed(failure)
+        if isinstance(reply, DeliveryResult):
+            return reply
+        return DeliveryResult(False, None, error_message=str(error), rejection=reason)
+
+    @staticmethod
+    def _failed(error: MessageQueueError) -> DeliveryResult:
+        reason = RejectionReason.CLOSING if isinstance(error, QueueClosedError) else RejectionReason.STORE_ERROR
+        return DeliveryResult(False, None, error_message=str(error), rejection=reason)
+
+    # --- subscribing --------------------------------------------------------------------------------------
+
+    def subscribe(
+        self,
+        subscriber_id: str,
+        topic_pattern: str,
+        callback: Callback | None = None,
+        auto_acknowledge: bool = True,
+        *,
+        max_in_flight: int | None = None,
+        blocking: bool = False,
+        **metadata: str,
+    ) -> str:
+        """Subscribe to the topics that match a pattern (G6); returns the subscription id.
+
+        Args:
+            subscriber_id: who receives; several subscriptions of one subscriber count as one in G2-G4.
+            topic_pattern: ``*`` is one level, ``#`` zero or more.
+            callback: a function or coroutine function of one message. A function runs on the event loop. Without
+                a callback the subscriber fetches with :meth:`receive_messages`.
+            auto_acknowledge: acknowledge when the callback has come to its end (L4).
+            max_in_flight: most messages leased to it at once (C2); default of the queue, or 1 where blocking.
+            blocking: run the callback on a thread of its own.
+            **metadata: strings to keep with the subscription.
+
+        Raises:
+            InvalidTopicError: the pattern is malformed.
+            InvalidOptionError: another argument is bad.
+            QueueClosedError: the queue is closed.
+        """
+        topics.check_pattern(topic_pattern)
+        required_identifier("subscriber_id", subscriber_id)
+        if callback is not None and not callable(callback):
+            raise InvalidOptionError(f"callback: got {describe(callback)}, expected a function of one message, or None")
+        require("max_in_flight", whole(1, 1_000_000, optional=True), max_in_flight)
+        for key, value in metadata.items():
+            if not isinstance(value, str):
+                raise InvalidOptionError(f"metadata {key}: got {describe(value)}, expected a string")
+        subscription_id = str(uuid.uuid4())
+        self._actor.call_now(
+            c.Subscribe(
+                subscriber_id,
+                subscription_id,
+                topic_pattern,
+                callback,
+                bool(auto_acknowledge),
+                max_in_flight,
+                bool(blocking),
+                metadata,
+            )
+        )
+        return subscription_id
+
+    def unsubscribe(self, subscription_id: str) -> bool:
+        """End a subscription; whether there was one. The subscriber leaves the audiences it was in (G3)."""
+        if self._closed:
+            return False
+        done: bool = self._actor.call_now(c.Unsubscribe(subscription_id))
+        return done
+
+    async def receive_messages(
+        self,
+        subscriber_id: str,
+        max_messages: int = 1,
+        wait_seconds: float = 0.0,
+        *,
+        visibility_timeout_seconds: float | None = None,
+        topic_pattern: str = "#",
+    ) -> list[QueuedMessage]:
+        """Fetch messages and lease them for the visibility timeout (L1); acknowledge them when done.
+
+        A subscriber that has no subscription yet gets one for ``topic_pattern``. With ``wait_seconds`` it waits
+        that long for the first message.
+
+        Raises:
+            InvalidOptionError: an argument is bad, or the subscriber has a callback.
+            QueueClosedError: the queue is closed.
+        """
+        required_identifier("subscriber_id", subscriber_id)
+        require("max_messages", whole(1, MAX_BATCH), max_messages)
+        require("wait_seconds", seconds(0.0), wait_seconds)
+        require("visibility_timeout_seconds", seconds(0.0, exclusive=True, optional=True), visibility_timeout_seconds)
+        subscriber = self._actor.state.subscribers.get(subscriber_id)
+        if subscriber is None or not subscriber.present:
+            self.subscribe(subscriber_id, topic_pattern)
+        elif not subscriber.pull:
+            raise InvalidOptionError(
+                f"subscriber_id: {subscriber_id!r} has a callback and is sent its messages; use another id to fetch"
+            )
+        command = c.Receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds)
+        reply = self._actor.call(command)
+        if not isinstance(reply, LoopFuture):
+            taken: list[QueuedMessage] = reply
+            return taken
+        try:
+            messages: list[QueuedMessage] = await self._reply(reply)
+        except asyncio.CancelledError:
+            if reply.done():
+                for message in reply.get():
+                    self._actor.call(
+                        c.NegativeAcknowledge(message.id.id, subscriber_id, "the receiver was cancelled", 0.0)
+                    )
+            raise
+        return messages
+
+    # --- settling -----------------------------------------------------------------------------------------
+
+    async def acknowledge_message(self, message_id: str | MessageId, subscriber_id: str) -> bool:
+        """Acknowledge (L2): False from a stranger, a second time, or for a message that is finished."""
+        return await self._settle(c.Acknowledge(str(message_id), subscriber_id))
+
+    async def negative_acknowledge(
+        self,
+        message_id: str | MessageId,
+        subscriber_id: str,
+        reason: str = "negatively acknowledged",
+        delay_seconds: float = 0.0,
+    ) -> bool:
+        """Give a message back as a failed attempt, at once or after ``delay_seconds`` (L3).
+
+        Raises:
+            InvalidOptionError: ``delay_seconds`` is out of range.
+        """
+        require("delay_seconds", seconds(0.0), delay_seconds)
+        return await self._settle(c.NegativeAcknowledge(str(message_id), subscriber_id, str(reason), delay_seconds))
+
+    async def extend_lease(self, message_id: str | MessageId, subscriber_id: str, seconds_from_now: float) -> bool:
+        """Keep a message for longer (L3): its lease ends ``seconds_from_now`` from now.
+
+        Raises:
+            InvalidOptionError: ``seconds_from_now`` is out of range.
+        """
+        require("seconds_from_now", seconds(0.0, exclusive=True), seconds_from_now)
+        return await self._settle(c.ExtendLease(str(message_id), subscriber_id, seconds_from_now))
+
+    async def _settle(self, command: c.Acknowledge | c.NegativeAcknowledge | c.ExtendLease) -> bool:
+        try:
+            counted: bool = await self._ask(command)
+        except QueueClosedError:
+            return False
+        return counted
+
+    # --- dead letters, purging, pausing -------------------------------------------------------------------
+
+    @property
+    def dead_letter_queue(self) -> DeadLetterQueue:
+        """The dead letters (D1)."""
+        return DeadLetterQueue(self)
+
+    def list_dead_letters(self) -> list[DeadLetter]:
+        """Copies of all dead letters, oldest first."""
+        return self._inspect(lambda state, _: [dead_letter(entry, state.configuration) for entry in state.dead_letters])
+
+    async def redrive_dead_letters(
+        self,
+        message_ids: Iterable[str | MessageId] | None = None,
+        *,
+        limit: int | None = None,
+        target: MessageQueue | None = None,
+        dry_run: bool = False,
+    ) -> list[MessageId]:
+        """Accept dead letters again, here or in ``target``; the ids of the new messages (D1).
+
+        All of them, or those named, oldest first, at most ``limit``, and as many as the target has room for. With
+        ``dry_run`` nothing changes and the answer is the ids that would be redriven.
+
+        Raises:
+            InvalidOptionError: ``limit`` is out of range.
+            EventLogError: the new messages could not be stored; nothing was redriven.
+        """
+        require("limit", whole(1, 1_000_000_000, optional=True), limit)
+        ids = None if message_ids is None else tuple(str(message_id) for message_id in message_ids)
+        if dry_run:
+            return self._would_redrive(ids, limit, target or self)
+        if target is None or target is self:
+            pairs = await self._ask(c.Redrive(ids, limit))
+        else:
+            entries = self._inspect(lambda state, _: tuple(entry.enqueued for entry in _named(state, ids)[:limit]))
+            pairs = await target._ask(c.AcceptRedriven(entries, self._name))
+            await self._ask(c.RecordRedriven(tuple(pairs), target._name))
+        name = (target or self)._name
+        return [MessageId(new, source_node=name) for _, new in pairs]
+
+    def _would_redrive(self, ids: tuple[str, ...] | None, limit: int | None, target: MessageQueue) -> list[MessageId]:
+        room = target._inspect(lambda state, _: max(0, state.configuration.max_size - state.messages.pending_count))
+        chosen = self._inspect(lambda state, _: [entry.enqueued.message_id for entry in _named(state, ids)[:limit]])
+        return [MessageId(message_id, source_node=self._name) for message_id in chosen[:room]]
+
+    async def purge_dead_letters(self, message_ids: Iterable[str | MessageId] | None = None) -> int:
+        """Remove dead letters, all or those named; how many."""
+        ids = None if message_ids is None else tuple(str(message_id) for message_id in message_ids)
+        count: int = await self._ask(c.PurgeDeadLetters(ids))
+        return count
+
+    async def purge_queue(self) -> int:
+        """Remove every message that is not finished, leased ones included; how many."""
+        count: int = await self._ask(c.Purge())
+        return count
+
+    def pause_queue(self) -> bool:
+        """Stop delivering; sends are still accepted. Whether that changed anything."""
+        changed: bool = self._actor.call_now(c.Pause())
+        return changed
+
+    def resume_queue(self) -> bool:
+        """Go on delivering. Whether that changed anything."""
+        changed: bool = self._actor.call_now(c.Resume())
+        return changed
+
+    # --- looking ------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> QueueConfiguration:
+        """The configuration in force."""
+        return self._actor.state.configuration
+
+    @property
+    def paused(self) -> bool:
+        """Whether deliveries are paused."""
+        return self._actor.state.paused
+
+    @property
+    def statistics(self) -> QueueStatistics:
+        """See :meth:`get_statistics`."""
+        return self.get_statistics()
+
+    def get_statistics(self) -> QueueStatistics:
+        """Counts and sizes of this moment; a copy."""
+        return self._inspect(lambda state, now: state.report(now))
+
+    @property
+    def pending_messages(self) -> list[QueuedMessage]:
+        """Copies of the messages without an open lease, in queue order; O(n log n)."""
+        return self._inspect(
+            lambda state, _: [
+                queued_message(message.event, state.configuration) for message in state.messages.pending()
+            ]
+        )
+
+    @property
+    def in_flight_messages(self) -> dict[str, InFlightMessage]:
+        """Messages with an open lease, by id; copies; O(n)."""
+        return self._inspect(
+            lambda state, _: {
+                message.id: in_flight_message(message, state.configuration) for message in state.messages.leased()
+            }
+        )
+
+    @property
+    def subscriptions(self) -> dict[str, QueueSubscription]:
+        """Subscriptions by id; copies."""
+        attachments = self._actor.callbacks()
+
+        def look(state: QueueState, _: float) -> dict[str, QueueSubscription]:
+            return {
+                subscription_id: QueueSubscription(
+                    joined.subscriber_id,
+                    joined.topic_pattern,
+                    attachments.get(subscription_id),
+                    joined.auto_acknowledge,
+                    subscription_id,
+                    joined.at,
+                    dict(joined.metadata),
+                    joined.max_in_flight,
+                )
+                for subscriber in state.subscribers
+                for subscription_id, joined in subscriber.subscriptions.items()
+            }
+
+        return self._inspect(look)
+
+    def _inspect(self, function: Callable[[QueueState, float], T]) -> T:
+        """Look at the state between two decisions; still possible after the queue was closed."""
+        try:
+            found: T = self._actor.call_now(Inspect(function))
+        except QueueClosedError:
+            return function(self._actor.state, self._actor.state.last_at)
+        return found
+
+    @staticmethod
+    def _topic_matches_pattern(topic: str, pattern: str) -> bool:
+        """Kept because programs and tests written for MPREG's queue call it."""
+        return topics.matches(pattern, topic)
+
+    # --- beginning and end --------------------------------------------------------------------------------
+
+    def start_workers(self) -> None:
+        """Start delivering, where the queue was made with ``autostart=False``."""
+        self._actor.call_now(Start())
+
+    async def shutdown(self, timeout_seconds: float = 5.0) -> None:
+        """Close (C3): no new sends, running callbacks get ``timeout_seconds``, leases end, everything is committed.
+
+        Calling it again does nothing. The statistics can still be read.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        actor = self._actor
+        drained = actor.call(BeginClose())
+        if isinstance(drained, LoopFuture):
+            await actor.wait_at_most(drained, timeout_seconds)
+        await self._reply(actor.call(FinishClose("the queue was shut down")))
+        actor.stop()
+        if self._own_store is not None:
+            await asyncio.get_running_loop().run_in_executor(None, self._close_store)
+
+    def shutdown_sync(self) -> None:
+        """Close without waiting for running callbacks; for programs without an event loop, and for the last resort.
+
+        Calling it again does nothing.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        actor = self._actor
+        actor.close_now("the queue was shut down")
+        if self._own_store is not None:
+            self._close_store()
+
+    def _close_store(self) -> None:
+        assert self._own_store is not None
+        if self._owns_log:
+            self._own_store.close()
+        else:
+            self._own_store.stop()
+
+    async def __aenter__(self) -> MessageQueue:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shutdown()
+
+    def __repr__(self) -> str:
+        return f"<MessageQueue {self._name!r}{' closed' if self._closed else ''}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_closed", True) or self._own_store is None or self._own_store.journal is None:
+            return
+        warnings.warn(
+            f"{self!r} was not shut down; call shutdown() or use 'async with'",
+            ResourceWarning,
+            stacklevel=2,
+            source=self,
+        )
+
+    async def _ask(self, message: Any) -> Any:
+        return await self._reply(self._actor.call(message))
+
+    async def _reply(self, reply: Any) -> Any:
+        """The reply, once it is there. Whoever stops waiting is struck off the queue's lists."""
+        if not isinstance(reply, LoopFuture):
+            return reply
+        try:
+            return await reply
+        except asyncio.CancelledError:
+            self._actor.call(Abandon(reply))
+            raise
+
+
+def make_actor(name: str, store: Store, clock: Clock, state: QueueState | None = None) -> QueueActor:
+    """The actor of a queue; takes up what the log holds of it, unless ``state`` has been folded already."""
+    if state is None:
+        state = store.load(stream_of(name))
+    return QueueActor.launch(name, store, clock, secrets.token_hex(6), state)
+
+
+def _entry(message: Mapping[str, Any] | tuple[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    if isinstance(message, Mapping):
+        own = dict(message)
+        if "topic" in own and "payload" in own:
+            return own.pop("topic"), own.pop("payload"), own
+    elif isinstance(message, tuple) and len(message) == 2:
+        return message[0], message[1], {}
+    raise InvalidOptionError(
+        f"messages: got {describe(message)}, expected (topic, payload) or a mapping with 'topic' and 'payload'"
+    )
+
+
+def _named(state: QueueState, ids: tuple[str, ...] | None) -> list[Any]:
+    wanted = None if ids is None else set(ids)
+    return [entry for entry in state.dead_letters if wanted is None or entry.enqueued.message_id in wanted]
