@@ -221,6 +221,7 @@ class Journal:
             EventLogError: the log could not be closed.
             RuntimeError: called on the journal's own thread, which would wait for itself.
         """
+        self._forbid_own_thread("stop_and_close")
         self.stop()
         self.log.close()
 
