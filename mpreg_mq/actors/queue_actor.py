@@ -418,7 +418,9 @@ class QueueActor(LoopActor):
                 delivered.append(subscriber_id)
                 if isinstance(outcome, LoopFuture):
                     outcome.add_done_callback(partial(self._report_later, delivery))
-        decision = self._decide(record_fire_and_forget, send, message_id, tuple(delivered), tuple(failed))
+        decision = record_fire_and_forget(
+            self.state, send, self._context(), message_id, tuple(delivered), tuple(failed)
+        )
         return self._carry_out(decision, wait=False)
 
     def _subscribe(self, command: c.Subscribe) -> Any:

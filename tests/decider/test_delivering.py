@@ -1,322 +1,342 @@
-"""Who gets what, as SEMANTICS G2-G5, L1 and C2 have it."""
+"""Who gets which message, as SEMANTICS G2-G5, L1, C2 and "log first" have it."""
 
 from __future__ import annotations
 
+import pytest
+
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.decider import NOTHING, decide_dispatch
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DeliveryGuarantee
-from tests.support.scenario import START, Scenario
+from tests.support.given import START, Scenario, named
 
-BROADCAST = DeliveryGuarantee.BROADCAST
-QUORUM = DeliveryGuarantee.QUORUM
+BROADCAST, QUORUM = DeliveryGuarantee.BROADCAST, DeliveryGuarantee.QUORUM
 
 
-def test_g2_one_subscriber_at_a_time_the_least_busy_then_the_least_recently_used() -> None:
-    """Given two subscribers, then messages alternate, and the one that answered is not preferred for it."""
+def test_g2_one_matching_subscriber_at_a_time() -> None:
+    """Given two takers, when a message is dispatched, then one lease opens and the other gets nothing."""
+    q = Scenario()
+    subscription = q.subscribe("a")
+    q.subscribe("b")
+    message = q.send()
+    q.dispatch()
+    q.then(e.MessageDelivered(START, message, "a", subscription, 1, START + 300))
+    assert q.dispatch() == []
+
+
+def test_g2_the_fewest_in_flight_goes_first() -> None:
+    """Given one busy and one idle taker, then the idle one gets the next message."""
+    q = Scenario()
+    q.subscribe("a", "x")
+    first = q.send("x")
+    q.dispatch()
+    q.subscribe("b", "y")
+    q.subscribe("a", "y")
+    assert q.state.subscribers.get("a") is not None
+    second = q.send("y")
+    assert q.dispatch() == [(second, "b")]
+    assert first != second
+
+
+def test_g2_ties_go_to_the_least_recently_used() -> None:
+    """Given takers with equally many in flight, then the one whose latest delivery is longest ago is next."""
     q = Scenario()
     q.subscribe("a")
     q.subscribe("b")
-    sent = [q.send() for _ in range(4)]
-    assert q.dispatch() == [(sent[0], "a"), (sent[1], "b"), (sent[2], "a"), (sent[3], "b")]
-    q.acknowledge(sent[1], "b")
-    q.acknowledge(sent[3], "b")
-    fifth, sixth = q.send(), q.send()
-    assert q.dispatch() == [(fifth, "b"), (sixth, "b")]
-    q.finish()
+    order = []
+    for _ in range(4):
+        message = q.send()
+        order += [subscriber for _, subscriber in q.dispatch()]
+        q.acknowledge(message, order[-1])
+    assert order == ["a", "b", "a", "b"]
 
 
-def test_g5_without_a_match_a_message_waits_and_blocks_nobody() -> None:
-    """Given a message nobody wants, then those behind it are delivered, and it is when somebody comes."""
+def test_g2_a_returned_message_goes_to_another_subscriber() -> None:
+    """Given a refusal, then the one that did not have it last is preferred, and the attempts are counted on."""
     q = Scenario()
-    q.subscribe("a", "x.*")
-    lonely, wanted = q.send("y.1"), q.send("x.1")
-    assert q.dispatch() == [(wanted, "a")]
-    q.subscribe("b", "y.#")
-    assert q.dispatch() == [(lonely, "b")]
-    q.finish()
-
-
-def test_g5_messages_keep_their_order_when_audiences_change() -> None:
-    """Given topics with different takers, when subscriptions come and go, then each taker still gets send order."""
-    q = Scenario()
-    q.subscribe("a", "x", max_in_flight=1)
+    q.subscribe("a")
+    q.subscribe("b")
+    message = q.send()
     q.dispatch()
-    xs_and_ys = [q.send(topic) for topic in "xyxyxy"]
-    assert q.dispatch() == [(xs_and_ys[0], "a")]
-    both = q.subscribe("b", "#")
-    assert q.dispatch() == [(message, "b") for message in xs_and_ys[1:]]
-    q.when(c.Unsubscribe(both))
-    more = [q.send("x"), q.send("y")]
-    assert q.dispatch() == []
-    q.acknowledge(xs_and_ys[0], "a")
-    assert q.dispatch() == [(more[0], "a")]
-    q.finish()
+    q.fail(message, "a", 0.0)
+    assert q.dispatch() == [(message, "b")]
+    assert [event.attempt for event in q.events_of(e.MessageDelivered)] == [1, 2]
 
 
-def test_g5_lanes_with_the_same_audience_merge_in_order() -> None:
-    """Given topics that had different takers, when one pattern covers both, then one order holds again."""
+def test_g3_the_audience_is_everybody_who_matches_at_first_dispatch() -> None:
+    """Given a broadcast, then its audience is logged once, and a newcomer gets only later ones."""
     q = Scenario()
-    q.when(c.Pause())
-    only_x = q.subscribe("a", "x")
-    sent = [q.send(topic) for topic in ("x", "y", "x", "y")]
+    q.subscribe("b", "news.*")
+    q.subscribe("a", "news.#")
+    q.subscribe("other", "weather.*")
+    message = q.send("news.today", BROADCAST)
+    assert q.dispatch() == [(message, "a"), (message, "b")]
+    assert q.events_of(e.AudienceFixed) == [e.AudienceFixed(START, message, ("a", "b"))]
+    q.subscribe("late", "news.*")
     assert q.dispatch() == []
-    q.subscribe("a", "y")
-    q.when(c.Unsubscribe(only_x))
+    assert len(q.events_of(e.AudienceFixed)) == 1
+
+
+def test_g4_a_newcomer_enters_the_audience_of_an_open_quorum() -> None:
+    """Given an open quorum, when a matching subscriber joins, then it gets the message too; others do not."""
+    q = Scenario()
     q.subscribe("a", "x")
-    q.when(c.Resume())
-    assert [message for message, _ in q.dispatch()] == sent
-    q.finish()
+    message = q.send("x", QUORUM, required_acknowledgments=2)
+    q.send("x", BROADCAST)
+    q.dispatch()
+    q.subscribe("b", "x")
+    assert q.kinds() == ["SubscriberJoined", "AudienceFixed"]
+    q.subscribe("stranger", "y")
+    assert q.kinds() == ["SubscriberJoined"]
+    q.subscribe("b", "x.#")
+    assert q.kinds() == ["SubscriberJoined"]
+    assert q.dispatch() == [(message, "b")]
 
 
-def test_c2_a_busy_subscriber_delays_nobody_else() -> None:
-    """Given one subscriber at its limit, then the other goes on, and the first is served when it has answered."""
+def test_g5_a_message_without_taker_waits_and_blocks_nobody() -> None:
+    """Given a message that nobody matches at the head, then the one behind it is delivered, and it is later."""
     q = Scenario()
-    q.subscribe("slow", "s.#", max_in_flight=1)
-    q.subscribe("fast", "f.#")
-    first, second, third = q.send("s.1"), q.send("s.2"), q.send("f.1")
-    assert q.dispatch() == [(first, "slow"), (third, "fast")]
+    q.subscribe("s", "known")
+    lonely, known = q.send("lonely"), q.send("known")
+    assert q.dispatch() == [(known, "s")]
+    q.subscribe("t", "lonely")
+    assert q.dispatch() == [(lonely, "t")]
+
+
+def test_g5_a_broadcast_without_audience_waits_for_the_first_subscriber() -> None:
+    """Given a broadcast and nobody there, then it is neither lost nor dead, and the first to join gets it."""
+    q = Scenario()
+    message = q.send("t", BROADCAST)
+    assert q.dispatch() == []
+    q.subscribe("s")
+    assert q.dispatch() == [(message, "s")]
+
+
+def test_g5_a_pull_subscriber_is_not_sent_anything() -> None:
+    """Given only a puller, then dispatch does nothing; given a pusher as well, then that one is chosen."""
+    q = Scenario()
+    q.subscribe("puller", pull=True)
+    message = q.send()
+    assert q.dispatch() == []
+    q.subscribe("pusher")
+    assert q.dispatch() == [(message, "pusher")]
+
+
+def test_c2_a_full_subscriber_is_passed_over_until_it_has_room() -> None:
+    """Given max_in_flight of 1, then the second message waits for the acknowledgment of the first."""
+    q = Scenario()
+    q.subscribe("s", max_in_flight=1)
+    first, second = q.send(), q.send()
+    assert q.dispatch() == [(first, "s")]
+    q.acknowledge(first, "s")
+    assert q.dispatch() == [(second, "s")]
+
+
+def test_c2_a_slow_subscriber_delays_nobody_else() -> None:
+    """Given a full member of a broadcast's audience, then the others have their copies at once."""
+    q = Scenario()
+    q.subscribe("fast")
+    q.subscribe("slow", max_in_flight=1)
+    first, second = q.send("t", BROADCAST), q.send("t", BROADCAST)
+    assert q.dispatch() == [(first, "fast"), (first, "slow"), (second, "fast")]
     q.acknowledge(first, "slow")
     assert q.dispatch() == [(second, "slow")]
-    q.finish()
 
 
-def test_g3_the_audience_is_everybody_at_first_dispatch() -> None:
-    """Given a broadcast, then those subscribed at its first dispatch get it, and a newcomer does not."""
-    q = Scenario()
-    q.subscribe("a")
-    message = q.send(guarantee=BROADCAST)
-    q.subscribe("b")
-    assert q.dispatch() == [(message, "a"), (message, "b")]
-    assert q.events_of(e.AudienceFixed)[0].subscriber_ids == ("a", "b")
-    q.subscribe("late")
-    assert q.dispatch() == []
-    q.acknowledge(message, "a")
-    assert q.kinds() == ["MessageAcknowledged"]
-    q.acknowledge(message, "b")
-    assert q.kinds() == ["MessageAcknowledged", "MessageCompleted"]
-    q.finish()
+def test_c2_a_blocking_subscriber_has_one_at_a_time_by_default() -> None:
+    """Given no max_in_flight, then a blocking callback gets 1 and another the queue's default."""
+    q = Scenario(default_max_in_flight=7)
+    q.subscribe("thread", blocking=True)
+    q.subscribe("loop")
+    q.subscribe("own", max_in_flight=3, blocking=True)
+    assert [event.max_in_flight for event in q.events_of(e.SubscriberJoined)] == [1, 7, 3]
 
 
-def test_g3_only_those_who_have_not_acknowledged_are_tried_again() -> None:
-    """Given a broadcast that one acknowledged and one failed, then only the latter gets it again."""
-    q = Scenario()
-    q.subscribe("a")
-    q.subscribe("b")
-    message = q.send(guarantee=BROADCAST)
-    q.dispatch()
-    q.acknowledge(message, "a")
-    q.fail(message, "b", 1.0)
-    assert q.advance(1) == [(message, "b")]
-    q.finish()
-
-
-def test_g3_a_member_that_unsubscribes_leaves_the_audience() -> None:
-    """Given two members of which one has acknowledged, when the other leaves, then the broadcast is complete."""
-    q = Scenario()
-    q.subscribe("a")
-    leaver = q.subscribe("b")
-    message = q.send(guarantee=BROADCAST)
-    q.dispatch()
-    q.acknowledge(message, "a")
-    q.when(c.Unsubscribe(leaver))
-    assert q.kinds() == ["SubscriberLeft", "AudienceMemberLeft", "MessageCompleted"]
-    q.finish()
-
-
-def test_g3_without_any_member_left_the_message_waits_for_a_new_audience() -> None:
-    """Given a broadcast whose only member leaves, then it waits and the next subscriber is its audience."""
-    q = Scenario()
-    leaver = q.subscribe("a")
-    message = q.send(guarantee=BROADCAST)
-    q.dispatch()
-    q.when(c.Unsubscribe(leaver))
-    assert not q.acknowledge(message, "a")
-    q.subscribe("b")
-    assert q.dispatch() == [(message, "b")]
-    q.finish()
-
-
-def test_g3_one_of_several_subscriptions_is_not_the_member() -> None:
-    """Given a member with two subscriptions, when one ends, then it is still a member and got the message once."""
-    q = Scenario()
-    one = q.subscribe("a", "t")
-    q.subscribe("a", "#")
-    message = q.send(guarantee=BROADCAST)
-    assert q.dispatch() == [(message, "a")]
-    q.when(c.Unsubscribe(one))
-    assert q.kinds() == ["SubscriberLeft"]
-    assert q.acknowledge(message, "a")
-    q.finish()
-
-
-def test_g3_the_oldest_matching_subscription_gets_the_message() -> None:
-    """Given two subscriptions of one subscriber, then the delivery names the one that matches."""
-    q = Scenario()
-    q.subscribe("a", "other")
-    matching = q.subscribe("a", "t")
-    q.send("t")
-    q.dispatch()
-    assert q.events_of(e.MessageDelivered)[0].subscription_id == matching
-
-
-def test_g4_complete_at_the_required_number_of_distinct_acknowledgments() -> None:
-    """Given a quorum of two, then the same subscriber twice or a stranger does not meet it; two do."""
-    q = Scenario()
-    for name in "abc":
-        q.subscribe(name)
-    message = q.send(guarantee=QUORUM, required_acknowledgments=2)
-    assert len(q.dispatch()) == 3
-    assert q.acknowledge(message, "a")
-    assert not q.acknowledge(message, "a")
-    assert not q.acknowledge(message, "stranger")
-    assert len(q.state.messages) == 1
-    assert q.acknowledge(message, "b")
-    assert q.kinds() == ["MessageAcknowledged", "MessageCompleted"]
-    assert not q.acknowledge(message, "c")
-    q.finish()
-
-
-def test_g4_a_newcomer_counts() -> None:
-    """Given a quorum of two and one subscriber, when a second joins, then it gets the message and completes it."""
-    q = Scenario()
-    q.subscribe("a")
-    message = q.send(guarantee=QUORUM, required_acknowledgments=2)
-    q.dispatch()
-    q.acknowledge(message, "a")
-    assert "QuorumMissed" in q.kinds()
-    q.subscribe("elsewhere", "other")
-    assert q.dispatch() == []
-    q.subscribe("b")
-    assert q.dispatch() == [(message, "b")]
-    assert q.acknowledge(message, "b")
-    assert "MessageCompleted" in q.kinds()
-    q.finish()
-
-
-def test_g4_a_quorum_that_never_comes_is_dead_lettered_with_the_count() -> None:
-    """Given a quorum of three and one subscriber, then it waits one timeout an attempt, and is dead with a reason."""
-    q = Scenario(default_acknowledgment_timeout_seconds=10, max_retries=1)
-    q.subscribe("a")
-    message = q.send(guarantee=QUORUM, required_acknowledgments=3)
-    q.dispatch()
-    q.acknowledge(message, "a")
-    q.advance(19.9)
-    assert len(q.state.dead_letters) == 0
-    q.advance(0.1)
-    (entry,) = q.state.dead_letters
-    assert "quorum not reached: 1 of 3" in entry.ended.reason
-    q.finish()
-
-
-def test_g4_a_quorum_is_missed_for_good_when_members_use_up_their_attempts() -> None:
-    """Given a quorum of two of which one acknowledges and one fails for good, then it is dead at once."""
-    q = Scenario(max_retries=0)
-    q.subscribe("a")
-    q.subscribe("b")
-    message = q.send(guarantee=QUORUM, required_acknowledgments=2)
-    q.dispatch()
-    q.acknowledge(message, "a")
-    q.fail(message, "b")
-    (entry,) = q.state.dead_letters
-    assert "1 of 2 subscribers used up their attempts" in entry.ended.reason
-    q.finish()
-
-
-def test_g4_acknowledgments_stay_when_their_subscriber_leaves() -> None:
-    """Given an acknowledgment, when its subscriber leaves, then it still counts towards the quorum."""
-    q = Scenario()
-    gone = q.subscribe("a")
-    q.subscribe("b")
-    message = q.send(guarantee=QUORUM, required_acknowledgments=2)
-    q.dispatch()
-    q.acknowledge(message, "a")
-    q.when(c.Unsubscribe(gone))
-    assert q.kinds() == ["SubscriberLeft"]
-    assert q.acknowledge(message, "b")
-    assert "MessageCompleted" in q.kinds()
-    q.finish()
-
-
-def test_l1_push_leases_last_the_acknowledgment_timeout_and_pull_leases_the_visibility_timeout() -> None:
-    """Given defaults and options, then the lease ends when the nearest of them says."""
-    q = Scenario(default_acknowledgment_timeout_seconds=7, default_visibility_timeout_seconds=3)
-    q.subscribe("push", "push")
-    q.subscribe("pull", "pull", pull=True)
-    q.send("push")
-    q.send("push", acknowledgment_timeout_seconds=9)
-    q.dispatch()
-    q.send("pull")
-    q.send("pull", visibility_timeout_seconds=4)
-    q.when(c.Receive("pull", 2))
-    q.send("pull", visibility_timeout_seconds=4)
-    q.when(c.Receive("pull", visibility_timeout_seconds=1))
-    assert [event.deadline - START for event in q.events_of(e.MessageDelivered)] == [7, 9, 3, 4, 1]
-    q.finish()
-
-
-def test_pull_gets_messages_in_order_up_to_its_limits() -> None:
-    """Given five messages, then a receiver gets as many as it asks for and may hold, in order, and once each."""
-    q = Scenario()
-    q.subscribe("p", pull=True, max_in_flight=3)
-    sent = [q.send() for _ in range(5)]
-    assert q.dispatch() == []
-    assert q.when(c.Receive("p", 2)) == sent[:2]
-    assert q.when(c.Receive("p", 9)) == sent[2:3]
-    assert q.when(c.Receive("p", 9)) == []
-    q.acknowledge(sent[0], "p")
-    assert q.when(c.Receive("p", 9)) == sent[3:4]
-    q.finish()
-
-
-def test_pull_gets_broadcasts_as_a_member_of_the_audience() -> None:
-    """Given a broadcast to a pull and a push subscriber, when the former fetches, then both are its audience."""
-    q = Scenario()
-    q.subscribe("pull", pull=True)
-    q.subscribe("push")
-    message = q.send(guarantee=BROADCAST)
-    assert q.when(c.Receive("pull")) == [message]
-    assert q.dispatch() == [(message, "push")]
-    other = q.send(guarantee=BROADCAST)
-    q.dispatch()
-    assert q.when(c.Receive("pull")) == [other]
-    q.finish()
-
-
-def test_pull_gets_nothing_while_paused_or_unknown() -> None:
-    """Given a paused queue or an unknown receiver, then nothing is leased."""
-    q = Scenario()
-    q.send()
-    assert q.when(c.Receive("nobody")) == []
-    q.subscribe("p", pull=True)
-    q.when(c.Pause())
-    assert q.when(c.Receive("p")) == []
-
-
-def test_nothing_is_delivered_before_it_is_durable() -> None:
-    """Given a message that is accepted but not committed, then neither push nor pull gets it until it is."""
+def test_log_first_nothing_is_delivered_before_its_acceptance_is_durable() -> None:
+    """Given an acceptance that is not committed yet, then neither push nor pull gets the message, until it is."""
     q = Scenario()
     q.subscribe("s", "push")
     q.subscribe("p", "pull", pull=True)
-    q.durable = q.state.version
-    pushed = q.send("push")
+    committed = q.send("pull")
+    q.durable_version = q.state.version
+    pushed, pulled = q.send("push"), q.send("pull")
     assert q.dispatch() == []
-    pulled = q.send("pull")
-    assert q.when(c.Receive("p")) == []
-    q.durable = q.state.version
+    assert q.receive("p", 10) == [committed]
+    q.durable_version = q.state.version
     assert q.dispatch() == [(pushed, "s")]
-    assert q.when(c.Receive("p")) == [pulled]
-    q.finish()
+    assert q.receive("p", 10) == [pulled]
 
 
-def test_a_paused_or_deleted_queue_delivers_nothing() -> None:
-    """Given a paused queue, then messages wait until it is resumed."""
-    q = Scenario()
+def test_l1_push_leases_for_the_acknowledgment_timeout() -> None:
+    """Given an acknowledgment timeout on the queue and on one message, then leases end accordingly."""
+    q = Scenario(default_acknowledgment_timeout_seconds=50)
     q.subscribe("s")
-    q.when(c.Pause())
-    message = q.send()
-    assert q.dispatch() == []
-    q.when(c.Resume())
+    q.send()
+    q.send(acknowledgment_timeout_seconds=7, visibility_timeout_seconds=9)
+    q.dispatch()
+    assert [event.deadline for event in q.events_of(e.MessageDelivered)] == [START + 50, START + 7]
+
+
+@pytest.mark.parametrize(
+    ("asked", "option", "seconds"),
+    [(None, None, 20.0), (None, 8.0, 8.0), (3.0, 8.0, 3.0)],
+    ids=["the queue's", "the message's", "the receiver's"],
+)
+def test_l1_pull_leases_for_the_visibility_timeout(asked: float | None, option: float | None, seconds: float) -> None:
+    """Given visibility timeouts, then the receiver's wins over the message's, and that over the queue's."""
+    q = Scenario(default_visibility_timeout_seconds=20)
+    subscription = q.subscribe("p", pull=True)
+    message = q.send(visibility_timeout_seconds=option)
+    q.when(c.Receive("p", visibility_timeout_seconds=asked))
+    q.then(e.MessageDelivered(START, message, "p", subscription, 1, START + seconds, True)).then_reply([message])
+
+
+def test_l1_receive_leases_in_queue_order_up_to_what_was_asked_for() -> None:
+    """Given three messages, when two are fetched, then they are the first two, and the third stays."""
+    q = Scenario()
+    q.subscribe("p", "a.#", pull=True)
+    q.subscribe("p", "b", pull=True)
+    sent = [q.send("a.x"), q.send("b"), q.send("a")]
+    assert q.receive("p", 2) == sent[:2]
+    assert q.receive("p", 2) == sent[2:]
+    assert q.receive("p", 2) == []
+
+
+def test_l1_receive_takes_copies_of_broadcasts() -> None:
+    """Given a broadcast to two pullers, then each gets its own copy, and the audience is fixed by the first."""
+    q = Scenario()
+    q.subscribe("p", pull=True)
+    q.subscribe("r", pull=True)
+    message = q.send("t", BROADCAST)
+    assert q.receive("p", 5) == [message]
+    assert q.kinds() == ["AudienceFixed", "MessageDelivered"]
+    assert q.receive("r", 5) == [message]
+    assert q.kinds() == ["MessageDelivered"]
+
+
+def test_c2_receive_stops_at_max_in_flight() -> None:
+    """Given a puller with room for two, then it gets two, and nothing more before it settles one."""
+    q = Scenario()
+    q.subscribe("p", pull=True, max_in_flight=2)
+    first, second, third = q.send(), q.send(), q.send()
+    assert q.receive("p", 10) == [first, second]
+    assert q.receive("p", 10) == []
+    q.acknowledge(first, "p")
+    assert q.receive("p", 10) == [third]
+
+
+def test_receive_by_nobody_gets_nothing() -> None:
+    """Given an unknown subscriber, then there is nothing for it and nothing happens."""
+    q = Scenario()
+    q.send()
+    assert q.receive("nobody") == []
+    q.then()
+
+
+def test_t1_receive_leaves_a_late_copy_alone_while_another_member_has_the_message() -> None:
+    """Given a broadcast leased to one member over its TTL, when another fetches, then it gets only what is fresh."""
+    q = Scenario()
+    q.subscribe("p", pull=True)
+    q.subscribe("r", pull=True)
+    late, fresh = q.send("t", BROADCAST, message_ttl_seconds=5), q.send("t", BROADCAST)
+    assert q.receive("p") == [late]
+    q.now += 5
+    assert q.receive("r", 5) == [fresh]
+    q.then(
+        e.AudienceFixed(START + 5, fresh, ("p", "r")),
+        e.MessageDelivered(START + 5, fresh, "r", "r/2", 1, START + 35, True),
+    )
+
+
+def test_several_subscriptions_of_one_subscriber_are_one_taker() -> None:
+    """Given overlapping subscriptions, then the message comes once, by the oldest subscription that matches."""
+    q = Scenario()
+    q.subscribe("s", "x")
+    wide = q.subscribe("s", "t.#")
+    q.subscribe("s", "t.one")
+    message = q.send("t.one", BROADCAST)
     assert q.dispatch() == [(message, "s")]
-    q.when(c.Delete())
+    assert q.events_of(e.MessageDelivered)[0].subscription_id == wide
+    assert len(q.state.subscribers) == 3
+
+
+def test_a_member_that_came_back_with_other_patterns_still_gets_its_copy() -> None:
+    """Given a broadcast for a process that ended, when it returns with patterns that miss the topic, it gets it."""
+    q = Scenario()
+    q.subscribe("s", "t", max_in_flight=1)
+    blocker, message = q.send(), q.send("t", BROADCAST)
+    q.subscribe("other", "t")
+    assert q.dispatch() == [(blocker, "s"), (message, "other")]
+    q.when(c.EndLease(blocker, "s", "stop"))
+    q.when(c.Detach())
+    elsewhere = q.subscribe("s", "y")
+    q.subscribe("s", "z")
+    assert q.dispatch() == [(message, "s")]
+    assert q.events_of(e.MessageDelivered)[-1].subscription_id == elsewhere
+
+
+def test_a_paused_queue_accepts_but_gives_nothing() -> None:
+    """Given a paused queue, then sends succeed, pushes and pulls wait, and resuming delivers in order."""
+    q = Scenario()
+    q.subscribe("s", "push")
+    q.subscribe("p", "pull", pull=True)
+    q.when(c.Pause())
+    pushed, pulled = q.send("push"), q.send("pull")
     assert q.dispatch() == []
-    q.finish()
+    assert q.receive("p") == []
+    q.when(c.Resume())
+    assert q.dispatch() == [(pushed, "s")]
+    assert q.receive("p") == [pulled]
+
+
+def test_an_audience_is_worked_out_again_when_subscriptions_change() -> None:
+    """Given messages of two topics for the same takers, when one topic gains one, then order and takers are right."""
+    q = Scenario()
+    q.subscribe("a", "#", max_in_flight=1)
+    sent = [q.send(topic) for topic in ("x", "y", "x", "y")]
+    assert q.dispatch() == [(sent[0], "a")]
+    only_y = q.subscribe("b", "y", max_in_flight=1)
+    assert q.dispatch() == [(sent[1], "b")]
+    q.when(c.Unsubscribe(only_y))
+    q.acknowledge(sent[0], "a")
+    assert q.dispatch() == [(sent[2], "a")]
+    q.acknowledge(sent[2], "a")
+    assert q.dispatch() == [(sent[3], "a")]
+
+
+def test_lanes_of_the_same_audience_become_one() -> None:
+    """Given two topics with different takers, when both have the same, then messages go in send order again."""
+    q = Scenario()
+    b = q.subscribe("b", "y")
+    q.subscribe("a", "#")
+    q.when(c.Pause())
+    sent = [q.send(topic) for topic in ("y", "x", "y", "x")]
+    q.dispatch()
+    q.when(c.Unsubscribe(b))
+    q.when(c.Resume())
+    assert q.dispatch() == [(message, "a") for message in sent]
+
+
+def test_whether_anything_may_move_is_known_without_looking() -> None:
+    """Given nobody who can take a message, then the queue need not look; given somebody, it must."""
+    q = Scenario()
+    assert not q.state.messages.lanes.may_deliver
+    q.subscribe("s", max_in_flight=1)
+    first = q.send()
+    q.send()
+    assert q.state.messages.lanes.may_deliver
+    q.dispatch()
+    assert not q.state.messages.lanes.may_deliver
+    q.acknowledge(first, "s")
+    assert q.state.messages.lanes.may_deliver
+
+
+def test_a_deleted_queue_delivers_nothing() -> None:
+    """Given a deleted queue, then there is nothing to dispatch and nothing to fetch."""
+    q = Scenario()
+    q.subscribe("p", pull=True)
+    q.send()
+    q.when(c.Delete())
+    assert decide_dispatch(q.state, q.context) is NOTHING
+    assert q.receive("p") == []
+    assert named(1) not in [message.id for message in q.state.messages]
