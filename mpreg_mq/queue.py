@@ -7,12 +7,15 @@ is none) is raised.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, TypeVar, overload
+
+import pykka
 
 from mpreg_mq import topics
 from mpreg_mq._validation import describe, seconds, whole
@@ -606,8 +609,11 @@ class MessageQueue:
             return reply
         try:
             return await reply
+        except pykka.ActorDeadError:
+            raise self._actor.closed_error() from None
         except asyncio.CancelledError:
-            self._actor.call(Abandon(reply))
+            with contextlib.suppress(QueueClosedError):
+                self._actor.call(Abandon(reply))
             raise
 
 

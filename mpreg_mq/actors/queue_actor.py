@@ -101,7 +101,7 @@ class QueueActor(LoopActor):
                 return self.on_receive(message)
             return self.actor_ref.ask(message, block=False)
         except pykka.ActorDeadError:
-            raise self._closed_error() from None
+            raise self.closed_error() from None
 
     def call_now(self, message: Any) -> Any:
         """Handle a message and wait for the reply without suspending; ahead of others on the actor's own thread.
@@ -123,7 +123,7 @@ class QueueActor(LoopActor):
             finally:
                 self._synchronous = outer
         except pykka.ActorDeadError:
-            raise self._closed_error() from None
+            raise self.closed_error() from None
         return reply.get() if isinstance(reply, LoopFuture) else reply
 
     def callbacks(self) -> dict[str, Callback | None]:
@@ -160,7 +160,8 @@ class QueueActor(LoopActor):
         if self._store.journal is not None:
             self._store.journal.flush()
 
-    def _closed_error(self) -> QueueClosedError:
+    def closed_error(self) -> QueueClosedError:
+        """What whoever asks a closed queue gets."""
         return QueueClosedError(f"queue {self.name!r} is closed; open it again, or use another one")
 
     def on_receive(self, message: Any) -> Any:

@@ -86,7 +86,7 @@ class SubscriberActor(LoopActor):
     def __init__(self) -> None:
         super().__init__()
         self._callbacks: dict[str, Callback] = {}
-        self._tasks: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        self._tasks: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
 
     def on_receive(self, message: Any) -> Any:
         """Handle one of this module's messages."""
@@ -119,16 +119,15 @@ class SubscriberActor(LoopActor):
     def _await(self, awaitable: Awaitable[Any], delivery: Deliver) -> LoopFuture[Outcome]:
         outcome: LoopFuture[Outcome] = LoopFuture()
         key = (delivery.message.id.id, delivery.attempt)
-        task = asyncio.ensure_future(awaitable)
+        task = asyncio.ensure_future(_guarded(awaitable))
         self._tasks[key] = task
 
-        def finished(done: asyncio.Future[Any]) -> None:
+        def finished(done: asyncio.Future[Outcome]) -> None:
             self._tasks.pop(key, None)
             if done.cancelled():
                 outcome.set("CancelledError: the callback was cancelled")
                 return
-            error = done.exception()
-            outcome.set(None if error is None else error_text(error))
+            outcome.set(done.result())
 
         task.add_done_callback(finished)
         return outcome
@@ -181,6 +180,17 @@ class BlockingSubscriberActor(pykka.ThreadingActor):
         except BaseException as error:
             return error_text(error)
         return None
+
+
+async def _guarded(awaitable: Awaitable[Any]) -> Outcome:
+    """The outcome of an awaitable; a SystemExit must not get out of the task, for it would end the loop."""
+    try:
+        await awaitable
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        return error_text(error)
+    return None
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> None:

@@ -65,7 +65,9 @@ async def process_orders(manager: MessageQueueManager, orders: int, advance: Adv
             duplicates += not again.success
         item = {"qty": 2} if number % BROKEN_EVERY == 0 else {"sku": "WIDGET-1", "qty": 2}
         await manager.send_message("fulfillment", "order.fulfill", {"order_id": order, "items": [item]})
-        stale = {"message_ttl_seconds": 0.001, "delay_seconds": 0.002} if number % STALE_EVERY == 0 else {}
+        stale: dict[str, Any] = (
+            {"message_ttl_seconds": 0.001, "delay_seconds": 0.002} if number % STALE_EVERY == 0 else {}
+        )
         await manager.send_message("notifications", "notify.order_confirmed", {"order_id": order}, **stale)
         advance(1)
     await drained(manager, "payments", "fulfillment", "notifications")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from itertools import cycle, islice
@@ -18,6 +19,9 @@ from mpreg_mq.manager import MessageQueueManager
 from mpreg_mq.model import DeliveryGuarantee, OverflowPolicy, QueuedMessage
 
 MAX_PATTERNS = 50
+
+CHUNK = 64
+"""Messages sent at the same time, so that they share commits."""
 
 
 @attrs.frozen
@@ -90,13 +94,15 @@ async def process_lines(
     expected: Counter[str] = Counter()
     sent: Counter[str] = Counter()
     refused: list[str] = []
-    for line in islice(cycle(lines), messages):
-        result = await manager.send_message(name, line.topic, line.payload, DeliveryGuarantee.BROADCAST)
-        if result.success:
-            sent[line.topic] += 1
-        else:
-            refused.append(str(result.error_message))
-        advance(1)
+    endless = islice(cycle(lines), messages)
+    while chunk := list(islice(endless, CHUNK)):
+        sends = (manager.send_message(name, line.topic, line.payload, DeliveryGuarantee.BROADCAST) for line in chunk)
+        for line, result in zip(chunk, await asyncio.gather(*sends), strict=True):
+            if result.success:
+                sent[line.topic] += 1
+            else:
+                refused.append(str(result.error_message))
+        advance(len(chunk))
     await drained(manager, name)
     for topic, count in sent.items():
         for pattern in patterns:

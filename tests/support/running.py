@@ -1,0 +1,51 @@
+"""Helpers for tests that run real actors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from mpreg_mq.clock import VirtualClock
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.model import QueuedMessage
+from mpreg_mq.projections import QueueState
+from mpreg_mq.queue import MessageQueue
+
+PATIENCE_SECONDS = 20.0
+"""Real time after which a test that waits for another thread gives up; nothing is asserted about it."""
+
+
+def make_queue(clock: VirtualClock | None = None, log: Any = None, **settings: Any) -> MessageQueue:
+    """A queue on a virtual clock."""
+    return MessageQueue(QueueConfiguration("q", **settings), log=log, clock=clock or VirtualClock())
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Yield turns until something holds."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+class Recorder:
+    """A callback that remembers what it was given."""
+
+    def __init__(self) -> None:
+        self.messages: list[QueuedMessage] = []
+
+    def __call__(self, message: QueuedMessage) -> None:
+        self.messages.append(message)
+
+    @property
+    def payloads(self) -> list[Any]:
+        return [message.payload for message in self.messages]
+
+
+def assert_fold_equality(queue: MessageQueue) -> None:
+    """The live state equals the fold of the log (I4)."""
+    actor = queue._actor
+    records = list(actor._store.log.read_stream(actor.stream))
+    rebuilt = QueueState.replay(record.event for record in records)
+    rebuilt.check()
+    assert rebuilt.describe() == actor.state.describe()
