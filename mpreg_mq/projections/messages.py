@@ -421,10 +421,7 @@ class Messages(Projection):
             self._group_holders[message.group_id] = message
 
     def _queue(self, slot: Slot, now: float) -> None:
-        """Make a slot ready, or let it wait for its due time or its group."""
-        message = slot.message
-        if message.group_id is not None and not message.started and self.group_head(message.group_id) is not message:
-            return
+        """Make a slot ready, or let it wait for its due time."""
         if slot.due_at > now:
             slot.timer = self.deadlines.add(slot.due_at, DeadlineKind.DUE, slot)
         else:

@@ -10,7 +10,7 @@ from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import InvalidOptionError
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DeliveryGuarantee
-from tests.support.scenario import Scenario, callback
+from tests.support.given import Scenario, callback
 
 
 def with_dead_letters(count: int, **configuration: object) -> tuple[Scenario, list[str]]:
@@ -27,12 +27,11 @@ def test_opening_creates_follows_a_new_configuration_or_changes_nothing() -> Non
     """Given a queue, when it is opened again, then only another configuration is an event."""
     q = Scenario()
     assert q.kinds() == ["QueueCreated"]
-    assert not q.when(c.Open(QueueConfiguration("q")))
+    assert not q.when(c.Open(QueueConfiguration("q"))).reply
     assert q.kinds() == []
-    assert not q.when(c.Open(QueueConfiguration("q", max_size=5)))
+    assert not q.when(c.Open(QueueConfiguration("q", max_size=5))).reply
     assert q.kinds() == ["QueueReconfigured"]
     assert q.state.configuration.max_size == 5
-    q.finish()
 
 
 def test_a_deleted_queue_is_empty_and_can_be_created_anew() -> None:
@@ -41,15 +40,14 @@ def test_a_deleted_queue_is_empty_and_can_be_created_anew() -> None:
     q.send(group_id="g", message_ttl_seconds=9)
     q.send(delay_seconds=9)
     q.dispatch()
-    assert q.when(c.Delete())
+    assert q.when(c.Delete()).reply
     assert q.kinds() == ["MessagesPurged", "QueueDeleted"]
     assert (len(q.state.messages), len(q.state.dead_letters), len(q.state.subscribers)) == (0, 0, 0)
-    assert q.when(c.Open(QueueConfiguration("q")))
+    assert q.when(c.Open(QueueConfiguration("q"))).reply
     assert q.state.report(q.now).messages_sent == 0
     q.subscribe("s")
     message = q.send()
     assert q.dispatch() == [(message, "s")]
-    q.finish()
 
 
 def test_subscriptions_are_limited() -> None:
@@ -72,7 +70,7 @@ def test_a_blocking_subscriber_gets_one_message_at_a_time_unless_it_says_more() 
 def test_unsubscribing_twice_is_false() -> None:
     """Given no such subscription, then nothing changes."""
     q = Scenario()
-    assert not q.when(c.Unsubscribe("nobody"))
+    assert not q.when(c.Unsubscribe("nobody")).reply
     assert q.kinds() == []
 
 
@@ -82,10 +80,9 @@ def test_unsubscribing_leaves_leases_of_at_least_once_messages_open() -> None:
     subscription = q.subscribe("s")
     message = q.send()
     q.dispatch()
-    assert q.when(c.Unsubscribe(subscription))
+    assert q.when(c.Unsubscribe(subscription)).reply
     assert q.acknowledge(message, "s")
     assert q.state.subscribers.get("s") is None
-    q.finish()
 
 
 def test_c3_detaching_ends_push_subscriptions_and_keeps_places_in_audiences() -> None:
@@ -96,22 +93,20 @@ def test_c3_detaching_ends_push_subscriptions_and_keeps_places_in_audiences() ->
     message = q.send(guarantee=DeliveryGuarantee.BROADCAST)
     q.dispatch()
     q.when(c.EndLease(message, "a", "process ended"))
-    assert q.when(c.Detach()) == 1
+    assert q.when(c.Detach()).reply == 1
     assert q.state.subscribers.get("p") is not None
     assert q.dispatch() == []
     q.subscribe("a")
     assert q.dispatch() == [(message, "a")]
-    q.finish()
 
 
 def test_pausing_twice_changes_nothing() -> None:
     """Given a paused queue, then pausing is false, and so is resuming a running one."""
     q = Scenario()
-    assert not q.when(c.Resume())
-    assert q.when(c.Pause())
-    assert not q.when(c.Pause())
-    assert q.when(c.Resume())
-    q.finish()
+    assert not q.when(c.Resume()).reply
+    assert q.when(c.Pause()).reply
+    assert not q.when(c.Pause()).reply
+    assert q.when(c.Resume()).reply
 
 
 def test_purging_removes_what_is_unfinished_leased_or_not() -> None:
@@ -122,26 +117,24 @@ def test_purging_removes_what_is_unfinished_leased_or_not() -> None:
     q.send(guarantee=DeliveryGuarantee.BROADCAST)
     q.dispatch()
     q.send(delay_seconds=5)
-    assert q.when(c.Purge()) == 3
-    assert q.when(c.Purge()) == 0
+    assert q.when(c.Purge()).reply == 3
+    assert q.when(c.Purge()).reply == 0
     assert not q.acknowledge(leased, "s")
     assert q.state.report(q.now).messages_purged == 3
-    q.finish()
 
 
 def test_d1_redriving_accepts_again_and_remembers_where_from() -> None:
     """Given dead letters, then all, some or a few are new messages, oldest first, without their keys."""
     q, dead = with_dead_letters(3, enable_deduplication=True)
-    pairs = q.when(c.Redrive((dead[1], "unknown", dead[1])))
+    pairs = q.when(c.Redrive((dead[1], "unknown", dead[1]))).reply
     assert [old for old, _ in pairs] == [dead[1]]
     again = q.events_of(e.MessageEnqueued)[-1]
     assert (again.redriven_from, again.deduplication_key) == (f"q/{dead[1]}", None)
-    assert [old for old, _ in q.when(c.Redrive(limit=1))] == [dead[0]]
-    assert [old for old, _ in q.when(c.Redrive())] == [dead[2]]
-    assert q.when(c.Redrive()) == []
+    assert [old for old, _ in q.when(c.Redrive(limit=1)).reply] == [dead[0]]
+    assert [old for old, _ in q.when(c.Redrive()).reply] == [dead[2]]
+    assert q.when(c.Redrive()).reply == []
     assert q.state.report(q.now).messages_redriven == 3
     assert len(q.dispatch()) == 3
-    q.finish()
 
 
 def test_d1_a_redrive_takes_no_more_than_there_is_room_for() -> None:
@@ -150,9 +143,8 @@ def test_d1_a_redrive_takes_no_more_than_there_is_room_for() -> None:
     q.state.subscribers.check()
     q.when(c.Pause())
     q.send(deduplication_id="new")
-    assert [old for old, _ in q.when(c.Redrive())] == [dead[0]]
+    assert [old for old, _ in q.when(c.Redrive()).reply] == [dead[0]]
     assert q.state.dead_letters.ids() == [dead[1]]
-    q.finish()
 
 
 def test_d1_a_redrive_to_another_queue_is_recorded_in_both() -> None:
@@ -161,18 +153,15 @@ def test_d1_a_redrive_to_another_queue_is_recorded_in_both() -> None:
     target = Scenario()
     entry = source.state.dead_letters.get(dead)
     assert entry is not None
-    pairs = target.when(c.AcceptRedriven((entry.enqueued,), "q"))
-    assert source.when(c.RecordRedriven((*pairs, ("unknown", "x")), "other")) == 1
+    pairs = target.when(c.AcceptRedriven((entry.enqueued,), "q")).reply
+    assert source.when(c.RecordRedriven((*pairs, ("unknown", "x")), "other")).reply == 1
     assert len(source.state.dead_letters) == 0
     assert len(target.state.messages) == 1
-    source.finish()
-    target.finish()
 
 
 def test_d1_dead_letters_can_be_purged() -> None:
     """Given dead letters, then some or all can be removed, and only once."""
     q, dead = with_dead_letters(3)
-    assert q.when(c.PurgeDeadLetters((dead[0], "unknown"))) == 1
-    assert q.when(c.PurgeDeadLetters()) == 2
-    assert q.when(c.PurgeDeadLetters()) == 0
-    q.finish()
+    assert q.when(c.PurgeDeadLetters((dead[0], "unknown"))).reply == 1
+    assert q.when(c.PurgeDeadLetters()).reply == 2
+    assert q.when(c.PurgeDeadLetters()).reply == 0

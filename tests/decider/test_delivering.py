@@ -264,9 +264,11 @@ def test_a_member_that_came_back_with_other_patterns_still_gets_its_copy() -> No
     """Given a broadcast for a process that ended, when it returns with patterns that miss the topic, it gets it."""
     q = Scenario()
     q.subscribe("s", "t", max_in_flight=1)
-    blocker, message = q.send(), q.send("t", BROADCAST)
+    blocker = q.send()
+    assert q.dispatch() == [(blocker, "s")]
     q.subscribe("other", "t")
-    assert q.dispatch() == [(blocker, "s"), (message, "other")]
+    message = q.send("t", BROADCAST)
+    assert q.dispatch() == [(message, "other")]
     q.when(c.EndLease(blocker, "s", "stop"))
     q.when(c.Detach())
     elsewhere = q.subscribe("s", "y")
@@ -340,3 +342,11 @@ def test_a_deleted_queue_delivers_nothing() -> None:
     assert decide_dispatch(q.state, q.context) is NOTHING
     assert q.receive("p") == []
     assert named(1) not in [message.id for message in q.state.messages]
+
+
+def test_pull_sees_what_a_new_subscription_brings_at_once() -> None:
+    """Given a waiting message, when a receiver subscribes and fetches before any dispatch, then it gets it."""
+    q = Scenario()
+    message = q.send("t")
+    q.subscribe("p", "t", pull=True)
+    assert q.when(c.Receive("p")).reply == [message]

@@ -1,0 +1,105 @@
+"""Who leaves which audience when a subscription ends (SEMANTICS G3, G4)."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.decider import decide
+from mpreg_mq.errors import InvalidOptionError
+from mpreg_mq.events import types as e
+from mpreg_mq.model import DeliveryGuarantee
+from tests.support.given import Scenario, callback
+
+BROADCAST = DeliveryGuarantee.BROADCAST
+
+
+def test_g3_a_member_that_unsubscribes_leaves_the_audience() -> None:
+    """Given two members of which one has acknowledged, when the other leaves, then the broadcast is complete."""
+    q = Scenario()
+    q.subscribe("a")
+    leaver = q.subscribe("b")
+    message = q.send(guarantee=BROADCAST)
+    q.dispatch()
+    q.acknowledge(message, "a")
+    q.when(c.Unsubscribe(leaver))
+    assert q.kinds() == ["SubscriberLeft", "AudienceMemberLeft", "MessageCompleted"]
+
+
+def test_g3_without_any_member_left_the_message_waits_for_a_new_audience() -> None:
+    """Given a broadcast whose only member leaves, then it waits and the next subscriber is its audience."""
+    q = Scenario()
+    leaver = q.subscribe("a")
+    message = q.send(guarantee=BROADCAST)
+    q.dispatch()
+    q.when(c.Unsubscribe(leaver))
+    assert not q.acknowledge(message, "a")
+    q.subscribe("b")
+    assert q.dispatch() == [(message, "b")]
+
+
+def test_g3_a_subscription_that_does_not_reach_the_message_keeps_nobody_in() -> None:
+    """Given a member with one matching and one other subscription, when the former ends, then it has left."""
+    q = Scenario()
+    q.subscribe("a", "elsewhere")
+    matching = q.subscribe("a", "t")
+    overlapping = q.subscribe("a", "#")
+    q.subscribe("b", "t")
+    message = q.send("t", BROADCAST)
+    q.dispatch()
+    q.when(c.Unsubscribe(matching))
+    assert q.kinds() == ["SubscriberLeft"]
+    q.when(c.Unsubscribe(overlapping))
+    assert q.kinds() == ["SubscriberLeft", "AudienceMemberLeft"]
+    q.acknowledge(message, "b")
+    assert "MessageCompleted" in q.kinds()
+
+
+def test_g3_an_exhausted_member_that_leaves_is_forgiven() -> None:
+    """Given a member that used up its attempts, when it leaves, then the broadcast completes without it."""
+    q = Scenario(max_retries=0)
+    leaver = q.subscribe("a")
+    q.subscribe("b")
+    message = q.send(guarantee=BROADCAST)
+    q.dispatch()
+    q.fail(message, "a")
+    q.when(c.Unsubscribe(leaver))
+    q.acknowledge(message, "b")
+    assert "MessageCompleted" in q.kinds()
+
+
+def test_g4_acknowledgments_stay_when_their_subscriber_leaves() -> None:
+    """Given an acknowledgment, when its subscriber leaves, then it still counts towards the quorum."""
+    q = Scenario()
+    gone = q.subscribe("a")
+    q.subscribe("b")
+    message = q.send(guarantee=DeliveryGuarantee.QUORUM, required_acknowledgments=2)
+    q.dispatch()
+    q.acknowledge(message, "a")
+    q.when(c.Unsubscribe(gone))
+    assert q.kinds() == ["SubscriberLeft"]
+    assert q.acknowledge(message, "b")
+    assert "MessageCompleted" in q.kinds()
+
+
+def test_a_subscriber_is_either_called_or_fetches() -> None:
+    """Given a subscriber with a callback, then it cannot also fetch, and no subscription id is used twice."""
+    q = Scenario()
+    q.subscribe("a")
+    with pytest.raises(InvalidOptionError, match="without a callback|without one"):
+        decide(q.state, c.Subscribe("a", "new", "#"), q.context)
+    taken = q.events_of(e.SubscriberJoined)[0].subscription_id
+    with pytest.raises(InvalidOptionError, match="exists"):
+        decide(q.state, c.Subscribe("b", taken, "#", callback), q.context)
+
+
+def test_c2_what_a_subscriber_left_behind_is_released_when_it_ends() -> None:
+    """Given a broadcast leased to two, when it is purged, then both can take messages again."""
+    q = Scenario(default_max_in_flight=1)
+    q.subscribe("a")
+    q.subscribe("b")
+    q.send(guarantee=BROADCAST)
+    q.dispatch()
+    assert q.when(c.Purge()).reply == 1
+    message = q.send(guarantee=BROADCAST)
+    assert q.dispatch() == [(message, "a"), (message, "b")]
