@@ -86,7 +86,7 @@ def test_a_subscriber_is_either_called_or_fetches() -> None:
     """Given a subscriber with a callback, then it cannot also fetch, and no subscription id is used twice."""
     q = Scenario()
     q.subscribe("a")
-    with pytest.raises(InvalidOptionError, match="without a callback|without one"):
+    with pytest.raises(InvalidOptionError, match=r"without a callback|without one"):
         decide(q.state, c.Subscribe("a", "new", "#"), q.context)
     taken = q.events_of(e.SubscriberJoined)[0].subscription_id
     with pytest.raises(InvalidOptionError, match="exists"):
