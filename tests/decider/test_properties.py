@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.decider import decide_dispatch
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DeliveryGuarantee, MessageOptions, OverflowPolicy, QueueType
 from mpreg_mq.projections import MessageHistories, QueueState
@@ -35,6 +36,8 @@ class QueueStory(RuleBasedStateMachine):
         max_size=st.sampled_from([3, 100]),
         threshold=st.sampled_from([None, 2]),
         dead_letters=st.booleans(),
+        max_retries=st.integers(0, 2),
+        first=st.lists(st.tuples(st.sampled_from(GUARANTEES), st.sampled_from([None, "g"])), min_size=2, max_size=6),
     )
     def create(
         self,
@@ -43,6 +46,8 @@ class QueueStory(RuleBasedStateMachine):
         max_size: int,
         threshold: int | None,
         dead_letters: bool,
+        max_retries: int,
+        first: list[tuple[DeliveryGuarantee, str | None]],
     ) -> None:
         self.queue_type = queue_type
         self.q = Scenario(
@@ -56,11 +61,16 @@ class QueueStory(RuleBasedStateMachine):
             deduplication_window_seconds=WINDOW,
             default_acknowledgment_timeout_seconds=10,
             default_visibility_timeout_seconds=8,
-            max_retries=2,
+            max_retries=max_retries,
         )
+        self.max_attempts = max_retries + 1
         self.keys: list[tuple[str, float, str]] = []
-        self.patterns: dict[str, tuple[str, str]] = {}
         self.count = 0
+        # From the start somebody takes everything, so that short stories have deliveries in them.
+        self.q.subscribe("r", "#", max_in_flight=2)
+        self.q.subscribe("s", "a.#", max_in_flight=2)
+        for guarantee, group in first:
+            self.q.when(c.Send("a.x", b"\xa1p", guarantee, MessageOptions(group_id=group)))
 
     @rule(
         target=messages,
@@ -108,9 +118,7 @@ class QueueStory(RuleBasedStateMachine):
         present = self.q.state.subscribers.get(name)
         if present is not None and present.present and present.pull is not pull:
             return multiple()
-        subscription: str = self.q.subscribe(name, pattern, pull=pull, max_in_flight=2)
-        self.patterns[subscription] = (name, pattern)
-        return subscription
+        return self.q.subscribe(name, pattern, pull=pull, max_in_flight=2)
 
     @rule(subscription=subscriptions)
     def unsubscribe(self, subscription: str) -> None:
@@ -128,6 +136,31 @@ class QueueStory(RuleBasedStateMachine):
     @rule(message=messages, name=st.sampled_from(NAMES), delay=st.sampled_from([None, 0.0, 3.0]))
     def fail(self, message: str, name: str, delay: float | None) -> None:
         self.q.when(c.NegativeAcknowledge(message, name, "boom", delay))
+
+    @rule(outcomes=st.lists(st.sampled_from(["acknowledge", "fail", "fail", "fail later", "hang"]), min_size=1))
+    def work(self, outcomes: list[str]) -> None:
+        """Every holder of a lease does something with it, and the queue goes on."""
+        self.q.dispatch()
+        held = [
+            (message.id, slot.lease.subscriber_id)
+            for message in self.q.state.messages.leased()
+            for slot in message.slots()
+            if slot.lease is not None
+        ]
+        for number, (message, name) in enumerate(held):
+            outcome = outcomes[number % len(outcomes)]
+            if outcome == "acknowledge":
+                self.q.when(c.Acknowledge(message, name))
+            elif outcome != "hang":
+                self.q.when(c.NegativeAcknowledge(message, name, "boom", 0.0 if outcome == "fail" else None))
+        self.q.dispatch()
+
+    @rule(seconds=st.sampled_from([1.0, 13.0]))
+    def oversleep(self, seconds: float) -> None:
+        """Time passes and the queue delivers before it looks at its deadlines."""
+        self.q.now += seconds
+        while (decision := decide_dispatch(self.q.state, self.q.context)).events:
+            self.q.record(decision)
 
     @rule(message=messages, name=st.sampled_from(NAMES))
     def extend(self, message: str, name: str) -> None:
@@ -207,7 +240,7 @@ class QueueStory(RuleBasedStateMachine):
                 leases.add(pair)
                 counted = (event.message_id, None if alone else event.subscriber_id)
                 attempts[counted] += 1
-                assert attempts[counted] == event.attempt <= 3, "R1: attempts"
+                assert attempts[counted] == event.attempt <= self.max_attempts, "R1: attempts"
                 assert event.at >= sent.at + (sent.options.delay_seconds or 0.0), "O3: too early"
                 ttl = sent.options.message_ttl_seconds
                 assert ttl is None or event.at < sent.at + ttl, "T1: too late"
