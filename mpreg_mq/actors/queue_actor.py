@@ -82,6 +82,7 @@ class QueueActor(LoopActor):
         self._outbox: list[e.Event] | None = None
         self._recovering: BaseException | None = None
         self._rebuilt = 0
+        self._rejoin = False
         self._stash: list[tuple[Any, LoopFuture[Any]]] = []
 
     # --- being asked --------------------------------------------------------------------------------------
@@ -252,7 +253,7 @@ class QueueActor(LoopActor):
             try:
                 self.actor_ref.tell(committed)
             except pykka.ActorDeadError:
-                _answer(waiters, error)
+                _answer(waiters, None if error is None else self._store_error(error))
 
         self._store.submit(self.stream, before, events, done, self.loop)
 
@@ -275,7 +276,7 @@ class QueueActor(LoopActor):
         else:
             if self._recovering is None:
                 self._recovering = message.error
-            _answer(message.waiters, message.error)
+            _answer(message.waiters, self._store_error(message.error))
         if self._recovering is not None:
             if self._outstanding == 0:
                 self._recover_from(self._recovering)
@@ -294,6 +295,9 @@ class QueueActor(LoopActor):
             self._rebuild(error)
         else:
             self._recovering = error
+        return self._store_error(error)
+
+    def _store_error(self, error: BaseException) -> MessageQueueError:
         if isinstance(error, MessageQueueError):
             return error
         return EventLogError(
@@ -328,14 +332,16 @@ class QueueActor(LoopActor):
             self.state = state
         if self._store.journal is not None:
             self._durable = self.state.version
+        self._rejoin = True
+        self._retry_later()
+
+    def _join_again(self) -> None:
+        """Record the subscriptions of this process that a rebuilt state does not know."""
         for attachment in self._attachments.values():
             for subscription_id, subscribe in attachment.subscriptions.items():
                 if self.state.subscribers.subscription(subscription_id) is None:
-                    try:
-                        self._record(decide(self.state, subscribe, self._context()).events)
-                    except Exception:
-                        logger.exception("queue %s: subscriber %s is not back", self.name, attachment.subscriber_id)
-        self._retry_later()
+                    self._record(decide(self.state, subscribe, self._context()).events)
+        self._rejoin = False
 
     def _retry_later(self) -> None:
         """Look again after a while that grows, so that a store that keeps failing costs little."""
@@ -604,6 +610,8 @@ class QueueActor(LoopActor):
         try:
             end = time.perf_counter() + SLICE_SECONDS
             steps = 0
+            if self._rejoin and self._recovering is None:
+                self._join_again()
             while self._step():
                 steps += 1
                 if steps % STEPS_BETWEEN_LOOKS == 0 and time.perf_counter() >= end:

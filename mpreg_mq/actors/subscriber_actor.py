@@ -125,6 +125,10 @@ class SubscriberActor(LoopActor):
         def finished(done: asyncio.Future[Outcome]) -> None:
             self._tasks.pop(key, None)
             if done.cancelled():
+                # Cancelled before its first step, the callback's coroutine was never awaited.
+                close = getattr(awaitable, "close", None)
+                if close is not None:
+                    close()
                 outcome.set("CancelledError: the callback was cancelled")
                 return
             outcome.set(done.result())

@@ -1,0 +1,180 @@
+"""Supervision: a queue actor that fails is rebuilt from its log, and nobody is told what is not so (S1)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+
+import mpreg_mq.actors.queue_actor as module
+from mpreg_mq import DeliveryGuarantee, RejectionReason, VirtualClock
+from mpreg_mq.actors import decider
+from mpreg_mq.actors.decider import Context, Decision
+from mpreg_mq.events import Append, MemoryEventLog, RecordedEvent
+from mpreg_mq.projections import QueueState
+from tests.support.running import Recorder, assert_fold_equality, make_queue, until
+
+
+class FlakyLog:
+    """A memory log whose appends fail while told to; ``blocking`` puts the journal's thread before it."""
+
+    location = "flaky:"
+
+    def __init__(self, blocking: bool) -> None:
+        self.blocking = blocking
+        self.failing = False
+        self._log = MemoryEventLog()
+
+    def append(self, batch: Sequence[Append]) -> None:
+        if self.failing:
+            raise OSError("disk on fire")
+        self._log.append(batch)
+
+    def read_stream(self, stream: str, after_version: int = 0) -> Iterator[RecordedEvent]:
+        return self._log.read_stream(stream, after_version)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_s1_a_store_error_answers_the_sender_and_leaves_nothing_pending(blocking: bool) -> None:
+    """Given a log that fails, then the send is refused, its key is free, and the queue goes on when it works again."""
+
+    async def story() -> None:
+        log = FlakyLog(blocking)
+        clock = VirtualClock()
+        queue = make_queue(clock, log, enable_deduplication=True)
+        assert (await queue.send_message("a", 1, deduplication_id="first")).success
+        log.failing = True
+        result = await queue.send_message("a", 2, deduplication_id="key")
+        assert not result.success
+        assert result.rejection is RejectionReason.STORE_ERROR
+        assert "disk on fire" in str(result.error_message)
+        assert [message.payload for message in queue.pending_messages] == [1]
+        refused = await queue.send_messages([("a", 3), ("a", 4)])
+        assert [one.rejection for one in refused] == [RejectionReason.STORE_ERROR] * 2
+        log.failing = False
+        assert (await queue.send_message("a", 2, deduplication_id="key")).success
+        seen = Recorder()
+        queue.subscribe("s", "#", seen)
+        await clock.advance(10)
+        await until(lambda: queue.get_statistics().messages_acknowledged == 2)
+        assert seen.payloads == [1, 2]
+        await until(lambda: queue._actor._outstanding == 0)
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_deliveries_go_on_when_the_store_works_again(blocking: bool) -> None:
+    """Given a store that fails while messages are delivered, then they are delivered once it works, none is lost."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        log = FlakyLog(blocking)
+        queue = make_queue(clock, log, default_acknowledgment_timeout_seconds=5)
+        for number in range(3):
+            await queue.send_message("a", number)
+        seen = Recorder()
+        queue.subscribe("s", "#", seen)
+        log.failing = True
+        await clock.advance(1)
+        await until(lambda: queue._actor._outstanding == 0)
+        log.failing = False
+
+        for _ in range(200):
+            if queue.get_statistics().messages_acknowledged == 3:
+                break
+            await clock.advance(1)
+        assert set(seen.payloads) == {0, 1, 2}
+        await until(lambda: queue._actor._outstanding == 0)
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_a_faulty_decision_rebuilds_the_queue_and_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a decider that raises once, then the sender is told, and the next send works."""
+
+    async def story() -> None:
+        queue = make_queue()
+        await queue.send_message("a", 1)
+        before = queue._actor.state
+        decide = decider.decide
+
+        def faulty(state: QueueState, command: Any, context: Context) -> Decision:
+            raise ZeroDivisionError("a fault of ours")
+
+        monkeypatch.setattr(module, "decide", faulty)
+        result = await queue.send_message("a", 2)
+        monkeypatch.setattr(module, "decide", decide)
+        assert "ZeroDivisionError" in str(result.error_message)
+        assert queue._actor.state is not before
+        assert [message.payload for message in queue.pending_messages] == [1]
+        assert (await queue.send_message("a", 3)).success
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_a_payload_that_cannot_be_decoded_is_a_failed_attempt() -> None:
+    """Given stored bytes that are no payload, then push and pull both count it as a failure and go on."""
+
+    async def story() -> None:
+        from mpreg_mq.actors.commands import Send
+
+        queue = make_queue(max_retries=0)
+        seen = Recorder()
+        queue.subscribe("s", "push", seen)
+        await queue._ask(Send("push", b"\xc1"))
+        await queue.send_message("push", "good")
+        await until(lambda: seen.payloads == ["good"])
+        await queue._ask(Send("pull", b"\xc1"))
+        assert await queue.receive_messages("p", topic_pattern="pull") == []
+        assert queue.get_statistics().messages_dead_lettered == 2
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_purging_stops_what_runs() -> None:
+    """Given a coroutine in the middle of its message, when the queue is purged, then it is cancelled."""
+
+    async def story() -> None:
+        queue = make_queue()
+        started, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def work(message: Any) -> None:
+            try:
+                started.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.set()
+                raise
+
+        queue.subscribe("s", "#", work)
+        await queue.send_message("a", 1)
+        await asyncio.wait_for(started.wait(), 10)
+        assert await queue.purge_queue() == 1
+        await asyncio.wait_for(cancelled.wait(), 10)
+        fired = await queue.send_message("a", 1, DeliveryGuarantee.FIRE_AND_FORGET)
+        assert fired.delivered_to == {"s"}
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_unknown_messages_are_refused() -> None:
+    """Given something that is no command, then the actor says what it expected and goes on."""
+    queue = make_queue()
+    with pytest.raises(TypeError, match="expected a command"):
+        queue._actor.actor_ref.ask("hello")
+    assert queue._actor.actor_ref.is_alive()
+    queue.shutdown_sync()
