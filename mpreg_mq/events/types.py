@@ -205,12 +205,16 @@ class DeliveryFailed(Event):
 
 @attrs.frozen
 class LeaseExpired(Event):
-    """A lease ended without an answer: its deadline passed, or its process ended (L1)."""
+    """A lease ended without an answer: its deadline passed, or its process ended (L1).
+
+    ``process_ended`` says that it was the latter, which tells nothing about the subscriber's health (R3).
+    """
 
     message_id: str
     subscriber_id: str
     attempt: int
     reason: str
+    process_ended: bool = False
 
 
 @attrs.frozen

@@ -68,7 +68,7 @@ class Subscribers(Projection):
         e.MessageDelivered: "_on_delivered",
         e.MessageAcknowledged: "_on_acknowledged",
         e.DeliveryFailed: "_on_attempt_failed",
-        e.LeaseExpired: "_on_attempt_failed",
+        e.LeaseExpired: "_on_lease_expired",
         e.CircuitOpened: "_on_circuit_opened",
         e.CircuitHalfOpened: "_on_circuit_half_opened",
         e.CircuitClosed: "_on_circuit_closed",
@@ -168,6 +168,12 @@ class Subscribers(Projection):
         if subscriber is not None:
             subscriber.failures = 0
         self._release(event.message_id, event.subscriber_id)
+
+    def _on_lease_expired(self, event: e.LeaseExpired) -> None:
+        if event.process_ended:
+            self._release(event.message_id, event.subscriber_id)
+        else:
+            self._on_attempt_failed(event)
 
     def _on_attempt_failed(self, event: e.DeliveryFailed | e.LeaseExpired) -> None:
         subscriber = self._known(event)

@@ -250,6 +250,9 @@ class QueueStory(RuleBasedStateMachine):
                     assert open_group.setdefault(group, event.message_id) == event.message_id, "O1: group"
             elif isinstance(event, e.MessageAcknowledged | e.DeliveryFailed | e.LeaseExpired | e.AudienceMemberLeft):
                 leases.discard((event.message_id, event.subscriber_id))
+                if isinstance(event, e.AudienceMemberLeft):
+                    # Who leaves an audience and comes back is a new member.
+                    attempts.pop((event.message_id, event.subscriber_id), None)
             ended = self._ends(event)
             finished.update(ended)
             for message_id in ended:

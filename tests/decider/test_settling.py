@@ -134,7 +134,7 @@ def test_c3_an_ended_lease_returns_without_waiting() -> None:
     """Given a process that ends, then its lease ends, logged, as an attempt, and the message is due at once."""
     q, message = leased(retry_backoff_seconds=100)
     q.when(c.EndLease(message, "s", "stopped")).then(
-        e.LeaseExpired(START, message, "s", 1, "stopped"), e.MessageRequeued(START, message, START)
+        e.LeaseExpired(START, message, "s", 1, "stopped", True), e.MessageRequeued(START, message, START)
     ).then_reply(True)
 
 

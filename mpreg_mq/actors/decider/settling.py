@@ -89,7 +89,9 @@ def decide_end_lease(state: QueueState, command: EndLease, context: Context) -> 
     slot = _leased_slot(state, command.message_id, command.subscriber_id, None)
     if slot is None:
         return REFUSED
-    expired = e.LeaseExpired(context.now, command.message_id, command.subscriber_id, slot.attempts, command.reason)
+    expired = e.LeaseExpired(
+        context.now, command.message_id, command.subscriber_id, slot.attempts, command.reason, True
+    )
     return Decision((expired, *_retry_or_end(state, slot, context, command.reason, 0.0)), True)
 
 
