@@ -11,7 +11,7 @@ import attrs
 import pykka
 
 from mpreg_mq.actors.commands import Subscribe
-from mpreg_mq.actors.runtime import LoopFuture
+from mpreg_mq.actors.runtime import BUSY, LoopFuture
 from mpreg_mq.actors.subscriber_actor import (
     Attach,
     BlockingSubscriberActor,
@@ -81,8 +81,10 @@ class Attachment:
             return Later.REPORTED
         actor = self._loop_actor
         assert actor is not None
-        if actor.in_own_thread() and actor.idle:
-            return actor.run_now(actor.deliver, delivery)
+        outcome: Any = actor.actor_inbox.try_now(actor.deliver, delivery)
+        if outcome is not BUSY:
+            settled: Outcome | LoopFuture[Outcome] = outcome
+            return settled
         later: Any = actor.actor_ref.ask(delivery, block=False)
         future: LoopFuture[Outcome] = later
         return future

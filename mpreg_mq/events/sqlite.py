@@ -332,7 +332,6 @@ class SQLiteEventLog:
         self, statement: str, parameters: tuple[object, ...], after: int, last: int
     ) -> Iterator[RecordedEvent]:
         after = max(0, after)
-        after = max(0, after)
         while after < last:
             rows: list[_Row] = self._read(statement, *parameters, after, last)
             if not rows:

@@ -1,0 +1,190 @@
+"""Which ready message goes next, and to whom: the dispatch index against a list of everything (G2, G5, O1, O2, C2)."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.events import types as e
+from mpreg_mq.model import DeliveryGuarantee, MessageOptions, QueueType
+from mpreg_mq.projections import QueueState
+from mpreg_mq.topics import matches
+
+AT_LEAST_ONCE, BROADCAST = DeliveryGuarantee.AT_LEAST_ONCE, DeliveryGuarantee.BROADCAST
+NAMES = ["a", "b", "c"]
+PULLER = "p"
+TOPICS = ["x", "x.y", "z"]
+PATTERNS = ["#", "x", "x.#", "z"]
+
+
+class NaiveQueue:
+    """The rules in the plainest form: lists that are searched from the start each time."""
+
+    def __init__(self) -> None:
+        self.state = QueueState()
+        self.apply(e.QueueCreated(1.0, "q", QueueConfiguration("q", QueueType.PRIORITY, max_retries=1000)))
+        self.numbers = count(1)
+        self.clock = count(1)
+        self.waiting: list[tuple[int, int, str, str | None]] = []
+        """(minus priority, number, topic, member whose copy it is) of everything ready."""
+        self.leases: list[tuple[tuple[int, int, str, str | None], str]] = []
+        self.patterns: dict[str, dict[str, str]] = {name: {} for name in [*NAMES, PULLER]}
+        self.last_used = dict.fromkeys(self.patterns, 0)
+        self.attempts: dict[tuple[int, str | None], int] = {}
+        self.broadcasts: set[int] = set()
+
+    def apply(self, event: e.Event) -> None:
+        self.state.apply(event)
+
+    def matching(self, topic: str) -> list[str]:
+        return [
+            name
+            for name, patterns in sorted(self.patterns.items())
+            if any(matches(pattern, topic) for pattern in patterns.values())
+        ]
+
+    def held(self, name: str) -> int:
+        return sum(holder == name for _, holder in self.leases)
+
+    def takers(self, entry: tuple[int, int, str, str | None]) -> list[str]:
+        """Push subscribers that may have it now, the one to choose first."""
+        _, _, topic, member = entry
+        names = self.matching(topic) if member is None else [member]
+        free = [name for name in names if name != PULLER and self.patterns[name] and self.held(name) < 2]
+        return sorted(free, key=lambda name: (self.held(name), self.last_used[name], name))
+
+    # --- what can happen ----------------------------------------------------------------------------------
+
+    def send(self, topic: str, priority: int, broadcast: bool) -> None:
+        number = next(self.numbers)
+        guarantee = BROADCAST if broadcast else AT_LEAST_ONCE
+        self.apply(e.MessageEnqueued(1.0, str(number), topic, b"", guarantee, MessageOptions(priority=priority)))
+        self.waiting.append((-priority, number, topic, None))
+        if broadcast:
+            self.broadcasts.add(number)
+
+    def join(self, name: str, pattern: str) -> None:
+        subscription = f"{name}{next(self.numbers)}"
+        self.apply(e.SubscriberJoined(1.0, name, subscription, pattern, 2, name == PULLER))
+        self.patterns[name][subscription] = pattern
+
+    def leave(self, name: str) -> None:
+        """The oldest subscription of this name ends with its process, so that audiences stay."""
+        if self.patterns[name]:
+            subscription = next(iter(self.patterns[name]))
+            self.apply(e.SubscriberLeft(1.0, name, subscription, False))
+            del self.patterns[name][subscription]
+
+    def deliver(self) -> None:
+        """The index and the list agree on what goes next, and it goes."""
+        ready = sorted(entry for entry in ((*entry[:3], entry[3] or "") for entry in self.waiting))
+        able = [entry for entry in ((*entry[:3], entry[3] or None) for entry in ready) if self.takers(entry)]
+        assert self.state.messages.lanes.may_deliver or not able
+        found = self.state.messages.lanes.next()
+        if not able:
+            assert found is None
+            return
+        assert found is not None
+        slot, subscriber = found
+        first = [entry for entry in able if entry[:2] == able[0][:2]]
+        (entry,) = [entry for entry in first if entry[3] == slot.subscriber_id]
+        assert slot.message.id == str(entry[1])
+        assert subscriber.id == self.takers(entry)[0]
+        if entry[1] in self.broadcasts and entry[3] is None:
+            audience = self.matching(entry[2])
+            self.apply(e.AudienceFixed(1.0, slot.message.id, tuple(audience)))
+            self.waiting.remove(entry)
+            self.waiting += [(*entry[:3], member) for member in audience]
+            return
+        attempts = self.attempts[entry[1], entry[3]] = self.attempts.get((entry[1], entry[3]), 0) + 1
+        self.apply(e.MessageDelivered(1.0, slot.message.id, subscriber.id, "any", attempts, 99.0))
+        self.last_used[subscriber.id] = next(self.clock)
+        self.waiting.remove(entry)
+        self.leases.append((entry, subscriber.id))
+
+    def settle(self, index: int, succeeds: bool) -> None:
+        if not self.leases:
+            return
+        entry, name = self.leases.pop(index % len(self.leases))
+        _, number, _, member = entry
+        if succeeds:
+            self.apply(e.MessageAcknowledged(1.0, str(number), name, member is None))
+            return
+        attempt = self.attempts[number, member]
+        self.apply(e.DeliveryFailed(1.0, str(number), name, attempt, "boom"))
+        self.apply(e.MessageRequeued(1.0, str(number), 1.0, member))
+        self.waiting.append(entry)
+
+    def look(self) -> None:
+        """What the puller would be given is what matches, in order."""
+        matching = [
+            entry
+            for entry in self.waiting
+            if entry[3] == PULLER or (entry[3] is None and PULLER in self.matching(entry[2]))
+        ]
+        expected = [str(number) for _, number, _, _ in sorted(matching, key=lambda entry: entry[:2])]
+        assert [slot.message.id for slot in self.state.messages.lanes.ready_for(PULLER)] == expected
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("send"), st.sampled_from(TOPICS), st.integers(0, 2), st.booleans()),
+    st.tuples(st.just("join"), st.sampled_from([*NAMES, PULLER]), st.sampled_from(PATTERNS)),
+    st.tuples(st.just("leave"), st.sampled_from([*NAMES, PULLER])),
+    st.tuples(st.just("deliver")),
+    st.tuples(st.just("settle"), st.integers(0, 9), st.booleans()),
+    st.tuples(st.just("look")),
+)
+
+
+@given(st.lists(STEPS, max_size=60))
+@settings(deadline=None)
+def test_the_index_agrees_with_a_list_of_everything(steps: list[tuple[Any, ...]]) -> None:
+    """For all stories: the first message in queue order that has a taker goes next, to the least busy of them."""
+    queue = NaiveQueue()
+    for name, *arguments in steps:
+        getattr(queue, name)(*arguments)
+    assert len(queue.state.messages.lanes) == len(queue.waiting)
+    while queue.waiting and any(queue.takers(entry) for entry in queue.waiting):
+        queue.deliver()
+    queue.look()
+    queue.state.check()
+
+
+def state_with(*events: e.Event) -> QueueState:
+    return QueueState.replay([e.QueueCreated(1.0, "q", QueueConfiguration("q")), *events])
+
+
+def joined(name: str, pattern: str, pull: bool = False) -> e.SubscriberJoined:
+    return e.SubscriberJoined(1.0, name, f"{name}:{pattern}", pattern, 10, pull)
+
+
+def test_a_lane_is_kept_whole_where_its_topics_keep_one_audience() -> None:
+    """Given ready messages of two topics, when both gain the same taker, then the lane gains it and nothing moves."""
+    state = state_with(joined("a", "#"), *(e.MessageEnqueued(1.0, i, t, b"") for i, t in (("1", "x"), ("2", "z"))))
+    before = {slot.message.id: slot.lane for slot in state.messages.lanes.ready_for("a")}
+    state.apply(joined("b", "#"))
+    after = {slot.message.id: slot.lane for slot in state.messages.lanes.ready_for("b")}
+    assert after == before
+    assert after["1"] is after["2"]
+    state.check()
+
+
+def test_a_lane_splits_where_its_topics_part() -> None:
+    """Given ready messages of two topics, when one gains a taker, then each topic has its lane, in order."""
+    sent = [e.MessageEnqueued(1.0, str(n), "x" if n % 2 else "z", b"") for n in range(6)]
+    state = state_with(joined("a", "#"), *sent)
+    state.apply(joined("b", "x"))
+    assert [slot.message.id for slot in state.messages.lanes.ready_for("b")] == ["1", "3", "5"]
+    assert [slot.message.id for slot in state.messages.lanes.ready_for("a")] == [str(n) for n in range(6)]
+    state.check()
+
+
+def test_a_fetch_right_after_a_subscription_sees_what_it_brought() -> None:
+    """Given a waiting message, when a puller joins and nothing was dispatched yet, then the message is there for it."""
+    state = state_with(e.MessageEnqueued(1.0, "1", "x", b""), joined("p", "x", pull=True))
+    assert [slot.message.id for slot in state.messages.lanes.ready_for("p")] == ["1"]
+    assert list(state.messages.lanes.ready_for("nobody")) == []
