@@ -78,6 +78,12 @@ class NaiveQueue:
             subscription = next(iter(self.patterns[name]))
             self.apply(e.SubscriberLeft(1.0, name, subscription, False))
             del self.patterns[name][subscription]
+            self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """Who has neither subscriptions nor leases is nobody; it comes back as a newcomer."""
+        if not self.patterns[name] and not self.held(name):
+            self.last_used[name] = 0
 
     def deliver(self) -> None:
         """The index and the list agree on what goes next, and it goes."""
@@ -111,6 +117,7 @@ class NaiveQueue:
             return
         entry, name = self.leases.pop(index % len(self.leases))
         _, number, _, member = entry
+        self.forget(name)
         if succeeds:
             self.apply(e.MessageAcknowledged(1.0, str(number), name, member is None))
             return
