@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +22,11 @@ Check = Callable[[Any], str | None]
 
 def describe(value: object, limit: int = 60) -> str:
     """``repr`` of a value, cut to ``limit`` characters, for error messages."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    # An object's own repr may raise anything, and so does that of an int of more than 4300 digits.
+    except Exception as error:
+        text = f"{type(value).__name__} (its repr raises {type(error).__name__})"
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
@@ -45,7 +48,6 @@ def seconds(minimum: float, *, exclusive: bool = False, optional: bool = False) 
         fine = (
             isinstance(value, int | float)
             and not isinstance(value, bool)
-            and math.isfinite(value)
             and (value > minimum if exclusive else value >= minimum)
             and value <= MAX_SECONDS
         )

@@ -18,8 +18,17 @@ MAX_BATCH = 10_000
 _name_id = "a string of 1 to 256 characters"
 
 
+def _encodable(text: str) -> bool:
+    """Whether a string can be stored: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _identifier(value: Any) -> str | None:
-    if value is None or (isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH):
+    if value is None or (isinstance(value, str) and 0 < len(value) <= MAX_ID_LENGTH and _encodable(value)):
         return None
     return f"got {describe(value)}, expected {_name_id}"
 
@@ -34,6 +43,8 @@ def _headers(value: Any) -> str | None:
     for key, entry in value.items():
         if not isinstance(key, str) or not isinstance(entry, str):
             return f"got {describe(key)}: {describe(entry)}, expected strings to strings"
+        if not _encodable(key) or not _encodable(entry):
+            return f"got {describe(key)}: {describe(entry)}, expected text that UTF-8 can encode"
     return None
 
 

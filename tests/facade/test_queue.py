@@ -467,6 +467,13 @@ class Unencodable:
     """Nothing msgspec knows."""
 
 
+class BrokenRepr:
+    """Cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
 CYCLE: list[Any] = []
 CYCLE.append(CYCLE)
 
@@ -497,6 +504,13 @@ CYCLE.append(CYCLE)
         ("a", 1, {"headers": "a=1"}, RejectionReason.INVALID_OPTION),
         ("a", 1, {"deduplication_id": ""}, RejectionReason.INVALID_OPTION),
         ("a", 1, {"group_id": "g" * 300}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"group_id": "\ud800"}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"deduplication_id": "\ud800"}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"headers": {"a": "\ud800"}}, RejectionReason.INVALID_OPTION),
+        pytest.param("a", 1, {"delay_seconds": 10**400}, RejectionReason.INVALID_OPTION, id="long-delay"),
+        pytest.param("a", 1, {"priority": 10**5000}, RejectionReason.INVALID_OPTION, id="long-priority"),
+        pytest.param("a", 10**5000, {}, RejectionReason.PAYLOAD_NOT_ENCODABLE, id="long-payload"),
+        pytest.param("a", BrokenRepr(), {}, RejectionReason.PAYLOAD_NOT_ENCODABLE, id="broken-repr"),
     ],
 )
 def test_s2_bad_input_is_an_answer_with_a_reason(
