@@ -178,7 +178,7 @@ class MessageQueue:
             reply = actor.call(send)
             if type(reply) is DeliveryResult:
                 return reply
-            result: DeliveryResult = await self._reply(reply)
+            result: DeliveryResult = await self._reply(reply, send)
         except MessageQueueError as error:
             return self._failed(error)
         return result
@@ -349,7 +349,7 @@ class MessageQueue:
             taken: list[QueuedMessage] = reply
             return taken
         try:
-            messages: list[QueuedMessage] = await self._reply(reply)
+            messages: list[QueuedMessage] = await self._reply(reply, command)
         except asyncio.CancelledError:
             if reply.done():
                 for message in reply.get():
@@ -556,7 +556,7 @@ class MessageQueue:
         drained = actor.call(BeginClose())
         if isinstance(drained, LoopFuture):
             await actor.wait_at_most(drained, timeout_seconds)
-        await self._reply(actor.call(FinishClose("the queue was shut down")))
+        await self._ask(FinishClose("the queue was shut down"))
         actor.stop()
         if self._own_store is not None:
             await asyncio.get_running_loop().run_in_executor(None, self._close_store)
@@ -601,9 +601,9 @@ class MessageQueue:
         )
 
     async def _ask(self, message: Any) -> Any:
-        return await self._reply(self._actor.call(message))
+        return await self._reply(self._actor.call(message), message)
 
-    async def _reply(self, reply: Any) -> Any:
+    async def _reply(self, reply: Any, command: Any) -> Any:
         """The reply, once it is there. Whoever stops waiting is struck off the queue's lists."""
         if not isinstance(reply, LoopFuture):
             return reply
@@ -613,7 +613,7 @@ class MessageQueue:
             raise self._actor.closed_error() from None
         except asyncio.CancelledError:
             with contextlib.suppress(QueueClosedError):
-                self._actor.call(Abandon(reply))
+                self._actor.call(Abandon(command))
             raise
 
 

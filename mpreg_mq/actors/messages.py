@@ -34,9 +34,12 @@ class Turn:
 
 @attrs.frozen(eq=False)
 class Abandon:
-    """Whoever waited for this reply has gone; do not do for them what was not done yet."""
+    """Whoever gave this command has gone; do not do for them what was not done yet.
 
-    future: LoopFuture[Any]
+    It is the very object that was given: its reply may have been handed on from one future to another.
+    """
+
+    command: Any
 
 
 @attrs.frozen

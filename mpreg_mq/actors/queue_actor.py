@@ -365,7 +365,7 @@ class QueueActor(LoopActor):
         return reply
 
     def _send(self, command: c.Send) -> Any:
-        if self._closing:
+        if self._closing or self.state.deleted:
             return self._closing_result()
         if command.guarantee is DeliveryGuarantee.FIRE_AND_FORGET:
             return self._fire_and_forget(command)
@@ -509,8 +509,10 @@ class QueueActor(LoopActor):
     def _stop_parking(self, parked: ParkedSend) -> None:
         if parked in self._parked:
             self._parked.remove(parked)
-            decision = self._decide(decide_wait_over, parked.send)
-            parked.answer(self._carry_out(decision, wait=False))
+            try:
+                parked.answer(self._carry_out(self._decide(decide_wait_over, parked.send), wait=False))
+            except MessageQueueError as error:
+                parked.fail(error)
 
     def _stop_receiving(self, receiver: WaitingReceive) -> None:
         if receiver in self._receivers:
@@ -541,12 +543,12 @@ class QueueActor(LoopActor):
 
     def _abandon(self, message: Abandon) -> None:
         for parked in self._parked:
-            if parked.future is message.future:
+            if parked.send is message.command:
                 self._parked.remove(parked)
                 parked.cancel_timer()
                 return
         for receiver in self._receivers:
-            if receiver.future is message.future:
+            if receiver.command is message.command:
                 self._receivers.remove(receiver)
                 receiver.cancel_timer()
                 return
@@ -642,7 +644,7 @@ class QueueActor(LoopActor):
         first = state.messages.deadlines.first()
         if first is not None and first.when <= context.now and self._act_on_time(context):
             return True
-        if self._closing:
+        if self._closing or not self.started:
             return False
         if self._receivers and self._serve_receivers():
             return True
@@ -794,12 +796,14 @@ class QueueActor(LoopActor):
         self._cancel_timer()
         for attachment in self._attachments.values():
             attachment.cancel_all()
-        self._end_push_leases(message.reason, pull_too=True)
-        decision = self._decide(_decide_command, c.Detach())
-        for attachment in self._attachments.values():
-            attachment.stop()
-        self._attachments.clear()
-        self._running.clear()
+        try:
+            self._end_push_leases(message.reason, pull_too=True)
+            decision = self._decide(_decide_command, c.Detach())
+        finally:
+            for attachment in self._attachments.values():
+                attachment.stop()
+            self._attachments.clear()
+            self._running.clear()
         return self._carry_out(decision, wait=True)
 
     def on_loop_changed(self) -> None:
@@ -818,6 +822,7 @@ class QueueActor(LoopActor):
         c.Acknowledge: _command,
         c.NegativeAcknowledge: _command,
         c.ExtendLease: _command,
+        c.EndLease: _command_in_order,
         c.Pause: _command_in_order,
         c.Resume: _command_in_order,
         c.Purge: _purge,
@@ -839,7 +844,12 @@ class QueueActor(LoopActor):
     }
 
 
+_AFTER_DELETION = (c.Open, c.Detach, c.EndLease)
+
+
 def _decide_command(state: QueueState, command: Any, context: Context) -> Decision:
+    if state.deleted and type(command) not in _AFTER_DELETION:
+        raise QueueClosedError(f"queue {state.configuration.name!r} was deleted; create it again, or use another one")
     # Looked up at each call, so that a test can put a faulty decider in its place.
     return decide(state, command, context)
 

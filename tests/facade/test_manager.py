@@ -31,6 +31,7 @@ from mpreg_mq import (
     create_reliable_queue_manager,
     create_standard_queue_manager,
 )
+from mpreg_mq.actors import commands as c
 from mpreg_mq.projections import QueueState
 from tests.support.running import Recorder, until
 
@@ -80,6 +81,29 @@ def test_bad_queue_names_are_refused(name: Any) -> None:
             result = await manager.send_message(name, "t", 1)
             assert result.rejection is RejectionReason.UNKNOWN_QUEUE
             assert manager.list_queues() == []
+
+    asyncio.run(story())
+
+
+def test_s2_a_deleted_queue_refuses_whoever_still_holds_it(log: str) -> None:
+    """Given a queue object that outlived its queue, then it rejects sends, raises for the rest, and logs nothing."""
+
+    async def story() -> None:
+        async with MessageQueueManager(log=log) as manager:
+            await manager.create_queue("q")
+            queue = manager.queue("q")
+            await manager.send_message("q", "t", 1)
+            await queue._ask(c.Delete())
+            position = manager.log.last_position()
+            refused = await queue.send_message("t", 2)
+            assert (refused.success, refused.rejection) == (False, RejectionReason.CLOSING)
+            (batched,) = await queue.send_messages([("t", 2)])
+            assert (batched.success, batched.rejection) == (False, RejectionReason.CLOSING)
+            with pytest.raises(QueueClosedError, match="'q' was deleted"):
+                await queue.purge_queue()
+            with pytest.raises(QueueClosedError, match="'q' was deleted"):
+                queue.subscribe("s", "t")
+            assert manager.log.last_position() == position
 
     asyncio.run(story())
 

@@ -447,6 +447,33 @@ def test_pull_waits_for_a_message_and_no_longer_than_it_said() -> None:
     asyncio.run(story())
 
 
+def test_a_receiver_that_gives_up_on_another_thread_takes_no_message_with_it() -> None:
+    """Given a receiver on another thread's loop that was cancelled, then the next message goes to who still asks."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        queue = make_queue(clock)
+        queue.subscribe("gone", "a")
+
+        async def wait_and_give_up() -> None:
+            waiting = asyncio.create_task(queue.receive_messages("gone", wait_seconds=30))
+            while not waiting.cancelled():
+                await asyncio.sleep(0)
+                if queue._actor._receivers:
+                    waiting.cancel()
+                    await asyncio.wait([waiting])
+
+        await asyncio.to_thread(asyncio.run, wait_and_give_up())
+        await until(lambda: not queue._actor._receivers)
+        await queue.send_message("a", 1)
+        await clock.settle()
+        assert [message.payload for message in queue.pending_messages] == [1]
+        assert [message.payload for message in await queue.receive_messages("still here")] == [1]
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
 def test_pull_is_for_subscribers_without_a_callback() -> None:
     """Given a subscriber that is called, then it cannot fetch; and a receiver's arguments are checked."""
 
