@@ -33,8 +33,8 @@ bench: $(STAMP) ## Run the benchmarks; with MPREG_SOURCE=dir MPREG's queue is me
 	@$(PY) -m benchmarks.actor_runtime
 	@$(PY) -m benchmarks.compare_mpreg $(if $(MPREG_SOURCE),--mpreg-source '$(MPREG_SOURCE)')
 
-soak: $(STAMP) ## Run the tests with many more generated examples (takes long)
-	@HYPOTHESIS_PROFILE=soak $(PY) -m pytest -n 2
+soak: $(STAMP) ## Run the tests with many more examples, seeds and cycles (takes long)
+	@HYPOTHESIS_PROFILE=soak MPREG_MQ_TESTS=soak $(PY) -m pytest -n 2
 
 test-mpreg: $(STAMP) ## Run the tests against a real MPREG: MPREG_SOURCE=dir of its checkout
 	@if ! reason=$$(PYTHONPATH='$(MPREG_SOURCE)' $(PY) -c 'import mpreg' 2>&1); then \

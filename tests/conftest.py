@@ -1,6 +1,6 @@
 """Hypothesis profiles: ``default`` at the desk, ``ci`` on every change, ``soak`` overnight.
 
-``HYPOTHESIS_PROFILE`` names the one to use.
+``HYPOTHESIS_PROFILE`` names the one to use. How often other long tests repeat: :mod:`tests.support.effort`.
 """
 
 from __future__ import annotations
