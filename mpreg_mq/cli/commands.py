@@ -1,0 +1,29 @@
+"""The commands of ``mpreg-mq``, in the order of its help."""
+
+from __future__ import annotations
+
+import click
+
+from mpreg_mq._version import __version__
+from mpreg_mq.cli.lazy import LazyGroup
+
+COMMANDS = {
+    "log": ("mpreg_mq.cli.log", "Look into an event log, and look after it."),
+    "completion": ("mpreg_mq.cli.completion", "Print the script for completion in a shell."),
+}
+
+EPILOG = """\b
+Data goes to stdout, progress and messages to stderr. Exit status: 0 fine, 1 an error, 2 wrong usage, 3 a promise
+was broken.
+
+\b
+Examples:
+  mpreg-mq log info orders.db
+  mpreg-mq log tail -f orders.db
+"""
+
+
+@click.group(cls=LazyGroup, lazy=COMMANDS, epilog=EPILOG)
+@click.version_option(__version__, prog_name="mpreg-mq")
+def root() -> None:
+    """Find out what happened in a message queue, and run queues."""

@@ -1,0 +1,46 @@
+"""Where commands write: data to stdout, as tables for people or as NDJSON; everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from rich.console import Console
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+WIDE = 200
+"""Columns of output that goes to no terminal, where nothing is gained by folding lines."""
+
+_encode = msgspec.json.Encoder(enc_hook=repr).encode
+
+
+class Output:
+    """The two streams of a command. NO_COLOR is honoured, and colour goes to terminals only."""
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.data = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+        self.notes = Console(stderr=True, highlight=False)
+
+    def line(self, text: str = "") -> None:
+        """One line of data, as it stands."""
+        click.echo(text)
+
+    def record(self, fields: Mapping[str, Any]) -> None:
+        """One JSON object on a line of its own (NDJSON)."""
+        click.echo(_encode(fields))
+
+    def note(self, text: str) -> None:
+        """One line for people, on stderr."""
+        click.echo(text, err=True)
+
+
+def json_option(command: F) -> F:
+    """``--json``; the command gets an :class:`Output` as ``output``."""
+    return click.option(
+        "--json", "output", is_flag=True, help="Print JSON lines.", callback=lambda ctx, param, value: Output(value)
+    )(command)

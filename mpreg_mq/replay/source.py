@@ -1,0 +1,65 @@
+"""Logs as they are read for debugging: never created, never changed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import attrs
+
+from mpreg_mq.errors import EventLogError
+from mpreg_mq.events import EventLog, open_log
+
+QUEUE_STREAMS = "queue:"
+"""Prefix of the streams that are queues'."""
+
+
+@attrs.frozen
+class StreamInfo:
+    """One stream of a log; ``version`` is the number of its events."""
+
+    name: str
+    version: int
+
+
+@attrs.frozen
+class LogInfo:
+    """What a log holds, by its own index. ``size_bytes`` is None where the log is no file."""
+
+    location: str
+    last_position: int
+    streams: tuple[StreamInfo, ...]
+    size_bytes: int | None
+
+
+def open_history(target: str | os.PathLike[str] | EventLog) -> EventLog:
+    """Open a log that exists, to read it.
+
+    Raises:
+        ConfigurationError: the target is of a scheme that is not known.
+        EventLogError: there is no such file, or it is no event log that this release reads.
+    """
+    path = _path_of(target)
+    if path is not None:
+        if not path.exists():
+            raise EventLogError(f"open {path}: there is no such file; give the path of an event log")
+        if path.is_file() and path.stat().st_size == 0:
+            raise EventLogError(f"open {path}: the file is empty, expected an event log; give another path")
+    return open_log(target)
+
+
+def _path_of(target: str | os.PathLike[str] | EventLog) -> Path | None:
+    if isinstance(target, os.PathLike):
+        return Path(target)
+    if isinstance(target, str) and target != "memory:":
+        return Path(target.removeprefix("sqlite:///"))
+    return None
+
+
+def log_info(log: EventLog) -> LogInfo:
+    """Streams and sizes; O(streams), because no event is read."""
+    streams = tuple(StreamInfo(name, log.stream_version(name)) for name in log.streams())
+    path = _path_of(log.location)
+    files = [] if path is None else [path, path.with_name(path.name + "-wal")]
+    size = sum(file.stat().st_size for file in files if file.exists()) if files else None
+    return LogInfo(log.location, log.last_position(), streams, size)
