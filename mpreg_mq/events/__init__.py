@@ -13,10 +13,12 @@ from mpreg_mq.events.codec import (
     decode,
     encode,
 )
+from mpreg_mq.events.jsonlines import JSONLinesEventLog
 from mpreg_mq.events.log import Append, EventLog, RecordedEvent
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.opening import open_log
 from mpreg_mq.events.sqlite import SQLiteEventLog
+from mpreg_mq.events.transfer import OnProgress, Progress, export_log, import_log
 from mpreg_mq.events.types import (
     AudienceFixed,
     AudienceMemberLeft,
@@ -72,6 +74,7 @@ __all__ = [
     "Event",
     "EventLog",
     "FireAndForgetSent",
+    "JSONLinesEventLog",
     "LeaseExpired",
     "LeaseExtended",
     "MemoryEventLog",
@@ -86,6 +89,8 @@ __all__ = [
     "MessageRejected",
     "MessageRequeued",
     "MessagesPurged",
+    "OnProgress",
+    "Progress",
     "QueueCreated",
     "QueueDeleted",
     "QueuePaused",
@@ -99,5 +104,7 @@ __all__ = [
     "Upcaster",
     "decode",
     "encode",
+    "export_log",
+    "import_log",
     "open_log",
 ]

@@ -101,6 +101,8 @@ class Codec:
         self._packers = {cls: (tag, _packer(cls)) for tag, cls in EVENT_TYPES.items()}
         decoders = {tag: msgspec.msgpack.Decoder(cls) for tag, cls in EVENT_TYPES.items()}
         self._decoders = {(tag, self._versions[tag]): decoder for tag, decoder in decoders.items()}
+        self._encode_json = msgspec.json.Encoder().encode
+        self._json_decoders = {tag: msgspec.json.Decoder(cls) for tag, cls in EVENT_TYPES.items()}
 
     @property
     def schema_versions(self) -> dict[str, int]:
@@ -132,6 +134,25 @@ class Codec:
         Raises:
             EventLogError: not an event type of this release, or a field holds what MessagePack cannot.
         """
+        return self._encode(event, self._encode_body)
+
+    def encode_json(self, event: Event) -> EncodedEvent:
+        """As :meth:`encode`, with a body of JSON, in which bytes are base64; O(size of the event).
+
+        JSON has no infinite numbers: an event that holds one has the MessagePack body as a JSON string, in base64.
+        """
+        encoded = self._encode(event, self._encode_json)
+        if b"null" in encoded.body and not self._reads_back(encoded, event):
+            return encoded._replace(body=self._encode_json(self.encode(event).body))
+        return encoded
+
+    def _reads_back(self, encoded: EncodedEvent, event: Event) -> bool:
+        try:
+            return self.decode_json(*encoded) == event
+        except CorruptLogError:
+            return False
+
+    def _encode(self, event: Event, encode: Callable[[Any], bytes]) -> EncodedEvent:
         try:
             tag, pack = self._packers[type(event)]
         except KeyError:
@@ -139,7 +160,7 @@ class Codec:
                 f"encode: got {describe(event)}, expected an event of mpreg_mq.events.types; define new ones there"
             ) from None
         try:
-            body = self._encode_body(pack(event))
+            body = encode(pack(event))
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
             raise EventLogError(
                 f"encode: {tag} has a field that cannot be stored ({error}): {describe(event)}"
@@ -161,7 +182,37 @@ class Codec:
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise _corrupt(type, schema, body, error) from error
 
+    def decode_json(self, type: str, schema: int, body: bytes) -> Event:
+        """The event of :meth:`encode_json`, brought to the current schema.
+
+        An upcaster sees bytes as the base64 text that they are in JSON.
+
+        Raises:
+            UnknownEventError: a newer release wrote it.
+            CorruptLogError: the body is not what :meth:`encode_json` makes.
+        """
+        try:
+            if body.startswith(b'"'):
+                return self.decode(type, schema, msgspec.json.decode(body, type=bytes))
+            if schema == self._versions.get(type):
+                return self._json_decoders[type].decode(body)
+            return self._upcast(type, schema, lambda: msgspec.json.decode(body, type=dict[str, Any]))
+        except EventLogError:
+            raise
+        # An upcaster is given whatever the text held, so it may raise anything.
+        except Exception as error:
+            raise _corrupt(type, schema, body, error) from error
+
     def _decode_older(self, type: str, schema: int, body: bytes) -> Event:
+        try:
+            return self._upcast(type, schema, lambda: msgspec.msgpack.decode(body, type=dict[str, Any]))
+        except UnknownEventError:
+            raise
+        # An upcaster is given whatever the bytes held, so it may raise anything.
+        except Exception as error:
+            raise _corrupt(type, schema, body, error) from error
+
+    def _upcast(self, type: str, schema: int, fields_of_body: Callable[[], dict[str, Any]]) -> Event:
         current = self._versions.get(type)
         if current is None:
             raise UnknownEventError(
@@ -172,14 +223,10 @@ class Codec:
                 f"decode: {type} has schema version {schema}, this release reads up to {current}; "
                 "written by a newer release; upgrade mpreg-mq"
             )
-        try:
-            fields = msgspec.msgpack.decode(body, type=dict[str, Any])
-            for version in range(schema, current):
-                fields = self._upcasters[type, version](fields)
-            return msgspec.convert(fields, EVENT_TYPES[type])
-        # An upcaster is given whatever the bytes held, so it may raise anything.
-        except Exception as error:
-            raise _corrupt(type, schema, body, error) from error
+        fields = fields_of_body()
+        for version in range(schema, current):
+            fields = self._upcasters[type, version](fields)
+        return msgspec.convert(fields, EVENT_TYPES[type])
 
 
 def _corrupt(type: str, schema: int, body: bytes, error: Exception) -> CorruptLogError:

@@ -45,6 +45,10 @@ class EventLog(Protocol):
         """Whether an append may wait for a disk; such a log is written through the journal actor."""
 
     @property
+    def read_only(self) -> bool:
+        """Whether the log was opened for reading alone; every append is refused then."""
+
+    @property
     def location(self) -> str:
         """Where the log is, as :func:`~mpreg_mq.events.opening.open_log` takes it."""
 

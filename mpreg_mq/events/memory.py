@@ -19,6 +19,7 @@ class MemoryEventLog:
     """
 
     blocking = False
+    read_only = False
     location = "memory:"
 
     def __init__(self) -> None:

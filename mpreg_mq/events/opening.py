@@ -8,6 +8,7 @@ from typing import Any
 
 from mpreg_mq._validation import describe
 from mpreg_mq.errors import ConfigurationError
+from mpreg_mq.events.jsonlines import SUFFIXES, JSONLinesEventLog
 from mpreg_mq.events.log import EventLog
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.sqlite import SQLiteEventLog
@@ -18,22 +19,28 @@ _SQLITE = "sqlite:///"
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
-def open_log(target: str | os.PathLike[str] | EventLog) -> EventLog:
+def open_log(target: str | os.PathLike[str] | EventLog, *, read_only: bool = False) -> EventLog:
     """Open the log that ``target`` names, or give back the log that it is.
 
     ``"memory:"`` is a new log in memory. ``"sqlite:///orders.db"`` is a file in the working directory and
     ``"sqlite:////var/orders.db"`` one at an absolute path, as SQLAlchemy has it; what follows the third slash
-    is the path as it stands. Any other text without a scheme, and any ``PathLike``, is the path of an SQLite file.
+    is the path as it stands. Any other text without a scheme, and any ``PathLike``, is the path of an SQLite file,
+    or of an export where its name ends in ``.jsonl`` or ``.jsonl.gz``; that can only be opened ``read_only``.
+
+    A log that is opened ``read_only`` must exist, is never changed, and may be in use by another process. A log
+    object is given back as it is, whether it is read-only or not.
 
     Raises:
-        ConfigurationError: the target is empty, or of a scheme or type that is not known.
+        ConfigurationError: the target is empty, of a scheme or type that is not known, or cannot be opened this way.
         EventLogError: the log cannot be opened.
     """
     if isinstance(target, os.PathLike):
-        return SQLiteEventLog(os.fsdecode(target))
+        return _open_file(os.fsdecode(target), read_only)
     if not isinstance(target, str):
         return _checked(target)
     if target == MemoryEventLog.location:
+        if read_only:
+            raise ConfigurationError("open_log: got 'memory:' read-only, which is always empty; name a file")
         return MemoryEventLog()
     is_url = target.startswith(_SQLITE)
     path = target.removeprefix(_SQLITE)
@@ -45,7 +52,18 @@ def open_log(target: str | os.PathLike[str] | EventLog) -> EventLog:
             f"open_log: got {describe(target)}, expected {_KNOWN}; "
             "give a file whose name holds a colon as a pathlib.Path"
         )
-    return SQLiteEventLog(path)
+    return _open_file(path, read_only)
+
+
+def _open_file(path: str, read_only: bool) -> EventLog:
+    if not path.endswith(SUFFIXES):
+        return SQLiteEventLog(path, read_only=read_only)
+    if not read_only:
+        raise ConfigurationError(
+            f"open_log: got {describe(path)}, an export, which can only be read; "
+            "open it with read_only=True, or import it into a log"
+        )
+    return JSONLinesEventLog(path)
 
 
 def _checked(target: Any) -> EventLog:

@@ -60,7 +60,8 @@ _Row = tuple[int, int, str, int, str, int, bytes]
 class SQLiteEventLog:
     """An :class:`~mpreg_mq.events.log.EventLog` in one SQLite file, created where it is missing.
 
-    One process writes a file at a time; an append that meets another process's events is refused.
+    One process writes a file at a time; an append that meets another process's events is refused. ``read_only``
+    needs no permission to write, and changes nothing; another process may write meanwhile.
 
     Raises:
         ConfigurationError: ``synchronous`` is not one of :data:`SYNCHRONOUS_MODES`.
@@ -70,13 +71,14 @@ class SQLiteEventLog:
 
     blocking = True
 
-    def __init__(self, path: str | os.PathLike[str], *, synchronous: str = "FULL") -> None:
+    def __init__(self, path: str | os.PathLike[str], *, synchronous: str = "FULL", read_only: bool = False) -> None:
         if synchronous not in SYNCHRONOUS_MODES:
             raise ConfigurationError(
                 f"SQLiteEventLog.synchronous: got {describe(synchronous)}, expected {' or '.join(SYNCHRONOUS_MODES)}"
             )
         self._path = Path(os.path.abspath(path))
         self._synchronous = synchronous
+        self.read_only = read_only
         self._lock = threading.Lock()
         self._read_lock = threading.Lock()
         self._closed = False
@@ -89,10 +91,10 @@ class SQLiteEventLog:
         if self._path.is_dir():
             raise EventLogError(f"open {self._path}: this is a directory, expected a file; name a file in it")
         with self._explained("open"):
-            self._writer = self._connect("rwc")
+            self._writer = self._connect_read_only() if read_only else self._connect("rwc")
             try:
                 self._prepare()
-                self._reader = self._connect("ro")
+                self._reader = self._connect_read_only()
             except BaseException:
                 self._writer.close()
                 raise
@@ -108,9 +110,21 @@ class SQLiteEventLog:
             check_same_thread=False,
         )
 
+    def _connect_read_only(self) -> sqlite3.Connection:
+        connection = self._connect("ro")
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            connection.close()
+            # Where not even the files of the write-ahead log can be made, and there is none, nobody writes either.
+            if Path(f"{self._path}-wal").exists() or not self._path.exists():
+                raise
+            connection = self._connect("ro&immutable=1")
+        return connection
+
     def _prepare(self) -> None:
         """Check whose file it is, create the tables in an empty one, and switch the write-ahead log on."""
-        if self._value("PRAGMA page_count") == 0:
+        if not self.read_only and self._value("PRAGMA page_count") == 0:
             # Before the write-ahead log is on, so that the file's own header says from the start whose it is.
             with self._transaction("EXCLUSIVE"):
                 if self._value("SELECT count(*) FROM sqlite_master") == 0:
@@ -127,6 +141,8 @@ class SQLiteEventLog:
                 f"open {self._path}: found schema version {version}, this release reads {SCHEMA_VERSION}; "
                 "written by a newer release; upgrade mpreg-mq"
             )
+        if self.read_only:
+            return
         journal_mode = self._value("PRAGMA journal_mode = WAL")
         if journal_mode != "wal":
             raise EventLogError(
@@ -134,6 +150,8 @@ class SQLiteEventLog:
                 "put the log on a local file system"
             )
         self._writer.execute(f"PRAGMA synchronous = {self._synchronous}")
+        # The first read opens the write-ahead log; only a connection that has it open removes it at the end.
+        self._value("SELECT count(*) FROM sqlite_master")
 
     def _create_tables(self) -> None:
         self._writer.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -203,6 +221,8 @@ class SQLiteEventLog:
         encoded = [[CODEC.encode(event) for event in append.events] for append in batch]
         with self._lock, self._explained("append"):
             self._check_open()
+            if self.read_only:
+                raise EventLogError(f"append to {self._path}: it was opened read-only; open it for writing")
             streams = self._fit(batch)
             if not streams:
                 return
@@ -269,7 +289,7 @@ class SQLiteEventLog:
         """
         with self._lock, self._explained("sync"):
             self._check_open()
-            if self._synchronous == "FULL":
+            if self.read_only or self._synchronous == "FULL":
                 return
             # A checkpoint syncs the write-ahead log before it copies from it, and the database after.
             if self._value("PRAGMA wal_checkpoint(FULL)"):

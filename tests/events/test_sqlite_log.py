@@ -126,6 +126,27 @@ def test_the_file_says_what_it_is(path: Path) -> None:
     assert run(path, "PRAGMA journal_mode") == [("wal",)]
 
 
+def test_a_log_can_be_read_while_it_is_written(path: Path) -> None:
+    """Given a log that is in use, then another one opened read-only follows it, and cannot append."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+        reader = SQLiteEventLog(path, read_only=True)
+        assert reader.read_only
+        log.append([Append("queue:a", 1, events(2))])
+        assert [record.event for record in reader.read_all()] == list(events(1, 2))
+        with pytest.raises(EventLogError, match="read-only"):
+            reader.append([Append("queue:a", 2, events(3))])
+        reader.sync()
+        reader.close()
+
+
+def test_reading_makes_no_log(path: Path) -> None:
+    """Given no file, then opening it read-only raises and makes none."""
+    with pytest.raises(EventLogError):
+        SQLiteEventLog(path, read_only=True)
+    assert not path.exists()
+
+
 # --- files that are no log ----------------------------------------------------------------------------------
 
 

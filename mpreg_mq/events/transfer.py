@@ -1,0 +1,139 @@
+"""Export and import: a log out to JSON lines and back, one event at a time, without loss."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+import attrs
+
+from mpreg_mq.errors import EventLogError
+from mpreg_mq.events.jsonlines import FORMAT, FORMAT_VERSION, Header, JSONLinesEventLog, Line, LineWriter, open_lines
+from mpreg_mq.events.log import Append, EventLog, RecordedEvent
+
+EVENTS_PER_STEP = 1000
+"""Events between two calls of a progress callback, and in one append of an import."""
+
+
+@attrs.frozen
+class Progress:
+    """How far an export or import is: ``events`` are done, at ``position`` of ``last_position`` of the source."""
+
+    events: int
+    position: int
+    last_position: int
+
+
+OnProgress = Callable[[Progress], None]
+"""Called after each :data:`EVENTS_PER_STEP` events and at the end; what it raises ends the transfer."""
+
+
+def export_log(
+    log: EventLog,
+    target: str | os.PathLike[str],
+    *,
+    streams: Collection[str] | None = None,
+    on_progress: OnProgress | None = None,
+) -> Progress:
+    """Write the log's events as they are now to a file of JSON lines; gzip if the name ends in ``.gz``.
+
+    ``streams`` chooses some; None means all. The file appears under its name when it is complete, so that an
+    interrupted export leaves nothing that looks like one. O(events) time, O(1) memory; appends may go on.
+
+    Raises:
+        EventLogError: the target exists, cannot be written, or a stream is not there.
+        CorruptLogError: the log is damaged; nothing is left of the export.
+    """
+    path = Path(os.path.abspath(target))
+    if path.exists():
+        raise EventLogError(f"export to {path}: the file exists; give another name, or remove it first")
+    missing = set(streams or ()) - set(log.streams())
+    if missing:
+        raise EventLogError(f"export: got the streams {sorted(missing)}, expected some of {log.streams()}")
+    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    try:
+        with open_lines(partial, "wb") as file:
+            writer = LineWriter(file)
+            chosen = None if streams is None else sorted(streams)
+            writer.write(Header(format=FORMAT, format_version=FORMAT_VERSION, streams=chosen))
+            progress = _write_events(writer, log, streams, on_progress)
+            writer.finish(progress.events, progress.last_position)
+        _sync_file(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise EventLogError(f"export to {path}: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return progress
+
+
+def _write_events(
+    writer: LineWriter, log: EventLog, streams: Collection[str] | None, on_progress: OnProgress | None
+) -> Progress:
+    last_position = log.last_position()
+    events = 0
+    for record in log.read_all():
+        if record.position > last_position:
+            break
+        if streams is None or record.stream in streams:
+            writer.write(Line.of(record))
+            events += 1
+            if on_progress is not None and events % EVENTS_PER_STEP == 0:
+                on_progress(Progress(events, record.position, last_position))
+    done = Progress(events, last_position, last_position)
+    if on_progress is not None:
+        on_progress(done)
+    return done
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def import_log(
+    source: str | os.PathLike[str] | EventLog, log: EventLog, *, on_progress: OnProgress | None = None
+) -> Progress:
+    """Append the events of an export, or of another log, to ``log``, in their order.
+
+    The streams must not be in ``log`` yet. Into an empty log a whole export comes with the positions it had. An
+    export is checked from end to end before its first event is appended; an import that fails in the middle, for
+    want of space, leaves what it had appended: import into a new log, and put that in its place.
+
+    Raises:
+        EventLogError: a stream is in the log already, or the log could not store the events.
+        CorruptLogError: the source is damaged.
+    """
+    if isinstance(source, str | os.PathLike):
+        opened = JSONLinesEventLog(source)
+        try:
+            return import_log(opened, log, on_progress=on_progress)
+        finally:
+            opened.close()
+    there = sorted(set(source.streams()) & set(log.streams()))
+    if there:
+        raise EventLogError(
+            f"import: the log {log.location} has {there} already, expected none of them; import into a new log"
+        )
+    last_position = source.last_position()
+    done = Progress(0, 0, last_position)
+    step: list[RecordedEvent] = []
+    for record in source.read_all():
+        step.append(record)
+        if len(step) == EVENTS_PER_STEP:
+            done = _append_step(log, step, done, on_progress)
+            step.clear()
+    return _append_step(log, step, attrs.evolve(done, position=last_position), on_progress)
+
+
+def _append_step(
+    log: EventLog, step: Iterable[RecordedEvent], done: Progress, on_progress: OnProgress | None
+) -> Progress:
+    batch = [Append(record.stream, record.version - 1, (record.event,)) for record in step]
+    log.append(batch)
+    position = step[-1].position if step else done.last_position  # type: ignore[index]
+    progress = Progress(done.events + len(batch), position, done.last_position)
+    if on_progress is not None:
+        on_progress(progress)
+    return progress
