@@ -19,6 +19,7 @@ from mpreg_mq.errors import (
     VersionConflictError,
 )
 from mpreg_mq.events import EventLog, open_log
+from mpreg_mq.exchange import TopicExchange
 from mpreg_mq.factories import (
     create_high_throughput_queue_manager,
     create_reliable_queue_manager,
@@ -40,6 +41,7 @@ from mpreg_mq.model import (
     QueueSubscription,
     QueueType,
     RejectionReason,
+    TopicRouteStatistics,
     TopicRouting,
 )
 from mpreg_mq.queue import DeadLetterQueue, MessageQueue
@@ -78,6 +80,8 @@ __all__ = [
     "QueuedMessage",
     "RejectionReason",
     "SystemClock",
+    "TopicExchange",
+    "TopicRouteStatistics",
     "TopicRouting",
     "UnknownEventError",
     "VersionConflictError",

@@ -27,6 +27,7 @@ from mpreg_mq.model import (
     QueuedMessage,
     QueueManagerStatistics,
     QueueStatistics,
+    TopicRouting,
 )
 
 T = TypeVar("T")
@@ -58,6 +59,8 @@ class BlockingMessageQueueManager:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        # Routes that the log brought back send from here, whoever publishes.
+        self._loop.call_soon(self._manager._router.bind)
         self._loop.run_forever()
         self._loop.close()
 
@@ -215,6 +218,29 @@ class BlockingMessageQueueManager:
     def resume_queue(self, queue_name: str) -> bool:
         """See :meth:`MessageQueueManager.resume_queue`."""
         return self._manager.resume_queue(queue_name)
+
+    def publish_to_topic_exchange(self, topic: str, payload: Any, *, headers: Mapping[str, Any] | None = None) -> bool:
+        """See :meth:`MessageQueueManager.publish_to_topic_exchange`."""
+        return self._wait(self._manager.publish_to_topic_exchange(topic, payload, headers=headers))
+
+    def route_topic_to_queue(
+        self,
+        topic_pattern: str,
+        queue_name: str,
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        **options: Any,
+    ) -> bool:
+        """See :meth:`MessageQueueManager.route_topic_to_queue`."""
+        return self._wait(self._manager.route_topic_to_queue(topic_pattern, queue_name, delivery_guarantee, **options))
+
+    def unroute_topic_from_queue(self, topic_pattern: str, queue_name: str) -> bool:
+        """See :meth:`MessageQueueManager.unroute_topic_from_queue`."""
+        return self._wait(self._manager.unroute_topic_from_queue(topic_pattern, queue_name))
+
+    @property
+    def topic_routings(self) -> list[TopicRouting]:
+        """See :attr:`MessageQueueManager.topic_routings`."""
+        return self._manager.topic_routings
 
     def get_queue_statistics(self, queue_name: str) -> QueueStatistics | None:
         """See :meth:`MessageQueueManager.get_queue_statistics`."""

@@ -20,18 +20,23 @@ from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.errors import ConfigurationError, MessageQueueError, QueueClosedError, QueueNotFoundError
 from mpreg_mq.events import EventLog, open_log
+from mpreg_mq.exchange.in_process import TopicExchange
+from mpreg_mq.exchange.messages import Vocabulary, is_exchange
+from mpreg_mq.exchange.origin import current_trail, joined, trail_of, with_trail
+from mpreg_mq.exchange.router import TopicRouter
 from mpreg_mq.model import (
     Callback,
     DeliveryGuarantee,
     DeliveryResult,
     MessageId,
+    OverflowPolicy,
     QueuedMessage,
     QueueManagerStatistics,
     QueueStatistics,
     RejectionReason,
+    TopicRouteStatistics,
     TopicRouting,
 )
-from mpreg_mq.options import guarantee_of
 from mpreg_mq.projections import QueueState
 from mpreg_mq.queue import MessageQueue, make_actor
 from mpreg_mq.topics import check_pattern
@@ -47,7 +52,8 @@ class MessageQueueManager:
 
     Args:
         config: defaults and limits; MPREG's own configuration object will do, None means the defaults.
-        topic_exchange: where :meth:`publish_to_topic_exchange` publishes.
+        topic_exchange: where topic routes take their messages from and :meth:`publish_to_topic_exchange` publishes:
+            MPREG's, or else an exchange within this process.
         log: ``"memory:"``, ``"sqlite:///orders.db"``, a path, or an :class:`~mpreg_mq.events.EventLog`, which then
             stays open after :meth:`shutdown`. None means memory.
         clock: where the time comes from.
@@ -66,8 +72,6 @@ class MessageQueueManager:
         clock: Clock | None = None,
     ) -> None:
         self.config = QueueManagerConfiguration.coerce(config)
-        self.topic_exchange = topic_exchange
-        self.topic_routings: list[TopicRouting] = []
         self._queues: dict[str, MessageQueue] = {}
         self._creating: dict[str, asyncio.Future[bool]] = {}
         self._retired = QueueManagerStatistics()
@@ -77,6 +81,12 @@ class MessageQueueManager:
         self._owns_log = self.log is not log
         self._store = Store.open(self.log)
         self._recover_queues()
+        if topic_exchange is None and self.config.enable_topic_exchange_integration:
+            topic_exchange = TopicExchange(self._clock)
+        self.topic_exchange = topic_exchange
+        self._router = TopicRouter(
+            topic_exchange if is_exchange(topic_exchange) else None, self._queues.get, self._store, self._clock
+        )
 
     def _recover_queues(self) -> None:
         for stream in self.log.streams():
@@ -172,7 +182,7 @@ class MessageQueueManager:
         self._retired.total_messages_acknowledged += counts.messages_acknowledged
         self._retired.total_messages_failed += counts.messages_failed
         self._queues.pop(name, None)
-        self.topic_routings = [routing for routing in self.topic_routings if routing.queue_name != name]
+        await self._router.remove_queue(name)
         await queue.shutdown(0.0)
         return True
 
@@ -407,37 +417,110 @@ class MessageQueueManager:
         topic: str,
         payload: Any,
         delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.FIRE_AND_FORGET,
+        *,
+        headers: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Publish on the topic exchange the manager was given; False without one, or when it refuses."""
+        """Publish on the topic exchange; False without one, or when it refuses.
+
+        An exchange hands a message to whoever is there now, whatever the guarantee; a route into a queue keeps it.
+        In a subscriber's callback the message's way through queues goes along, so that no route takes it back into
+        one of them.
+        """
         if self.topic_exchange is None:
             return False
+        sent = dict(headers or {})
+        trail = joined(trail_of(sent), current_trail(self._router.cluster))
         try:
-            self.topic_exchange.publish_message(
-                PublishedMessage(topic, payload, time.time(), str(uuid.uuid4()), "message-queue-manager")
+            message = Vocabulary.of(self.topic_exchange).message(
+                topic=topic,
+                payload=payload,
+                timestamp=time.time(),
+                message_id=str(uuid.uuid4()),
+                publisher="message-queue-manager",
+                headers=with_trail(sent, trail),
             )
+            await self._publish(message)
         # The exchange is somebody else's code.
         except Exception:
             logger.exception("publishing on %s failed", topic)
             return False
         return True
 
+    async def _publish(self, message: Any) -> None:
+        self.topic_exchange.publish_message(message)
+
     async def route_topic_to_queue(
         self,
         topic_pattern: str,
         queue_name: str,
         delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        *,
+        backlog_seconds: float | None = None,
+        overflow_policy: OverflowPolicy = OverflowPolicy.REJECT,
+        max_buffered: int = 10_000,
+        **options: Any,
     ) -> bool:
-        """Note a route from the topic exchange to a queue; False if the queue neither exists nor may be created.
+        """Send every message that is published on matching topics to a queue, until the route is removed.
+
+        The route is in the log, and is there again after a restart. A message has the topic, payload and headers it was
+        published with, its id as deduplication id, and headers ``mpreg-mq.*`` that tell its origin. Where several
+        routes lead a message into one queue, the oldest takes it.
+
+        Args:
+            topic_pattern: ``*`` is one level, ``#`` zero or more (G6).
+            queue_name: created if ``enable_auto_queue_creation`` says so.
+            delivery_guarantee: of the messages that take the route.
+            backlog_seconds: a new route also takes what was published so long ago, as far as the exchange remembers.
+            overflow_policy: what becomes of messages the queue has no room for; see :class:`TopicRouting`.
+            max_buffered: most messages of this route that wait for the queue.
+            **options: send options for every message (S4), except ``deduplication_id``.
+
+        Returns:
+            False if the queue neither exists nor may be created, or there is no exchange to subscribe to. A route of
+            the same pattern and queue is changed.
 
         Raises:
             InvalidTopicError: the pattern is malformed.
+            InvalidOptionError: an option is bad.
+            EventLogError: the route could not be stored; nothing changed.
+            QueueClosedError: the manager is closed.
         """
+        self._check_open()
         check_pattern(topic_pattern)
-        guarantee = guarantee_of(delivery_guarantee)
+        if self._router.exchange is None:
+            logger.error("route %s -> %s: there is no topic exchange to subscribe to", topic_pattern, queue_name)
+            return False
         if isinstance(await self._find_or_create(queue_name), DeliveryResult):
             return False
-        self.topic_routings.append(TopicRouting(topic_pattern, queue_name, guarantee))
+        await self._router.add(
+            topic_pattern,
+            queue_name,
+            delivery_guarantee,
+            backlog_seconds=backlog_seconds,
+            overflow_policy=overflow_policy,
+            max_buffered=max_buffered,
+            options=options,
+        )
         return True
+
+    async def unroute_topic_from_queue(self, topic_pattern: str, queue_name: str) -> bool:
+        """End a route; whether there was one. What it sent stays in the queue.
+
+        Raises:
+            EventLogError: that could not be stored; the route goes on.
+            QueueClosedError: the manager is closed.
+        """
+        self._check_open()
+        return await self._router.remove(topic_pattern, queue_name)
+
+    @property
+    def topic_routings(self) -> list[TopicRouting]:
+        """The routes, oldest first; a copy."""
+        return self._router.routings
+
+    def get_route_statistics(self, topic_pattern: str, queue_name: str) -> TopicRouteStatistics | None:
+        """What came of the messages that matched a route; None where there is no such route."""
+        return self._router.statistics(topic_pattern, queue_name)
 
     # --- beginning and end --------------------------------------------------------------------------------
 
@@ -453,6 +536,7 @@ class MessageQueueManager:
             return
         self._closed = True
         timeout = self.config.shutdown_timeout_seconds
+        await self._router.close(timeout)
         await asyncio.gather(*(queue.shutdown(timeout) for queue in self._queues.values()))
         await asyncio.get_running_loop().run_in_executor(None, self._close_store)
 
@@ -461,6 +545,7 @@ class MessageQueueManager:
         if self._closed:
             return
         self._closed = True
+        self._router.close_now()
         for queue in self._queues.values():
             queue.shutdown_sync()
         self._close_store()
@@ -480,15 +565,3 @@ class MessageQueueManager:
 
     async def __aexit__(self, *_: object) -> None:
         await self.shutdown()
-
-
-@attrs.frozen
-class PublishedMessage:
-    """What the manager publishes on a topic exchange: the fields of MPREG's ``PubSubMessage``."""
-
-    topic: str
-    payload: Any
-    timestamp: float
-    message_id: str
-    publisher: str
-    headers: dict[str, str] = attrs.field(factory=dict)

@@ -321,9 +321,36 @@ class QueueManagerStatistics:
 
 @attrs.frozen
 class TopicRouting:
-    """A route from a topic pattern of the topic exchange to a queue."""
+    """A route from a topic pattern of the topic exchange to a queue.
+
+    ``options`` go with every message that takes the route. ``overflow_policy`` says what becomes of messages that the
+    queue has no room for: REJECT refuses them, WAIT keeps up to ``max_buffered`` of them for later and then refuses
+    new ones, DROP_OLDEST gives up the oldest of those instead.
+    """
 
     topic_pattern: str
     queue_name: str
     delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE
     created_at: float = attrs.field(factory=time.time)
+    options: MessageOptions = DEFAULT_OPTIONS
+    overflow_policy: OverflowPolicy = OverflowPolicy.REJECT
+    max_buffered: int = 10_000
+
+
+@attrs.define
+class TopicRouteStatistics:
+    """What came of the messages that matched a route, since this process began; a copy, not a live view.
+
+    ``received`` is the sum of all that follow down to ``buffered``. ``looped`` messages came from the queue they would
+    have entered; ``overlapping`` ones go there by an older route to the same queue.
+    """
+
+    received: int = 0
+    routed: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    dropped: int = 0
+    looped: int = 0
+    overlapping: int = 0
+    buffered: int = 0
+    last_error: str | None = None

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import attrs
 import pykka
 
+from mpreg_mq.actors.current import current_delivery
 from mpreg_mq.actors.runtime import LoopActor, LoopFuture
 from mpreg_mq.model import Callback, QueuedMessage
 
@@ -107,6 +108,7 @@ class SubscriberActor(LoopActor):
         callback = self._callbacks.get(delivery.subscription_id)
         if callback is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
+        token = current_delivery.set(delivery.message)
         try:
             returned = callback(delivery.message)
             if returned is None or not inspect.isawaitable(returned):
@@ -115,6 +117,8 @@ class SubscriberActor(LoopActor):
         # KeyboardInterrupt and SystemExit included: one callback must not end the process of all the others.
         except BaseException as error:
             return error_text(error)
+        finally:
+            current_delivery.reset(token)
 
     def _await(self, awaitable: Awaitable[Any], delivery: Deliver) -> LoopFuture[Outcome]:
         outcome: LoopFuture[Outcome] = LoopFuture()
@@ -176,6 +180,7 @@ class BlockingSubscriberActor(pykka.ThreadingActor):
         callback = self._callbacks.get(delivery.subscription_id)
         if callback is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
+        token = current_delivery.set(delivery.message)
         try:
             returned = callback(delivery.message)
             if inspect.isawaitable(returned):
@@ -183,6 +188,8 @@ class BlockingSubscriberActor(pykka.ThreadingActor):
         # In pykka a BaseException would stop every actor of the process.
         except BaseException as error:
             return error_text(error)
+        finally:
+            current_delivery.reset(token)
         return None
 
 

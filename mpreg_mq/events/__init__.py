@@ -52,6 +52,8 @@ from mpreg_mq.events.types import (
     QuorumMissed,
     SubscriberJoined,
     SubscriberLeft,
+    TopicRouteAdded,
+    TopicRouteRemoved,
 )
 
 __all__ = [
@@ -101,6 +103,8 @@ __all__ = [
     "SQLiteEventLog",
     "SubscriberJoined",
     "SubscriberLeft",
+    "TopicRouteAdded",
+    "TopicRouteRemoved",
     "Upcaster",
     "decode",
     "encode",

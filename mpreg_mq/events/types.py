@@ -1,8 +1,9 @@
 """The event types: one immutable fact each, in the past tense.
 
-Every queue has one stream, ``queue:<name>``. ``at`` is seconds since the epoch and never falls within a
-stream. Payloads are the encoded bytes of the send. A field added later needs a default, so that old logs
-still read; any other change needs a new schema version and an upcaster (see :mod:`mpreg_mq.events.codec`).
+Every queue has one stream, ``queue:<name>``; the topic routes of a manager are in ``routes:topics``. ``at`` is
+seconds since the epoch and never falls within a stream. Payloads are the encoded bytes of the send. A field added
+later needs a default, so that old logs still read; any other change needs a new schema version and an upcaster (see
+:mod:`mpreg_mq.events.codec`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import attrs
 
 from mpreg_mq.configuration import QueueConfiguration
-from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, MessageOptions, RejectionReason
+from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, MessageOptions, OverflowPolicy, RejectionReason
 
 
 @attrs.frozen
@@ -315,6 +316,29 @@ class DeadLettersPurged(Event):
     """Somebody removed these dead letters."""
 
     message_ids: tuple[str, ...]
+
+
+# --- topic routes -----------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class TopicRouteAdded(Event):
+    """Messages of the topic exchange go to a queue from here on, or go with other options than before."""
+
+    topic_pattern: str
+    queue_name: str
+    guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE
+    options: MessageOptions = DEFAULT_OPTIONS
+    overflow_policy: OverflowPolicy = OverflowPolicy.REJECT
+    max_buffered: int = 10_000
+
+
+@attrs.frozen
+class TopicRouteRemoved(Event):
+    """A route ended; what it sent stays in the queue."""
+
+    topic_pattern: str
+    queue_name: str
 
 
 EVENT_TYPES: frozenset[type[Event]] = frozenset(Event.__subclasses__())

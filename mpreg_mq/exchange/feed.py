@@ -1,0 +1,215 @@
+"""The way of routed messages into one queue: in order, in batches, and back-pressure when the queue is full.
+
+A publisher never waits and never hears of it: what cannot go on is kept, refused or dropped by the route's policy,
+and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+import attrs
+
+from mpreg_mq.clock import Clock
+from mpreg_mq.errors import MessageQueueError
+from mpreg_mq.exchange.routes import Route, RouteKey
+from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, OverflowPolicy, RejectionReason, TopicRouteStatistics
+from mpreg_mq.queue import MessageQueue
+
+logger = logging.getLogger("mpreg_mq")
+
+MAX_BATCH = 1000
+"""Most routed messages in one commit."""
+
+FIRST_WAIT_SECONDS = 0.01
+LAST_WAIT_SECONDS = 1.0
+"""Bounds of the wait before a full queue is looked at again."""
+
+
+@attrs.frozen(eq=False)
+class RoutedMessage:
+    """A message on its way into a queue."""
+
+    route: Route
+    entry: dict[str, Any]
+
+
+@attrs.define(eq=False)
+class QueueFeed:
+    """The messages that wait to enter one queue. Everything here runs on the thread of the router's loop."""
+
+    queue_name: str
+    _find: Callable[[str], MessageQueue | None]
+    _clock: Clock
+    counts: dict[RouteKey, TopicRouteStatistics] = attrs.field(factory=dict)
+    _waiting: deque[RoutedMessage] = attrs.field(factory=deque)
+    _task: asyncio.Task[None] | None = None
+    _closing: asyncio.Event = attrs.field(factory=asyncio.Event)
+    _complained: set[RouteKey] = attrs.field(factory=set)
+
+    def statistics(self, route: Route) -> TopicRouteStatistics:
+        """The counts of a route into this queue; live."""
+        return self.counts.setdefault(route.key, TopicRouteStatistics())
+
+    def put(self, message: RoutedMessage) -> None:
+        """Take a message; O(1) but where an old one is dropped for it, which is O(waiting)."""
+        route = message.route
+        counts = self.statistics(route)
+        if counts.buffered >= route.routing.max_buffered:
+            if route.routing.overflow_policy is not OverflowPolicy.DROP_OLDEST:
+                self.refuse(route, f"max_buffered={route.routing.max_buffered} messages are waiting already")
+                return
+            self._drop_oldest(route)
+        counts.buffered += 1
+        self._waiting.append(message)
+        if self._task is None:
+            # An empty context: what is sent from here is nobody's callback.
+            self._task = asyncio.get_running_loop().create_task(self._drain(), context=Context())
+
+    def _drop_oldest(self, route: Route) -> None:
+        index = next(index for index, waiting in enumerate(self._waiting) if waiting.route.key == route.key)
+        del self._waiting[index]
+        counts = self.statistics(route)
+        counts.buffered -= 1
+        counts.dropped += 1
+        self._complain(route, "the oldest waiting message was dropped")
+
+    def refuse(self, route: Route, reason: str) -> None:
+        """Count a message of this route as lost, with the reason; it is not among those that wait."""
+        counts = self.statistics(route)
+        counts.refused += 1
+        counts.last_error = reason
+        self._complain(route, reason)
+
+    def _complain(self, route: Route, reason: str) -> None:
+        """Say it once for each route until something gets through again; the rest is counted."""
+        if route.key not in self._complained:
+            self._complained.add(route.key)
+            logger.warning("route %s -> %s: message lost: %s", *route.key, reason)
+
+    async def _drain(self) -> None:
+        wait = FIRST_WAIT_SECONDS
+        try:
+            while self._waiting:
+                batch = self._next_batch()
+                if batch and await self._send(batch):
+                    wait = FIRST_WAIT_SECONDS
+                    continue
+                if not await self._pause(wait):
+                    return
+                wait = min(wait * 2, LAST_WAIT_SECONDS)
+        finally:
+            self._task = None
+
+    def _next_batch(self) -> list[RoutedMessage]:
+        """The messages to send now: all of one guarantee, as many as the queue has room for where they can wait."""
+        room = self._room()
+        batch: list[RoutedMessage] = []
+        while self._waiting and len(batch) < MAX_BATCH:
+            message = self._waiting[0]
+            routing = message.route.routing
+            if batch and routing.delivery_guarantee is not batch[0].route.routing.delivery_guarantee:
+                break
+            if routing.overflow_policy is not OverflowPolicy.REJECT and len(batch) >= room:
+                break
+            batch.append(self._waiting.popleft())
+        return batch
+
+    def _room(self) -> int:
+        """How many messages to send that can wait; so that a full queue logs no rejection for each look at it."""
+        queue = self._find(self.queue_name)
+        guarantee = self._waiting[0].route.routing.delivery_guarantee
+        if (
+            queue is None
+            or guarantee is DeliveryGuarantee.FIRE_AND_FORGET
+            or queue.config.overflow_policy is OverflowPolicy.DROP_OLDEST
+        ):
+            return MAX_BATCH
+        return queue.config.max_size - queue.get_statistics().current_queue_size
+
+    async def _send(self, batch: list[RoutedMessage]) -> bool:
+        """Send a batch; whether all of it is settled. What has to be tried again waits at the front, in order."""
+        queue = self._find(self.queue_name)
+        results: list[DeliveryResult]
+        if queue is None:
+            gone = f"queue {self.queue_name!r} is gone"
+            results = [DeliveryResult(False, None, error_message=gone, rejection=RejectionReason.UNKNOWN_QUEUE)] * len(
+                batch
+            )
+        else:
+            try:
+                results = await queue.send_messages(
+                    [message.entry for message in batch], batch[0].route.routing.delivery_guarantee
+                )
+            except asyncio.CancelledError:
+                for message in batch:
+                    self.statistics(message.route).buffered -= 1
+                    self.refuse(message.route, "the queue manager was closed while this was being sent")
+                raise
+            except MessageQueueError as error:
+                results = [
+                    DeliveryResult(False, None, error_message=str(error), rejection=RejectionReason.STORE_ERROR)
+                ] * len(batch)
+        again: list[RoutedMessage] = []
+        for message, result in zip(batch, results, strict=True):
+            if not self._settle(message.route, result):
+                again.append(message)
+        self._waiting.extendleft(reversed(again))
+        return not again
+
+    def _settle(self, route: Route, result: DeliveryResult) -> bool:
+        counts = self.statistics(route)
+        keeps = route.routing.overflow_policy is not OverflowPolicy.REJECT
+        if keeps and result.rejection in (RejectionReason.CAPACITY, RejectionReason.STORE_ERROR):
+            counts.last_error = result.error_message
+            return False
+        counts.buffered -= 1
+        if result.success:
+            counts.routed += 1
+            self._complained.discard(route.key)
+        elif result.rejection is RejectionReason.DUPLICATE:
+            counts.duplicates += 1
+        else:
+            self.refuse(route, result.error_message or "the queue refused it")
+        return True
+
+    async def _pause(self, seconds: float) -> bool:
+        """Wait; False when the feed is closing."""
+        if self._closing.is_set():
+            return False
+        over = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        timer = self._clock.call_at(loop, self._clock.now() + seconds, over.set)
+        waits = [loop.create_task(over.wait()), loop.create_task(self._closing.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            for wait in waits:
+                wait.cancel()
+        return not self._closing.is_set()
+
+    async def close(self, timeout_seconds: float) -> None:
+        """Send what still waits, without waiting for room, for at most this long; the rest is refused and counted."""
+        self._closing.set()
+        task = self._task
+        if task is not None:
+            await asyncio.wait([task], timeout=timeout_seconds)
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Refuse everything that still waits."""
+        while self._waiting:
+            message = self._waiting.popleft()
+            self.statistics(message.route).buffered -= 1
+            self.refuse(message.route, "the queue manager was closed before there was room")

@@ -1,0 +1,386 @@
+"""Topic routes: messages of a topic exchange go into queues, and each route survives a restart.
+
+The router subscribes to the exchange once for each pattern. A notification becomes a send with the message's topic,
+payload, headers and publisher, and with its id as the deduplication id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import msgspec
+
+from mpreg_mq._validation import describe, seconds, whole
+from mpreg_mq.actors.store import Store
+from mpreg_mq.clock import Clock
+from mpreg_mq.errors import InvalidOptionError, PayloadError, QueueClosedError
+from mpreg_mq.events import types as e
+from mpreg_mq.exchange.feed import QueueFeed, RoutedMessage
+from mpreg_mq.exchange.messages import Exchange, Vocabulary
+from mpreg_mq.exchange.origin import MAX_TRAIL, Trail, current_trail, joined, origin_headers, place, trail_of
+from mpreg_mq.exchange.routes import ROUTES_STREAM, Route, RouteTable
+from mpreg_mq.model import MessageOptions, OverflowPolicy, TopicRouteStatistics, TopicRouting
+from mpreg_mq.options import guarantee_of, message_options, require
+from mpreg_mq.payload import encode_payload
+from mpreg_mq.queue import MessageQueue
+from mpreg_mq.topics import check_pattern
+
+logger = logging.getLogger("mpreg_mq")
+
+SUBSCRIBER = "mpreg-mq"
+MAX_EARLY = 10_000
+"""Most messages kept that are published before there is an event loop to send them on."""
+
+Announce = Callable[[Any], Awaitable[None]]
+
+
+async def _nobody(_: Any) -> None:
+    """Tell nobody."""
+
+
+@attrs.define
+class Announcements:
+    """How others hear of a router's subscriptions: MPREG's fabric, by which remote servers send what matches."""
+
+    subscribed: Announce = _nobody
+    unsubscribed: Callable[[str], Awaitable[None]] = _nobody
+
+
+class TopicRouter:
+    """The routes of one manager. Made and closed by it; use the manager's methods.
+
+    Args:
+        exchange: where messages come from; None where there is nothing to subscribe to, and routes only wait for one.
+        find: the queue of a name.
+        store: where the routes are kept.
+        clock: where the time comes from.
+        cluster: the name of this side in trails, where several share an exchange.
+    """
+
+    def __init__(
+        self,
+        exchange: Exchange | None,
+        find: Callable[[str], MessageQueue | None],
+        store: Store,
+        clock: Clock,
+        cluster: str = "",
+    ) -> None:
+        self.exchange = exchange
+        self.cluster = cluster
+        self.announcements = Announcements()
+        self._find = find
+        self._store = store
+        self._clock = clock
+        self._feeds: dict[str, QueueFeed] = {}
+        self._subscriptions: dict[str, str] = {}
+        self._early: deque[tuple[Any, str, Trail]] = deque(maxlen=MAX_EARLY)
+        self._loop = _running_loop()
+        self._recording = asyncio.Lock()
+        self._closed = False
+        self.table = RouteTable()
+        self._version = 0
+        self._load()
+        for pattern in self.table.patterns():
+            self._subscribe(pattern)
+
+    # --- the verbs ----------------------------------------------------------------------------------------
+
+    async def add(
+        self,
+        topic_pattern: str,
+        queue_name: str,
+        guarantee: Any,
+        *,
+        backlog_seconds: float | None,
+        overflow_policy: Any,
+        max_buffered: int,
+        options: dict[str, Any],
+    ) -> None:
+        """Begin a route, or change the one of this pattern and queue; it is in the log before it is used.
+
+        Raises:
+            InvalidTopicError: the pattern is malformed.
+            InvalidOptionError: an option is bad.
+            EventLogError: the route could not be stored; nothing changed.
+        """
+        check_pattern(topic_pattern)
+        chosen = guarantee_of(guarantee)
+        require("backlog_seconds", seconds(0.0, optional=True), backlog_seconds)
+        require("max_buffered", whole(1, 1_000_000), max_buffered)
+        policy = _policy_of(overflow_policy)
+        checked = _route_options(options)
+        async with self._recording:
+            self._check_open()
+            known = self.table.get((topic_pattern, queue_name))
+            wanted = TopicRouting(topic_pattern, queue_name, chosen, 0.0, checked, policy, max_buffered)
+            if known is None or attrs.evolve(known.routing, created_at=0.0) != wanted:
+                await self._record(
+                    e.TopicRouteAdded(
+                        self._clock.now(), topic_pattern, queue_name, chosen, checked, policy, max_buffered
+                    )
+                )
+            self.bind()
+            subscription = self._subscribe(topic_pattern)
+            if known is None and backlog_seconds:
+                self._take_backlog(topic_pattern, queue_name, backlog_seconds)
+        if subscription is not None:
+            await self._announce(self.announcements.subscribed(subscription))
+
+    async def remove(self, topic_pattern: str, queue_name: str) -> bool:
+        """End a route; whether there was one.
+
+        Raises:
+            EventLogError: that could not be stored; the route goes on.
+        """
+        async with self._recording:
+            self._check_open()
+            if self.table.get((topic_pattern, queue_name)) is None:
+                return False
+            await self._record(e.TopicRouteRemoved(self._clock.now(), topic_pattern, queue_name))
+            ended = None if self.table.of_pattern(topic_pattern) else self._unsubscribe(topic_pattern)
+        if ended is not None:
+            await self._announce(self.announcements.unsubscribed(ended))
+        return True
+
+    async def remove_queue(self, queue_name: str) -> None:
+        """End every route into a queue."""
+        for route in self.table.of_queue(queue_name):
+            await self.remove(*route.key)
+        feed = self._feeds.pop(queue_name, None)
+        if feed is not None:
+            await feed.close(0.0)
+
+    @property
+    def routings(self) -> list[TopicRouting]:
+        """The routes, oldest first."""
+        return [route.routing for route in self.table.all()]
+
+    def statistics(self, topic_pattern: str, queue_name: str) -> TopicRouteStatistics | None:
+        """The counts of a route; a copy. None where there is no such route."""
+        route = self.table.get((topic_pattern, queue_name))
+        if route is None:
+            return None
+        feed = self._feeds.get(queue_name)
+        return TopicRouteStatistics() if feed is None else attrs.evolve(feed.statistics(route))
+
+    # --- the exchange -------------------------------------------------------------------------------------
+
+    def bind(self) -> None:
+        """Send from the running loop, from now on; the first one stays. What came too early goes out."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        while self._early:
+            self._take(*self._early.popleft())
+
+    async def announce_all(self) -> None:
+        """Announce every subscription anew."""
+        for subscription_id in list(self._subscriptions.values()):
+            subscription = getattr(self.exchange, "subscriptions", {}).get(subscription_id)
+            if subscription is not None:
+                await self._announce(self.announcements.subscribed(subscription))
+
+    @staticmethod
+    async def _announce(announcing: Awaitable[None]) -> None:
+        try:
+            await announcing
+        # The fabric is somebody else's code, and announces again by itself.
+        except Exception:
+            logger.exception("a topic subscription could not be announced")
+
+    def _subscribe(self, pattern: str) -> Any:
+        """Subscribe to a pattern, once; the new subscription, or None."""
+        if self.exchange is None or pattern in self._subscriptions:
+            return None
+        words = Vocabulary.of(self.exchange)
+        subscription = words.subscription(
+            subscription_id=f"{SUBSCRIBER}-{uuid.uuid4()}",
+            patterns=(words.pattern(pattern=_simplest(pattern)),),
+            subscriber=SUBSCRIBER,
+            created_at=self._clock.now(),
+            get_backlog=False,
+        )
+
+        def notified(notification: Any) -> None:
+            self._notified(notification.message, pattern)
+
+        self.exchange.add_internal_subscription(subscription, notified)
+        self._subscriptions[pattern] = subscription.subscription_id
+        return subscription
+
+    def _unsubscribe(self, pattern: str) -> str | None:
+        subscription_id = self._subscriptions.pop(pattern, None)
+        if subscription_id is not None and self.exchange is not None:
+            self.exchange.remove_subscription(subscription_id)
+        return subscription_id
+
+    def _notified(self, message: Any, pattern: str) -> None:
+        """A message was published, on whichever thread; nothing that goes wrong here may reach its publisher."""
+        try:
+            trail = joined(trail_of(message.headers), current_trail(self.cluster))
+            loop = self._loop
+            if loop is None:
+                try:
+                    self.bind()
+                except RuntimeError:
+                    self._early.append((message, pattern, trail))
+                    return
+                loop = self._loop
+            assert loop is not None
+            if _running_loop() is loop:
+                self._take(message, pattern, trail)
+            else:
+                loop.call_soon_threadsafe(self._take, message, pattern, trail)
+        except Exception:
+            logger.exception("route %s: a message was lost", pattern)
+
+    def _take_backlog(self, pattern: str, queue_name: str, age_seconds: float) -> None:
+        assert self.exchange is not None
+        route = self.table.get((pattern, queue_name))
+        assert route is not None
+        for message in self.exchange.backlog.get_backlog(pattern, int(age_seconds + 0.999)):
+            self._offer(route, message, trail_of(message.headers))
+
+    def _take(self, message: Any, pattern: str, trail: Trail) -> None:
+        for route in list(self.table.of_pattern(pattern)):
+            self._offer(route, message, trail)
+
+    def _offer(self, route: Route, message: Any, trail: Trail) -> None:
+        """Put a message into the feed of a route's queue, unless it has been there or goes there anyhow."""
+        queue_name = route.routing.queue_name
+        feed = self._feeds.get(queue_name)
+        if feed is None:
+            feed = self._feeds[queue_name] = QueueFeed(queue_name, self._find, self._clock)
+        counts = feed.statistics(route)
+        counts.received += 1
+        if place(self.cluster, queue_name) in trail or len(trail) >= MAX_TRAIL:
+            counts.looped += 1
+        elif not self.table.is_first(route, message.topic):
+            counts.overlapping += 1
+        else:
+            try:
+                entry = _entry(route, message, trail)
+            except PayloadError as error:
+                feed.refuse(route, str(error))
+            else:
+                feed.put(RoutedMessage(route, entry))
+
+    # --- the log ------------------------------------------------------------------------------------------
+
+    async def _record(self, event: e.Event) -> None:
+        """Store an event and then fold it; the loop does not wait for the disk."""
+        try:
+            await self._append(event)
+        except BaseException:
+            # It may be in the log all the same: a commit that failed is unknown.
+            self._load()
+            raise
+        self._version += 1
+        self.table.apply(event)
+
+    async def _append(self, event: e.Event) -> None:
+        if self._store.journal is None:
+            self._store.append(ROUTES_STREAM, self._version, (event,))
+            return
+        loop = asyncio.get_running_loop()
+        stored: asyncio.Future[None] = loop.create_future()
+
+        def done(error: BaseException | None) -> None:
+            if not stored.cancelled():
+                stored.set_result(None) if error is None else stored.set_exception(error)
+
+        self._store.submit(ROUTES_STREAM, self._version, (event,), done, loop)
+        await stored
+
+    def _load(self) -> None:
+        records = list(self._store.log.read_stream(ROUTES_STREAM))
+        self.table = RouteTable.replay(record.event for record in records)
+        self._version = len(records)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise QueueClosedError("the queue manager is closed; make a new one")
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    async def close(self, timeout_seconds: float) -> None:
+        """Leave the exchange, send what waits for at most this long, and refuse the rest; the routes stay stored."""
+        if self._closed:
+            return
+        ended = self._leave()
+        await asyncio.gather(*(feed.close(timeout_seconds) for feed in self._feeds.values()))
+        for subscription_id in ended:
+            await self._announce(self.announcements.unsubscribed(subscription_id))
+
+    def close_now(self) -> None:
+        """Leave the exchange, and refuse what waits."""
+        if not self._closed:
+            self._leave()
+            for feed in self._feeds.values():
+                feed.abandon()
+
+    def _leave(self) -> list[str]:
+        self._closed = True
+        if self._early:
+            logger.warning("topic routes: %d messages came before there was an event loop", len(self._early))
+            self._early.clear()
+        return [ended for pattern in list(self._subscriptions) if (ended := self._unsubscribe(pattern)) is not None]
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _simplest(pattern: str) -> str:
+    """The pattern with one ``#`` where it has several in a row: the same topics, and MPREG's trie finds them."""
+    segments = pattern.split(".")
+    return ".".join(one for one, before in zip(segments, ["", *segments], strict=False) if not one == before == "#")
+
+
+def _policy_of(value: Any) -> OverflowPolicy:
+    try:
+        return OverflowPolicy(getattr(value, "value", value))
+    except ValueError:
+        allowed = ", ".join(member.value for member in OverflowPolicy)
+        raise InvalidOptionError(f"overflow_policy: got {describe(value)}, expected one of {allowed}") from None
+
+
+def _route_options(given: dict[str, Any]) -> MessageOptions:
+    """The options that go with every message of a route.
+
+    Raises:
+        InvalidOptionError: one is bad, or is a ``deduplication_id``, which is each message's own id.
+    """
+    checked = message_options({name: value for name, value in given.items() if value is not None})
+    if checked.deduplication_id is not None:
+        raise InvalidOptionError(
+            f"deduplication_id: got {describe(checked.deduplication_id)}, expected none; "
+            "a routed message has its own id as deduplication id"
+        )
+    return checked
+
+
+def _entry(route: Route, message: Any, trail: Trail) -> dict[str, Any]:
+    """The send that a published message becomes; its payload is encoded now (S3).
+
+    Raises:
+        PayloadError: the payload cannot be encoded.
+    """
+    options = attrs.asdict(route.routing.options, filter=lambda _, value: value is not None)
+    headers = {**options.get("headers", {}), **origin_headers(message, route.routing.topic_pattern, trail)}
+    message_id = str(message.message_id)
+    return {
+        **options,
+        "topic": message.topic,
+        "payload": msgspec.Raw(encode_payload(message.payload)),
+        "headers": headers,
+        "deduplication_id": message_id if 0 < len(message_id) <= 256 else None,
+    }

@@ -1,0 +1,616 @@
+"""Topic routes of a manager, with our exchange and with MPREG's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpreg_mq import (
+    BlockingMessageQueueManager,
+    DeliveryGuarantee,
+    InvalidOptionError,
+    InvalidTopicError,
+    MessageQueueManager,
+    OverflowPolicy,
+    QueueClosedError,
+    QueueConfiguration,
+    QueuedMessage,
+    QueueManagerConfiguration,
+    TopicExchange,
+    TopicRouteStatistics,
+    VirtualClock,
+)
+from mpreg_mq.topics import matches
+from tests.support.exchanges import EXCHANGES, MakeExchange, message
+from tests.support.running import until
+
+TOPICS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(".".join)
+PATTERNS = st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=4).map(".".join)
+
+
+def pending(manager: MessageQueueManager, name: str = "q") -> list[QueuedMessage]:
+    """The messages of a queue that nobody fetched."""
+    return manager.queue(name).pending_messages
+
+
+async def settled(manager: MessageQueueManager) -> None:
+    """Nothing waits in a feed any more."""
+    await until(
+        lambda: all(
+            not counts.buffered
+            for routing in manager.topic_routings
+            if (counts := manager.get_route_statistics(routing.topic_pattern, routing.queue_name)) is not None
+        )
+    )
+
+
+def counts_of(manager: MessageQueueManager, topic_pattern: str, name: str = "q") -> TopicRouteStatistics:
+    """The counts of a route that is there."""
+    counts = manager.get_route_statistics(topic_pattern, name)
+    assert counts is not None
+    return counts
+
+
+def run(story: Coroutine[Any, Any, None]) -> None:
+    """Run a story to its end."""
+    asyncio.run(story)
+
+
+# --- what a route does --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", EXCHANGES)
+def test_a_published_message_becomes_a_send_with_its_origin(make: MakeExchange) -> None:
+    """Given a route, when a message is published, then the queue has its topic, payload and headers, and where it
+    came from; its id is the deduplication id."""
+
+    async def story() -> None:
+        exchange = make()
+        async with MessageQueueManager(None, exchange) as manager:
+            assert await manager.route_topic_to_queue("order.#", "q", DeliveryGuarantee.BROADCAST, priority=3)
+            exchange.publish_message(
+                message(
+                    exchange,
+                    "order.paid",
+                    {"id": 7},
+                    "id-1",
+                    publisher="shop",
+                    timestamp=12.5,
+                    headers={"trace": "abc", "n": 1, "none": None, "mpreg-mq.publisher": "a lie"},
+                )
+            )
+            exchange.publish_message(message(exchange, "invoice.paid", 1))
+            await settled(manager)
+            (one,) = pending(manager)
+            assert (one.topic, one.payload, one.priority) == ("order.paid", {"id": 7}, 3)
+            assert one.delivery_guarantee is DeliveryGuarantee.BROADCAST
+            assert one.deduplication_id == "id-1"
+            assert one.headers == {
+                "trace": "abc",
+                "n": "1",
+                "mpreg-mq.publisher": "shop",
+                "mpreg-mq.message-id": "id-1",
+                "mpreg-mq.published-at": "12.5",
+                "mpreg-mq.route": "order.#",
+            }
+
+    run(story())
+
+
+@pytest.mark.parametrize("make", EXCHANGES)
+@given(
+    routes=st.lists(st.tuples(PATTERNS, st.sampled_from(["x", "y"])), max_size=6),
+    topics=st.lists(TOPICS, max_size=8),
+)
+def test_each_queue_gets_what_a_naive_matcher_says(
+    make: MakeExchange, routes: list[tuple[str, str]], topics: list[str]
+) -> None:
+    """For all routes and topics: a queue gets, once and in order, each message that one of its patterns matches; what
+    every route counts adds up."""
+
+    async def story() -> None:
+        exchange = make()
+        async with MessageQueueManager(None, exchange) as manager:
+            for name in ("x", "y"):
+                await manager.create_queue(name)
+            for pattern, name in routes:
+                assert await manager.route_topic_to_queue(pattern, name)
+            for topic in topics:
+                exchange.publish_message(message(exchange, topic))
+            await settled(manager)
+            for name in ("x", "y"):
+                wanted = [
+                    topic
+                    for topic in topics
+                    if any(matches(pattern, topic) for pattern, target in routes if target == name)
+                ]
+                assert [one.topic for one in pending(manager, name)] == wanted
+            for pattern, name in set(routes):
+                counts = counts_of(manager, pattern, name)
+                assert counts.received == sum(matches(pattern, topic) for topic in topics)
+                assert counts.received == counts.routed + counts.overlapping
+            manager._router.table.check()
+
+    run(story())
+
+
+def test_the_oldest_route_takes_a_message() -> None:
+    """Given overlapping routes into one queue, when both match, then the older one's options count; when it is gone,
+    those of the other do."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.route_topic_to_queue("a.#", "q", priority=1)
+            await manager.route_topic_to_queue("a.b", "q", priority=2)
+            await manager.publish_to_topic_exchange("a.b", 1)
+            await settled(manager)
+            await manager.unroute_topic_from_queue("a.#", "q")
+            await manager.publish_to_topic_exchange("a.b", 2)
+            await settled(manager)
+            assert [(one.payload, one.priority) for one in pending(manager)] == [(1, 1), (2, 2)]
+
+    run(story())
+
+
+def test_the_payload_is_that_of_the_moment_it_was_published() -> None:
+    """Given a published payload, when its publisher changes it afterwards, then the queue has it as it was (S3)."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.route_topic_to_queue("a", "q")
+            payload = {"n": 1}
+            await manager.publish_to_topic_exchange("a", payload)
+            payload["n"] = 2
+            await settled(manager)
+            assert [one.payload for one in pending(manager)] == [{"n": 1}]
+
+    run(story())
+
+
+def test_a_message_published_twice_is_a_duplicate_where_the_queue_looks() -> None:
+    """Given a queue that deduplicates, when a message comes twice, then the second is refused and counted (U1)."""
+
+    async def story() -> None:
+        exchange = TopicExchange()
+        async with MessageQueueManager(None, exchange) as manager:
+            await manager.create_queue("q", QueueConfiguration("q", enable_deduplication=True))
+            await manager.route_topic_to_queue("a", "q")
+            for payload in (1, 2):
+                exchange.publish_message(message(exchange, "a", payload, "same"))
+            await settled(manager)
+            counts = counts_of(manager, "a")
+            assert (counts.routed, counts.duplicates, counts.refused) == (1, 1, 0)
+
+    run(story())
+
+
+def test_fire_and_forget_routes_reach_who_is_there() -> None:
+    """Given a fire-and-forget route into a full queue, when a message is published, then subscribers get it (G1)."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.create_queue("q", QueueConfiguration("q", max_size=1))
+            heard: list[Any] = []
+            manager.subscribe_to_queue("q", "s", "a.#", callback=lambda one: heard.append(one.payload))
+            await manager.send_message("q", "other", 0)
+            await manager.route_topic_to_queue(
+                "a.#", "q", DeliveryGuarantee.FIRE_AND_FORGET, overflow_policy=OverflowPolicy.WAIT
+            )
+            await manager.publish_to_topic_exchange("a.b", 1)
+            await settled(manager)
+            assert heard == [1]
+
+    run(story())
+
+
+# --- beginning, changing and ending -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", EXCHANGES)
+def test_one_subscription_for_each_pattern(make: MakeExchange) -> None:
+    """Given two routes of one pattern, then there is one subscription, which ends with the second of them."""
+
+    async def story() -> None:
+        exchange = make()
+        before = len(exchange.subscriptions)
+        async with MessageQueueManager(None, exchange) as manager:
+            await manager.route_topic_to_queue("a.#.#", "x")
+            await manager.route_topic_to_queue("a.#.#", "y")
+            assert len(exchange.subscriptions) == before + 1
+            exchange.publish_message(message(exchange, "a"))
+            await settled(manager)
+            assert [len(pending(manager, name)) for name in ("x", "y")] == [1, 1]
+            assert await manager.unroute_topic_from_queue("a.#.#", "x")
+            assert not await manager.unroute_topic_from_queue("a.#.#", "x")
+            exchange.publish_message(message(exchange, "a"))
+            await settled(manager)
+            assert [len(pending(manager, name)) for name in ("x", "y")] == [1, 2]
+            await manager.delete_queue("y")
+            assert len(exchange.subscriptions) == before
+            assert manager.topic_routings == []
+            assert manager.get_route_statistics("a.#.#", "y") is None
+        assert len(exchange.subscriptions) == before
+
+    run(story())
+
+
+@pytest.mark.parametrize("make", EXCHANGES)
+def test_routes_come_back_after_a_restart(make: MakeExchange, tmp_path: Path) -> None:
+    """Given routes in a log, when the manager is made again, then they route as before, and an ended one does not."""
+    log = tmp_path / "routes.db"
+
+    async def before() -> None:
+        async with MessageQueueManager(None, make(), log=log) as manager:
+            await manager.route_topic_to_queue(
+                "a.*", "q", overflow_policy=OverflowPolicy.WAIT, max_buffered=5, headers={"x": "y"}, group_id="g"
+            )
+            await manager.route_topic_to_queue("b", "q")
+            await manager.route_topic_to_queue("b", "q")  # nothing changes, so nothing is stored
+            await manager.route_topic_to_queue("c", "q")
+            await manager.unroute_topic_from_queue("c", "q")
+            assert manager.log.stream_version("routes:topics") == 4
+
+    async def after() -> None:
+        exchange = make()
+        async with MessageQueueManager(None, exchange, log=log) as manager:
+            for topic in ("a.1", "b", "c"):
+                exchange.publish_message(message(exchange, topic, message_id=topic))
+            await settled(manager)
+            assert [(one.topic, one.group_id) for one in pending(manager)] == [("a.1", "g"), ("b", None)]
+            assert pending(manager)[0].headers["x"] == "y"
+            (first, second) = manager.topic_routings
+            assert (first.topic_pattern, first.overflow_policy, first.max_buffered) == ("a.*", OverflowPolicy.WAIT, 5)
+            assert second.topic_pattern == "b"
+
+    run(before())
+    run(after())
+
+
+def test_a_route_can_be_changed() -> None:
+    """Given a route, when it is made again with other options, then these count, and there is still one route."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.route_topic_to_queue("a", "q")
+            await manager.route_topic_to_queue("a", "q", DeliveryGuarantee.BROADCAST, priority=9)
+            await manager.publish_to_topic_exchange("a", 1)
+            await settled(manager)
+            assert [(one.priority, one.delivery_guarantee) for one in pending(manager)] == [
+                (9, DeliveryGuarantee.BROADCAST)
+            ]
+            assert len(manager.topic_routings) == 1
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"topic_pattern": "a..b"}, InvalidTopicError),
+        ({"priority": "high"}, InvalidOptionError),
+        ({"prioritee": 1}, InvalidOptionError),
+        ({"deduplication_id": "x"}, InvalidOptionError),
+        ({"overflow_policy": "explode"}, InvalidOptionError),
+        ({"max_buffered": 0}, InvalidOptionError),
+        ({"backlog_seconds": -1}, InvalidOptionError),
+        ({"delivery_guarantee": "maybe"}, InvalidOptionError),
+    ],
+)
+def test_bad_arguments_make_no_route(arguments: dict[str, Any], named: type[Exception]) -> None:
+    """Given a bad argument, when a route is asked for, then it is refused by name and nothing is stored."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            with pytest.raises(named, match=r"got|expected"):
+                await manager.route_topic_to_queue(**{"topic_pattern": "a", "queue_name": "q", **arguments})
+            assert manager.topic_routings == []
+            assert manager.log.stream_version("routes:topics") == 0
+            assert manager.topic_exchange.subscriptions == {}
+
+    run(story())
+
+
+def test_a_closed_manager_routes_nothing() -> None:
+    """Given a closed manager, then route verbs say so, and a publisher notices nothing."""
+
+    async def story() -> None:
+        exchange = TopicExchange()
+        manager = MessageQueueManager(None, exchange)
+        await manager.route_topic_to_queue("a", "q")
+        await manager.shutdown()
+        exchange.publish_message(message(exchange, "a"))
+        for verb in (manager.route_topic_to_queue("a", "q"), manager.unroute_topic_from_queue("a", "q")):
+            with pytest.raises(QueueClosedError):
+                await verb
+
+    run(story())
+
+
+def test_a_store_that_fails_makes_no_route(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a store that refuses, when a route is asked for, then the caller hears of it and there is no route; when
+    it works again, there is."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.create_queue("q")
+            append = manager.log.append
+
+            def fail(batch: Any) -> None:
+                raise OSError("disk full")
+
+            monkeypatch.setattr(manager.log, "append", fail)
+            with pytest.raises(OSError, match="disk full"):
+                await manager.route_topic_to_queue("a", "q")
+            assert manager.topic_routings == []
+            monkeypatch.setattr(manager.log, "append", append)
+            assert await manager.route_topic_to_queue("a", "q")
+
+    run(story())
+
+
+# --- backlog ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", EXCHANGES)
+def test_a_new_route_takes_the_backlog_when_asked(make: MakeExchange) -> None:
+    """Given messages that were published before, when a route wants a backlog, then the queue gets those of its age
+    and pattern once, and without the wish it gets none."""
+
+    async def story() -> None:
+        exchange = make()
+        for number, topic in enumerate(("a.1", "b", "a.2")):
+            exchange.publish_message(message(exchange, topic, number, f"m{number}"))
+        async with MessageQueueManager(None, exchange) as manager:
+            await manager.route_topic_to_queue("a.*", "without")
+            await manager.route_topic_to_queue("a.*", "q", backlog_seconds=60)
+            await manager.route_topic_to_queue("a.*", "q", backlog_seconds=60, priority=1)
+            exchange.publish_message(message(exchange, "a.3", 3, "m3"))
+            await settled(manager)
+            assert [one.topic for one in pending(manager)] == ["a.1", "a.2", "a.3"]
+            assert [one.topic for one in pending(manager, "without")] == ["a.3"]
+
+    run(story())
+
+
+# --- loops --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["manager", "exchange", "coroutine", "thread"])
+def test_a_message_from_a_queue_does_not_enter_it_again(how: str) -> None:
+    """Given a subscriber that publishes what it gets on the topics that feed its queue, whichever way it does, then
+    the message is not taken again, that is counted, and another queue does take it."""
+
+    async def story() -> None:
+        exchange = TopicExchange()
+        async with MessageQueueManager(None, exchange) as manager:
+            done = asyncio.Event()
+            loop = asyncio.get_running_loop()
+
+            def republish(one: QueuedMessage) -> Any:
+                if how == "manager":
+                    return manager.publish_to_topic_exchange("t.again", one.payload)
+                if how == "coroutine":
+                    return later(one)
+                exchange.publish_message(message(exchange, "t.again", one.payload))
+                loop.call_soon_threadsafe(done.set)
+                return None
+
+            async def later(one: QueuedMessage) -> None:
+                await asyncio.sleep(0)
+                await manager.publish_to_topic_exchange("t.again", one.payload)
+
+            await manager.route_topic_to_queue("t.#", "q")
+            await manager.route_topic_to_queue("t.again", "other")
+            manager.subscribe_to_queue("q", "s", "#", callback=republish, blocking=how == "thread")
+            await manager.publish_to_topic_exchange("t.first", 1)
+            await until(lambda: manager.queue("q").get_statistics().messages_acknowledged == 1)
+            await until(lambda: manager.queue("other").get_statistics().messages_sent == 1)
+            counts = counts_of(manager, "t.#")
+            assert (counts.received, counts.routed, counts.looped) == (2, 1, 1)
+            (copy,) = pending(manager, "other")
+            assert copy.headers["mpreg-mq.trail"] == "q"
+
+    run(story())
+
+
+def test_queues_that_feed_each_other_come_to_an_end() -> None:
+    """Given two queues whose subscribers publish what feeds the other, then a message passes each once."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            heard: Counter[str] = Counter()
+
+            def pass_on(name: str, topic: str) -> Any:
+                async def callback(one: QueuedMessage) -> None:
+                    heard[name] += 1
+                    await manager.publish_to_topic_exchange(topic, one.payload, headers={"x": "y"})
+
+                return callback
+
+            await manager.route_topic_to_queue("to.a", "a")
+            await manager.route_topic_to_queue("to.b", "b")
+            manager.subscribe_to_queue("a", "s", "#", callback=pass_on("a", "to.b"))
+            manager.subscribe_to_queue("b", "s", "#", callback=pass_on("b", "to.a"))
+            await manager.publish_to_topic_exchange("to.a", 1)
+            await until(lambda: counts_of(manager, "to.a", "a").looped == 1)
+            assert heard == {"a": 1, "b": 1}
+
+    run(story())
+
+
+# --- back-pressure ------------------------------------------------------------------------------------------
+
+
+async def _full(manager: MessageQueueManager, policy: OverflowPolicy, **options: Any) -> None:
+    await manager.create_queue("q", QueueConfiguration("q", max_size=2))
+    await manager.route_topic_to_queue("a", "q", overflow_policy=policy, **options)
+    for number in range(5):
+        await manager.publish_to_topic_exchange("a", number)
+
+
+def test_without_more_a_full_queue_refuses_and_counts(caplog: pytest.LogCaptureFixture) -> None:
+    """Given the reject policy and a full queue, then what does not fit is refused, counted, and said once."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await _full(manager, OverflowPolicy.REJECT)
+            await settled(manager)
+            counts = counts_of(manager, "a")
+            assert (counts.received, counts.routed, counts.refused) == (5, 2, 3)
+            assert "maximum capacity" in str(counts.last_error)
+            assert [record.getMessage() for record in caplog.records if "message lost" in record.getMessage()] != []
+            assert sum("message lost" in record.getMessage() for record in caplog.records) == 1
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept", "refused", "dropped"),
+    [(OverflowPolicy.WAIT, [0, 1, 2, 3], 1, 0), (OverflowPolicy.DROP_OLDEST, [0, 1, 3, 4], 0, 1)],
+)
+def test_what_can_wait_goes_on_when_there_is_room(
+    policy: OverflowPolicy, kept: list[int], refused: int, dropped: int
+) -> None:
+    """Given a route that keeps two messages for a full queue, when the queue is emptied, then these follow in order;
+    of the others the new ones are refused, or the old ones dropped, and counted."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with MessageQueueManager(clock=clock) as manager:
+            await manager.create_queue("q", QueueConfiguration("q", max_size=2))
+            await manager.route_topic_to_queue("a", "q", overflow_policy=policy, max_buffered=2)
+            for number in range(5):
+                await manager.publish_to_topic_exchange("a", number)
+                await clock.settle()
+            taken: list[int] = []
+            for _ in range(2):
+                for one in await manager.receive_messages("q", "s", 10):
+                    taken.append(one.payload)
+                    await manager.acknowledge_message("q", one.id, "s")
+                await clock.advance(1.0)
+            assert taken == kept
+            counts = counts_of(manager, "a")
+            assert (counts.routed, counts.refused, counts.dropped, counts.buffered) == (4, refused, dropped, 0)
+            # A full queue was looked at, not asked.
+            assert manager.queue("q").get_statistics().messages_rejected == 0
+
+    run(story())
+
+
+def test_what_still_waits_at_the_end_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """Given messages that wait for a full queue, when the manager is shut down, then they are refused and counted."""
+
+    async def story() -> None:
+        manager = MessageQueueManager(clock=VirtualClock())
+        await _full(manager, OverflowPolicy.WAIT)
+        await manager.shutdown()
+        counts = counts_of(manager, "a")
+        assert (counts.routed, counts.refused, counts.buffered) == (2, 3, 0)
+        assert "closed" in str(counts.last_error)
+
+    run(story())
+
+
+def test_what_was_published_before_the_end_is_not_lost() -> None:
+    """Given messages published just before a shutdown, then all of them are in the log."""
+
+    async def story() -> None:
+        manager = MessageQueueManager()
+        await manager.route_topic_to_queue("a", "q")
+        for number in range(100):
+            await manager.publish_to_topic_exchange("a", number)
+        await manager.shutdown()
+        assert manager.queue("q").get_statistics().messages_sent == 100
+
+    run(story())
+
+
+@pytest.mark.parametrize("payload", [object(), 2**70])
+def test_what_a_queue_cannot_take_is_counted_and_stops_nothing(payload: object) -> None:
+    """Given a payload that has no encoding and one that is too large, then both are refused and the next goes on."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.create_queue("q", QueueConfiguration("q", max_payload_bytes=100))
+            await manager.route_topic_to_queue("a", "q")
+            for one in (payload, "x" * 200, "fine"):
+                assert await manager.publish_to_topic_exchange("a", one)
+            await settled(manager)
+            counts = counts_of(manager, "a")
+            assert (counts.received, counts.routed, counts.refused) == (3, 1, 2)
+            assert [one.payload for one in pending(manager)] == ["fine"]
+
+    run(story())
+
+
+# --- threads and loops --------------------------------------------------------------------------------------
+
+
+def test_messages_published_on_another_thread_arrive() -> None:
+    """Given a thread that publishes, then its messages go into the queue on the manager's loop, in order."""
+
+    async def story() -> None:
+        exchange = TopicExchange()
+        async with MessageQueueManager(None, exchange) as manager:
+            await manager.route_topic_to_queue("a", "q")
+
+            def publish() -> None:
+                for number in range(50):
+                    exchange.publish_message(message(exchange, "a", number))
+
+            thread = threading.Thread(target=publish)
+            thread.start()
+            await until(lambda: len(pending(manager)) == 50)
+            thread.join()
+            assert [one.payload for one in pending(manager)] == list(range(50))
+
+    run(story())
+
+
+def test_programs_without_asyncio_route_too(tmp_path: Path) -> None:
+    """Given the blocking manager, then it routes, and its routes work again as soon as it is made anew."""
+    log = tmp_path / "blocking.db"
+    with BlockingMessageQueueManager(log=log) as manager:
+        assert manager.route_topic_to_queue("a.#", "q")
+        assert manager.publish_to_topic_exchange("a.b", 1, headers={"k": "v"})
+        (one,) = manager.receive_messages("q", "s", wait_seconds=10)
+        assert (one.payload, one.headers["k"]) == (1, "v")
+        assert manager.acknowledge_message("q", one.id, "s")
+    exchange = TopicExchange()
+    with BlockingMessageQueueManager(None, exchange, log=log) as manager:
+        exchange.publish_message(message(exchange, "a.b", 2))
+        (one,) = manager.receive_messages("q", "s", wait_seconds=10)
+        assert one.payload == 2
+        assert manager.acknowledge_message("q", one.id, "s")
+        assert [routing.topic_pattern for routing in manager.topic_routings] == ["a.#"]
+        assert manager.unroute_topic_from_queue("a.#", "q")
+
+
+def test_what_is_published_before_there_is_a_loop_waits_for_it(tmp_path: Path) -> None:
+    """Given routes in a log and no loop, when a message is published, then it is in the queue once a loop runs."""
+    log = tmp_path / "early.db"
+
+    async def first() -> None:
+        async with MessageQueueManager(log=log) as manager:
+            await manager.route_topic_to_queue("a", "q")
+
+    run(first())
+    exchange = TopicExchange()
+    manager = MessageQueueManager(QueueManagerConfiguration(), exchange, log=log)
+    exchange.publish_message(message(exchange, "a", 1))
+
+    async def second() -> None:
+        await manager.route_topic_to_queue("b", "q")
+        await settled(manager)
+        assert [one.payload for one in pending(manager)] == [1]
+        await manager.shutdown()
+
+    run(second())
