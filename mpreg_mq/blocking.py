@@ -60,7 +60,7 @@ class BlockingMessageQueueManager:
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
         # Routes that the log brought back send from here, whoever publishes.
-        self._loop.call_soon(self._manager._router.bind)
+        self._loop.call_soon(self._manager._bind)
         self._loop.run_forever()
         self._loop.close()
 

@@ -128,7 +128,8 @@ class QueueConfiguration:
 class QueueManagerConfiguration:
     """How a manager makes queues that are created without a configuration of their own, and its limits.
 
-    ``shutdown_timeout_seconds`` is what running callbacks get before they are cancelled (C3).
+    ``shutdown_timeout_seconds`` is what running callbacks get before they are cancelled (C3). With
+    ``publish_queue_events`` every event of a queue is published as ``<integration_topic_prefix>.<queue>.<event>``.
     """
 
     default_queue_type: QueueType = attrs.field(default=QueueType.FIFO, converter=_queue_type)
@@ -139,6 +140,7 @@ class QueueManagerConfiguration:
     max_queues: int = attrs.field(default=1000, validator=configured(whole(1, 10_000_000)))
     integration_topic_prefix: str = "mpreg.queue"
     enable_topic_exchange_integration: bool = attrs.field(default=True, validator=_flag)
+    publish_queue_events: bool = attrs.field(default=False, validator=_flag)
     default_max_retries: int = attrs.field(default=3, validator=configured(whole(0, 1_000_000)))
     default_enable_deduplication: bool = attrs.field(default=False, validator=_flag)
     default_circuit_breaker_failure_threshold: int | None = attrs.field(

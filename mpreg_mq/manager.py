@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
@@ -23,6 +23,7 @@ from mpreg_mq.events import EventLog, open_log
 from mpreg_mq.exchange.in_process import TopicExchange
 from mpreg_mq.exchange.messages import Vocabulary, is_exchange
 from mpreg_mq.exchange.origin import current_trail, joined, trail_of, with_trail
+from mpreg_mq.exchange.queue_events import QueueEventPublisher, TappedLog
 from mpreg_mq.exchange.router import TopicRouter
 from mpreg_mq.model import (
     Callback,
@@ -79,7 +80,9 @@ class MessageQueueManager:
         self._closed = False
         self.log: EventLog = open_log("memory:" if log is None else log)
         self._owns_log = self.log is not log
-        self._store = Store.open(self.log)
+        self._events = self._event_publisher()
+        log_to_write = self.log if self._events is None else cast(EventLog, TappedLog(self.log, self._events.stored))
+        self._store = Store.open(log_to_write)
         self._recover_queues()
         if topic_exchange is None and self.config.enable_topic_exchange_integration:
             topic_exchange = TopicExchange(self._clock)
@@ -138,6 +141,7 @@ class MessageQueueManager:
             QueueClosedError: the manager is closed.
         """
         self._check_open()
+        self._bind()
         problem = queue_name_problem(name)
         if problem is not None:
             raise ConfigurationError(f"queue name: {problem}")
@@ -449,6 +453,21 @@ class MessageQueueManager:
     async def _publish(self, message: Any) -> None:
         self.topic_exchange.publish_message(message)
 
+    def _bind(self) -> None:
+        """Route and publish from the running loop, where the manager was made before there was one."""
+        self._router.bind()
+        if self._events is not None:
+            self._events.bind()
+
+    def _event_publisher(self) -> QueueEventPublisher | None:
+        if not (self.config.publish_queue_events and self.config.enable_topic_exchange_integration):
+            return None
+
+        async def publish(topic: str, payload: dict[str, Any]) -> None:
+            await self.publish_to_topic_exchange(topic, payload)
+
+        return QueueEventPublisher(self.config.integration_topic_prefix, publish)
+
     async def route_topic_to_queue(
         self,
         topic_pattern: str,
@@ -539,6 +558,8 @@ class MessageQueueManager:
         await self._router.close(timeout)
         await asyncio.gather(*(queue.shutdown(timeout) for queue in self._queues.values()))
         await asyncio.get_running_loop().run_in_executor(None, self._close_store)
+        if self._events is not None:
+            await self._events.close()
 
     def shutdown_sync(self) -> None:
         """Close without waiting for running callbacks; for programs without an event loop."""

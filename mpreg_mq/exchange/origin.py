@@ -19,8 +19,6 @@ MESSAGE_ID = PREFIX + "message-id"
 PUBLISHED_AT = PREFIX + "published-at"
 PATTERN = PREFIX + "route"
 TRAIL = PREFIX + "trail"
-QUEUE_EVENT = PREFIX + "queue-event"
-"""Header of a message that tells of a queue's event; no events are published about it in turn."""
 
 MAX_TRAIL = 32
 """Most queues that a message passes through before it counts as going in circles."""
@@ -80,11 +78,7 @@ def origin_headers(message: Any, pattern: str, trail: Trail) -> dict[str, str]:
 
     What it says of its own origin under our names does not count, but for the trail.
     """
-    headers = {
-        key: value
-        for key, value in text_headers(message.headers or {}).items()
-        if not key.startswith(PREFIX) or key == QUEUE_EVENT
-    }
+    headers = {key: value for key, value in text_headers(message.headers or {}).items() if not key.startswith(PREFIX)}
     headers[PUBLISHER] = str(message.publisher)
     headers[MESSAGE_ID] = str(message.message_id)
     headers[PUBLISHED_AT] = repr(float(message.timestamp))
