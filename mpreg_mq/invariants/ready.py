@@ -1,0 +1,192 @@
+"""What is ready to be delivered, so that the order of deliveries can be judged (O1-O3).
+
+Heaps whose outdated entries are dropped when they come first: a ready slot costs two pushes, and judging a delivery
+costs one look where it is the first of all, else one look for each topic that has something ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from heapq import heapify, heappop, heappush
+from itertools import chain
+
+from mpreg_mq.invariants.messages import MessageFacts, SlotFacts
+from mpreg_mq.invariants.subscribers import SubscriberTable
+
+Entry = tuple[float, int, int, SlotFacts]
+
+_MIN_COMPACTED = 1024
+
+
+class Group:
+    """The unfinished messages of one ``group_id``; ``started`` is the one that was delivered already."""
+
+    __slots__ = ("started", "waiting")
+
+    def __init__(self) -> None:
+        self.started: MessageFacts | None = None
+        self.waiting: list[tuple[float, int, MessageFacts]] = []
+
+    def head(self) -> MessageFacts | None:
+        """The only message of the group that may be delivered: the started one, else the first in order."""
+        if self.started is not None:
+            return self.started
+        while self.waiting and self.waiting[0][2].finished:
+            heappop(self.waiting)
+        return self.waiting[0][2] if self.waiting else None
+
+
+class Ready:
+    """The slots of one queue that could be delivered now if somebody took them."""
+
+    def __init__(self, subscribers: SubscriberTable) -> None:
+        self._subscribers = subscribers
+        self._tokens = 0
+        self._due: list[tuple[float, int, SlotFacts]] = []
+        self._due_limit = _MIN_COMPACTED
+        self._all: list[Entry] = []
+        self._all_limit = _MIN_COMPACTED
+        self._by_topic: dict[str, list[Entry]] = {}
+        self._by_member: dict[str, list[Entry]] = {}
+        self.groups: dict[str, Group] = {}
+
+    # --- what changes it ----------------------------------------------------------------------------------
+
+    def enter(self, message: MessageFacts, at: float) -> None:
+        """A message was accepted."""
+        if message.group_id is not None:
+            group = self.groups.get(message.group_id)
+            if group is None:
+                group = self.groups[message.group_id] = Group()
+            heappush(group.waiting, (message.rank, message.seq, message))
+        self.wait(message.slot, at)
+
+    def wait(self, slot: SlotFacts, at: float) -> None:
+        """A slot waits to be delivered, from its due time on."""
+        if slot.due_at > at:
+            self._tokens += 1
+            slot.token = self._tokens
+            heappush(self._due, (slot.due_at, slot.token, slot))
+            if len(self._due) > self._due_limit:
+                self._due = [entry for entry in self._due if entry[2].token == entry[1]]
+                heapify(self._due)
+                self._due_limit = max(_MIN_COMPACTED, 2 * len(self._due))
+        else:
+            self._place(slot)
+
+    def withdraw(self, slot: SlotFacts) -> None:
+        """A slot does not wait any more."""
+        slot.token = 0
+
+    def start(self, message: MessageFacts) -> None:
+        """A message of a group was delivered or got its audience."""
+        if message.group_id is not None:
+            group = self.groups[message.group_id]
+            if group.started is None:
+                group.started = message
+
+    def finish(self, message: MessageFacts, at: float) -> None:
+        """A message is finished; the next one of its group may go."""
+        for slot in message.slots():
+            slot.token = 0
+        message.slot.token = 0
+        message.finished = True
+        if message.group_id is None:
+            return
+        group = self.groups.get(message.group_id)
+        if group is None:
+            return
+        if group.started is message:
+            group.started = None
+        head = group.head()
+        if head is None:
+            del self.groups[message.group_id]
+        elif head.started is None and not head.slot.token:
+            self.wait(head.slot, at)
+
+    def advance(self, at: float) -> None:
+        """Time is ``at``: what was waiting for its due time is ready."""
+        due = self._due
+        while due and due[0][0] <= at:
+            _, token, slot = heappop(due)
+            if slot.token == token:
+                slot.token = 0
+                self._place(slot)
+
+    def _place(self, slot: SlotFacts) -> None:
+        if not self._may_go(slot):
+            # Its turn comes when it is the first of its group.
+            slot.token = 0
+            return
+        message = slot.message
+        self._tokens += 1
+        slot.token = self._tokens
+        entry = (message.rank, message.seq, slot.token, slot)
+        heappush(self._all, entry)
+        heappush(self._heap_of(slot), entry)
+        if len(self._all) > self._all_limit:
+            self._compact()
+
+    def _heap_of(self, slot: SlotFacts) -> list[Entry]:
+        if slot.subscriber_id is not None:
+            return self._by_member.setdefault(slot.subscriber_id, [])
+        topic = slot.message.event.topic
+        heap = self._by_topic.get(topic)
+        if heap is None:
+            heap = self._by_topic[topic] = []
+        return heap
+
+    def _compact(self) -> None:
+        """Forget outdated entries, and with them the messages they keep alive; amortised O(1) for each push."""
+        self._all = sorted(entry for entry in self._all if entry[3].token == entry[2])
+        self._by_topic.clear()
+        self._by_member.clear()
+        for entry in self._all:
+            self._heap_of(entry[3]).append(entry)
+        self._all_limit = max(_MIN_COMPACTED, 2 * len(self._all))
+
+    def _may_go(self, slot: SlotFacts) -> bool:
+        message = slot.message
+        return message.group_id is None or self.groups[message.group_id].head() is message
+
+    @property
+    def size(self) -> int:
+        """Entries kept, outdated ones included."""
+        return len(self._all) + len(self._due)
+
+    # --- judging a delivery -------------------------------------------------------------------------------
+
+    def overtaken(self, slot: SlotFacts, subscriber_id: str, at: float) -> SlotFacts | None:
+        """A ready slot that this subscriber could have been given and that comes before this one, or None."""
+        key = (slot.message.rank, slot.message.seq)
+        first = self._first(self._all, at)
+        if first is None or (first.message.rank, first.message.seq) >= key:
+            return None
+        for other in self._firsts_for(subscriber_id, at):
+            if (other.message.rank, other.message.seq) < key:
+                return other
+        return None
+
+    def anything_for(self, subscriber_id: str, at: float) -> SlotFacts | None:
+        """Something that waits for this subscriber, or None (I6)."""
+        return next(self._firsts_for(subscriber_id, at), None)
+
+    def _firsts_for(self, subscriber_id: str, at: float) -> Iterator[SlotFacts]:
+        audience = self._subscribers.audience
+        own = self._by_member.get(subscriber_id, [])
+        shared = (heap for topic, heap in self._by_topic.items() if heap and subscriber_id in audience(topic))
+        for heap in chain((own,), shared):
+            first = self._first(heap, at)
+            if first is not None:
+                yield first
+
+    def _first(self, heap: list[Entry], at: float) -> SlotFacts | None:
+        while heap:
+            _, _, token, slot = heap[0]
+            if slot.token == token:
+                expires_at = slot.message.expires_at
+                if (expires_at is None or at < expires_at) and self._may_go(slot):
+                    return slot
+                slot.token = 0
+            heappop(heap)
+        return None

@@ -1,0 +1,93 @@
+"""The checker around the rules: gaps (I1), streams whose beginning is missing, logs that end anywhere."""
+
+from __future__ import annotations
+
+import attrs
+
+from mpreg_mq.events import types as e
+from mpreg_mq.events.log import RecordedEvent
+from mpreg_mq.invariants import MAX_VIOLATIONS, InvariantChecker, check_history
+from mpreg_mq.invariants.rules.sending import Acceptance
+from tests.support.history import History
+
+
+def test_i1_versions_have_no_gaps() -> None:
+    """Given a stream that lacks a version, then I1 names the records around the gap."""
+    records = History().joined("a").sent("1-r").records
+    del records[1]
+    records = [attrs.evolve(record, position=number) for number, record in enumerate(records, 1)]
+    (violation,) = check_history(records)
+    assert (violation.rule, violation.position) == ("I1", 2)
+    assert violation.evidence == tuple(records)
+
+
+def test_i1_positions_have_no_gaps() -> None:
+    """Given a log that lacks a position, then I1 says so though each stream is whole."""
+    records = [
+        *History().records,
+        RecordedEvent(3, "queue:other", 1, e.QueueCreated(1000.0, "other", History().configuration)),
+    ]
+    assert [violation.rule for violation in check_history(records)] == ["I1"]
+
+
+def test_i1_time_does_not_run_back() -> None:
+    """Given an event that is earlier than the one before it, then I1 says so."""
+    history = History().joined("a").at(999.0).sent("1-r")
+    assert "I1" in {violation.rule for violation in history.violations()}
+
+
+def test_a_stream_begins_with_its_creation() -> None:
+    """Given events of a queue that was never created, then I3 says so, once for each."""
+    history = History().sent("1-r")
+    del history.events[0]
+    (violation,) = history.violations()
+    assert (violation.rule, violation.message_id) == ("I3", "1-r")
+
+
+def test_what_was_not_seen_to_begin_is_not_judged() -> None:
+    """Given a stream whose beginning is missing, then what refers to it breaks no rule, and what is new is judged."""
+    history = History().joined("a").sent("1-r").delivered("1-r", "a").acknowledged("1-r", "a")
+    events = [
+        *history.events[3:],
+        e.QueueReconfigured(1000.0, history.configuration),
+        *History().sent("2-r").events[1:],
+    ]
+    records = [RecordedEvent(100 + n, "queue:q", 100 + n, event) for n, event in enumerate(events)]
+    assert check_history(records) == []
+    twice = [*records, RecordedEvent(100 + len(records), "queue:q", 100 + len(records), events[-1])]
+    assert "S1" in {violation.rule for violation in check_history(twice)}
+
+
+def test_a_cut_history_is_not_blamed_for_what_it_lacks() -> None:
+    """Given a history that ends between the events of one decision, then only an uncut one is blamed for that."""
+    history = History().joined("a").sent("1-r").delivered("1-r", "a").failed("1-r", "a")
+    checker = InvariantChecker().observe_all(history.records)
+    assert checker.finish(cut=True) == []
+    assert [violation.rule for violation in history.violations()] == ["R1"]
+
+
+def test_violations_are_there_as_soon_as_they_are_seen() -> None:
+    """Given a checker at work, then ``violations`` grows with the records, up to its limit."""
+    checker = InvariantChecker([Acceptance])
+    records = History().sent("1-r").records
+    checker.observe_all(records)
+    assert checker.violations == []
+    for number in range(3, MAX_VIOLATIONS + 10):
+        checker.observe(attrs.evolve(records[-1], position=number, version=number))
+    assert len(checker.violations) == MAX_VIOLATIONS
+    assert checker.events == MAX_VIOLATIONS + 9
+
+
+def test_memory_follows_what_is_live() -> None:
+    """Given many messages that came and went past one that nobody takes, then little is kept of them."""
+    history = History().joined("a", "t").sent("1-r", "elsewhere")
+    for number in range(2, 5000):
+        message_id = f"{number}-r"
+        history.sent(message_id).delivered(message_id, "a").acknowledged(message_id, "a")
+    checker = InvariantChecker().observe_all(history.records)
+    assert checker.finish() == []
+    facts = checker.facts("queue:q")
+    assert facts is not None
+    assert list(facts.messages) == ["1-r"]
+    assert facts.ready.size < 2100
+    assert checker.facts("queue:unknown") is None
