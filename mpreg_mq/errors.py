@@ -44,6 +44,10 @@ class VersionConflictError(EventLogError):
     """An append expected another version of its stream than the log holds (optimistic concurrency)."""
 
 
+class OwnershipLostError(EventLogError):
+    """A stream has another owner, so that its events are no longer this node's to append."""
+
+
 class UnknownEventError(EventLogError):
     """An event has a type or a schema version this release cannot read; a newer release wrote the log."""
 

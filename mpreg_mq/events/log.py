@@ -1,6 +1,7 @@
 """What an event log is: append-only streams of events with versions, in one global order.
 
-Versions count from 1 within a stream and positions from 1 within a log; neither has gaps (I1).
+Versions count from 1 within a stream, without gaps (I1). Positions rise over the whole log; in memory and in SQLite
+they count from 1 without gaps, in a replicated log they have gaps.
 """
 
 from __future__ import annotations

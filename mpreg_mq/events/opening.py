@@ -13,8 +13,12 @@ from mpreg_mq.events.log import EventLog
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.sqlite import SQLiteEventLog
 
-_KNOWN = "'memory:', 'sqlite:///relative.db', 'sqlite:////absolute/path.db', a path of a file, or an EventLog object"
+_KNOWN = (
+    "'memory:', 'sqlite:///relative.db', 'sqlite:////absolute/path.db', 'nats://host:4222/STREAM', a path of a file, "
+    "or an EventLog object"
+)
 _SQLITE = "sqlite:///"
+_NATS = "nats://"
 # Two letters at least: one is a Windows drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
@@ -26,6 +30,9 @@ def open_log(target: str | os.PathLike[str] | EventLog, *, read_only: bool = Fal
     ``"sqlite:////var/orders.db"`` one at an absolute path, as SQLAlchemy has it; what follows the third slash
     is the path as it stands. Any other text without a scheme, and any ``PathLike``, is the path of an SQLite file,
     or of an export where its name ends in ``.jsonl`` or ``.jsonl.gz``; that can only be opened ``read_only``.
+
+    ``"nats://host:4222/STREAM"`` is a JetStream stream, which needs the ``nats`` extra; its options are those of
+    :class:`~mpreg_mq.events.nats.NatsTarget`, such as ``?replicas=3``.
 
     A log that is opened ``read_only`` must exist, is never changed, and may be in use by another process. A log
     object is given back as it is, whether it is read-only or not.
@@ -42,6 +49,8 @@ def open_log(target: str | os.PathLike[str] | EventLog, *, read_only: bool = Fal
         if read_only:
             raise ConfigurationError("open_log: got 'memory:' read-only, which is always empty; name a file")
         return MemoryEventLog()
+    if target.startswith(_NATS):
+        return _open_nats(target, read_only)
     is_url = target.startswith(_SQLITE)
     path = target.removeprefix(_SQLITE)
     # SQLAlchemy's and SQLite's own name for a database in memory would become a file of that name.
@@ -64,6 +73,18 @@ def _open_file(path: str, read_only: bool) -> EventLog:
             "open it with read_only=True, or import it into a log"
         )
     return JSONLinesEventLog(path)
+
+
+def _open_nats(url: str, read_only: bool) -> EventLog:
+    try:
+        from mpreg_mq.events.nats import NatsEventLog, NatsTarget
+    except ModuleNotFoundError as missing:
+        if missing.name != "nats":
+            raise
+        raise ConfigurationError(
+            f'open_log: got {describe(url)}, which needs nats-py: pip install "mpreg-mq[nats]"'
+        ) from missing
+    return NatsEventLog(NatsTarget.parse(url), read_only=read_only)
 
 
 def _checked(target: Any) -> EventLog:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import tempfile
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,7 +26,9 @@ from mpreg_mq.events import (
     MessageEnqueued,
     RecordedEvent,
     SQLiteEventLog,
+    open_log,
 )
+from tests.support.nats_servers import fresh_stream, require_nats, shared_server
 
 
 @contextmanager
@@ -41,7 +46,52 @@ def sqlite() -> Iterator[EventLog]:
             log.close()
 
 
-STORES = {"memory": memory, "sqlite": sqlite}
+@contextmanager
+def nats() -> Iterator[EventLog]:
+    require_nats()
+    log = open_log(shared_server().url(fresh_stream(), "storage=memory"))
+    try:
+        yield DensePositions(log)
+    finally:
+        log.close()
+
+
+class DensePositions:
+    """A log whose positions rise with gaps, numbered from 1, so that it can be compared with one without gaps."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._known: list[int] = []
+        """Positions from the start of the log; the log only grows."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def _positions(self) -> list[int]:
+        known = self._known
+        fresh = [record.position for record in self._log.read_all(known[-1] if known else 0)]
+        self._known = known + fresh
+        return self._known
+
+    def last_position(self) -> int:
+        return bisect_right(self._positions(), self._log.last_position())
+
+    def read_stream(self, stream: str, after_version: int = 0) -> Iterator[RecordedEvent]:
+        return self._dense(self._log.read_stream(stream, after_version))
+
+    def read_all(self, after_position: int = 0) -> Iterator[RecordedEvent]:
+        before = self._positions()[: max(0, after_position)]
+        return self._dense(self._log.read_all(before[-1] if before else after_position))
+
+    def _dense(self, records: Iterator[RecordedEvent]) -> Iterator[RecordedEvent]:
+        known = self._known
+        for record in records:
+            if not known or record.position > known[-1]:
+                known = self._positions()
+            yield attrs.evolve(record, position=bisect_right(known, record.position))
+
+
+STORES = {"memory": memory, "sqlite": sqlite, "nats": nats}
 
 
 @pytest.fixture(params=STORES)
