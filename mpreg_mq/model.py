@@ -2,6 +2,9 @@
 
 Names and fields are those of MPREG's queue, so that a program changes its imports and keeps its code. Fields
 that MPREG does not have come last and have defaults. Times are seconds since the epoch.
+
+What is made for each message (its id, its result, its copy for a callback) is a msgspec Struct, which costs a
+sixth of what an attrs class does; everything else is attrs.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from enum import Enum
 from typing import Any
 
 import attrs
+import msgspec
 
 Callback = Callable[["QueuedMessage"], Any]
 """What a subscriber gives: a function or coroutine function of one message."""
@@ -79,19 +83,18 @@ class CircuitState(Enum):
     HALF_OPEN = "half_open"
 
 
-@attrs.frozen(eq=True)
-class MessageId:
+class MessageId(msgspec.Struct, frozen=True, eq=False):
     """Identifier of a message; equal and hashed by ``id`` alone.
 
     Raises:
         ValueError: ``id`` is empty or ``created_at`` negative.
     """
 
-    id: str = attrs.field(factory=lambda: str(uuid.uuid4()))
-    created_at: float = attrs.field(factory=time.time, eq=False)
-    source_node: str = attrs.field(default="", eq=False)
+    id: str = msgspec.field(default_factory=lambda: str(uuid.uuid4()))
+    created_at: float = msgspec.field(default_factory=time.time)
+    source_node: str = ""
 
-    def __attrs_post_init__(self) -> None:
+    def __post_init__(self) -> None:
         if not self.id:
             raise ValueError("MessageId.id: got an empty string, expected at least one character")
         if self.created_at < 0:
@@ -110,6 +113,12 @@ class MessageId:
     def age_seconds(self) -> float:
         """Seconds since the identifier was made."""
         return time.time() - self.created_at
+
+    def __eq__(self, other: object) -> bool:
+        return self.id == other.id if isinstance(other, MessageId) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
 
     def __str__(self) -> str:
         return self.id
@@ -137,8 +146,7 @@ class MessageOptions:
 DEFAULT_OPTIONS = MessageOptions()
 
 
-@attrs.define
-class QueuedMessage:
+class QueuedMessage(msgspec.Struct):
     """A message as a callback or a receiver sees it; a copy of its own for each delivery (S3)."""
 
     id: MessageId
@@ -151,8 +159,8 @@ class QueuedMessage:
     max_retries: int = 3
     acknowledgment_timeout_seconds: float = 300.0
     required_acknowledgments: int = 1
-    created_at: float = attrs.field(factory=time.time)
-    headers: dict[str, str] = attrs.field(factory=dict)
+    created_at: float = msgspec.field(default_factory=time.time)
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
     delivery_attempt: int = 1
     message_ttl_seconds: float | None = None
     deduplication_id: str | None = None
@@ -247,8 +255,7 @@ class QueueSubscription:
     blocking: bool = False
 
 
-@attrs.frozen
-class DeliveryResult:
+class DeliveryResult(msgspec.Struct, frozen=True):
     """What became of a send.
 
     ``delivered_to`` and ``failed_deliveries`` are filled for fire-and-forget, whose callbacks have run.
@@ -261,7 +268,7 @@ class DeliveryResult:
     delivered_to: frozenset[str] = frozenset()
     failed_deliveries: frozenset[str] = frozenset()
     error_message: str | None = None
-    delivery_timestamp: float = attrs.field(factory=time.time)
+    delivery_timestamp: float = msgspec.field(default_factory=time.time)
     rejection: RejectionReason | None = None
     duplicate_of: MessageId | None = None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import attrs
 import pytest
 
 from mpreg_mq.model import (
@@ -136,8 +135,8 @@ def test_success_rates_are_shares_of_what_is_decided() -> None:
 def test_values_cannot_be_changed() -> None:
     """Given a result, a subscription or a route, then assigning to a field is an error."""
     for value in (DeliveryResult(True, None), QueueSubscription("s", "#"), TopicRouting("#", "q"), MessageId("m")):
-        field = attrs.fields(type(value))[0].name
-        with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        field = type(value).__match_args__[0]
+        with pytest.raises(AttributeError):
             setattr(value, field, "other")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
 import attrs
+import msgspec
 import pykka
 
 from mpreg_mq.actors.current import current_delivery
@@ -27,8 +28,7 @@ Outcome = str | None
 _MAX_ERROR_LENGTH = 1000
 
 
-@attrs.frozen
-class Deliver:
+class Deliver(msgspec.Struct, frozen=True):
     """Call a callback with this message."""
 
     message: QueuedMessage
@@ -60,8 +60,7 @@ class Cancel:
     attempt: int = 0
 
 
-@attrs.frozen
-class Settled:
+class Settled(msgspec.Struct, frozen=True):
     """A callback that outlived its delivery came to its end."""
 
     message_id: str

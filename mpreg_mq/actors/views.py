@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events.types import MessageDelivered, MessageEnqueued
-from mpreg_mq.model import DeadLetter, InFlightMessage, MessageId, QueuedMessage
+from mpreg_mq.model import DEFAULT_OPTIONS, DeadLetter, InFlightMessage, MessageId, QueuedMessage
 from mpreg_mq.payload import decode_payload
 from mpreg_mq.projections import DeadEntry, Message
 
@@ -18,6 +18,28 @@ def queued_message(
         PayloadError: the stored payload cannot be decoded.
     """
     options = event.options
+    if options is DEFAULT_OPTIONS:
+        # The same with nothing to look up, for what most messages are.
+        return QueuedMessage(
+            MessageId(event.message_id, event.at, configuration.name),
+            event.topic,
+            decode_payload(event.payload),
+            event.guarantee,
+            0,
+            0.0,
+            configuration.default_visibility_timeout_seconds,
+            configuration.max_retries,
+            configuration.default_acknowledgment_timeout_seconds,
+            1,
+            event.at,
+            {},
+            attempt,
+            configuration.message_ttl_seconds,
+            None,
+            None,
+            event.redriven_from,
+            deadline,
+        )
     return QueuedMessage(
         MessageId(event.message_id, event.at, configuration.name),
         event.topic,
@@ -62,15 +84,15 @@ def dead_letter(entry: DeadEntry, configuration: QueueConfiguration) -> DeadLett
 
 def in_flight_message(message: Message, configuration: QueueConfiguration) -> InFlightMessage:
     """A message with an open lease, and who has it."""
-    leases = [slot.lease for slot in message.slots() if slot.lease is not None]
-    latest = max(leases, key=lambda lease: lease.delivered_at)
+    leases = [(slot.lease, slot.deadline) for slot in message.slots() if slot.lease is not None]
+    latest, deadline = max(leases, key=lambda lease: lease[0].at)
     return InFlightMessage(
-        queued_message(message.event, configuration, latest.attempt, latest.deadline),
+        queued_message(message.event, configuration, latest.attempt, deadline),
         latest.attempt,
-        latest.delivered_at,
+        latest.at,
         frozenset(slot.last_subscriber for slot in message.slots() if slot.last_subscriber is not None),
         frozenset(
             slot.subscriber_id for slot in message.slots() if slot.acknowledged and slot.subscriber_id is not None
         ),
-        lease_deadline=latest.deadline,
+        lease_deadline=deadline,
     )

@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-import attrs
+import msgspec
 
 from mpreg_mq.errors import VersionConflictError
 from mpreg_mq.events.types import Event
 
 
-@attrs.frozen
-class Append:
+class Append(msgspec.Struct, frozen=True):
     """Events for the end of one stream, which must be at ``expected_version`` (0: the stream is new)."""
 
     stream: str
@@ -24,8 +23,7 @@ class Append:
     events: Sequence[Event]
 
 
-@attrs.frozen
-class RecordedEvent:
+class RecordedEvent(msgspec.Struct, frozen=True):
     """An event where the log holds it."""
 
     position: int

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar
 
 import attrs
 
 from mpreg_mq.events import types as e
-from mpreg_mq.projections.base import Handled, Projection, contradiction
+from mpreg_mq.projections.base import Handled, Handler, Projection, contradiction
 
 
 @attrs.frozen
@@ -19,11 +19,25 @@ class DeadEntry:
     ended: e.MessageDeadLettered
 
 
+_OF_UNFINISHED = frozenset(
+    (
+        e.MessageEnqueued,
+        e.MessageAcknowledged,
+        e.MessageCompleted,
+        e.MessageFailed,
+        e.MessageExpired,
+        e.MessageDropped,
+        e.MessagesPurged,
+    )
+)
+
+
 class DeadLetters(Projection):
     """Dead letters by message id, oldest first.
 
-    It remembers the accepted event of every unfinished message, because the end of a message does not repeat
-    its payload.
+    The end of a message does not repeat its payload, so the accepted event of every unfinished message has to be
+    known: ``accepted`` looks one up, before the projection that it asks has seen the message end. Without it this
+    projection remembers them itself.
     """
 
     HANDLED: ClassVar[Handled] = {
@@ -40,9 +54,16 @@ class DeadLetters(Projection):
         e.QueueDeleted: "_on_deleted",
     }
 
-    def __init__(self) -> None:
+    def __init__(self, accepted: Callable[[str], e.MessageEnqueued | None] | None = None) -> None:
         self._unfinished: dict[str, e.MessageEnqueued] = {}
+        self._accepted = accepted
         self._entries: dict[str, DeadEntry] = {}
+
+    def handler(self, event_type: type[e.Event]) -> Handler | None:
+        """The bound method for events of this type, or None."""
+        if self._accepted is not None and event_type in _OF_UNFINISHED:
+            return None
+        return super().handler(event_type)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -76,7 +97,8 @@ class DeadLetters(Projection):
         self._take(event, event.message_ids, self._unfinished)
 
     def _on_dead_lettered(self, event: e.MessageDeadLettered) -> None:
-        enqueued = self._unfinished.pop(event.message_id, None)
+        find = self._accepted
+        enqueued = self._unfinished.pop(event.message_id, None) if find is None else find(event.message_id)
         if enqueued is None:
             raise contradiction(event, "no unfinished message has this id")
         self._entries[event.message_id] = DeadEntry(enqueued, event)

@@ -32,7 +32,7 @@ class DeduplicationWindow(Projection):
         self._expiries: SortedList[tuple[float, str]] = SortedList()
 
     def __len__(self) -> int:
-        """Keys held, including those that ran out since the last accepted send."""
+        """Keys held, including those that ran out since the last accepted send with a key."""
         return len(self._held)
 
     def holder(self, key: str, now: float) -> str | None:
@@ -50,12 +50,13 @@ class DeduplicationWindow(Projection):
 
     def _on_configured(self, event: e.QueueCreated | e.QueueReconfigured) -> None:
         self._window_seconds = event.configuration.deduplication_window_seconds
+        self._prune(event.at)
 
     def _on_accepted(self, event: e.MessageEnqueued | e.FireAndForgetSent) -> None:
-        self._prune(event.at)
         key = event.deduplication_key
         if key is None:
             return
+        self._prune(event.at)
         held = self._held.get(key)
         if held is not None:
             self._expiries.remove((held[0], key))

@@ -7,37 +7,128 @@ a taker block nobody (G5) and cost nothing while they wait.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from heapq import heappop, heappush, heapreplace, merge
+from heapq import heapify, heappop, heappush, heapreplace, merge
 from itertools import count
 from typing import TYPE_CHECKING
-
-from sortedcontainers import SortedList
 
 from mpreg_mq.projections.subscribers import Subscriber, Subscribers
 
 if TYPE_CHECKING:
-    from mpreg_mq.projections.messages import Slot
+    from mpreg_mq.projections.message import Slot
 
-Key = tuple[float, int]
-"""(rank, sequence number): the order of the queue; smaller goes first."""
+Entry = tuple[float, int, int, "Slot"]
+"""(rank, sequence number, ticket, slot): the order of the queue; smaller goes first. See :class:`Lane`."""
+
+Head = tuple[float, int, int, "Lane"]
+"""(rank, sequence number, lane number, lane): where a lane's first slot stands in the order of the queue."""
 
 _MAX_CACHED_TOPICS = 100_000
 _MAX_STALE_HEADS = 1_000
+_MIN_STALE_ENTRIES = 256
 
 
 class Lane:
-    """Ready slots that the same subscribers may take, in queue order; ``head`` is the first of them."""
+    """Ready slots that the same subscribers may take, in queue order.
 
-    __slots__ = ("head", "members", "number", "queued", "slots", "topics")
+    Slots that come in order, which is most of them, stand in a row; the others in a heap. A slot that leaves from
+    the middle is not looked for: its entry is stale from then on, because the slot has another lane or another
+    ticket, and goes when it comes first or when stale entries outnumber the others.
+    """
+
+    __slots__ = ("_heap", "_row", "_tickets", "members", "number", "offered", "size", "topics")
 
     def __init__(self, number: int, members: tuple[str, ...]) -> None:
         self.number = number
         self.members = members
-        self.slots: SortedList[tuple[float, int, Slot]] = SortedList()
-        self.head: tuple[float, int, Slot] | None = None
+        self.size = 0
         self.topics: dict[str, int] = {}
-        self.queued: Key | None = None
+        self.offered: Head | None = None
+        self._row: deque[Entry] = deque()
+        self._heap: list[Entry] = []
+        self._tickets = 0
+
+    def put(self, slot: Slot) -> Entry:
+        """Take a slot in. O(1) in order, else O(log n)."""
+        message = slot.message
+        slot.lane = self
+        slot.ticket = self._tickets = ticket = self._tickets + 1
+        entry = (message.rank, message.seq, ticket, slot)
+        row = self._row
+        if not row or row[-1] < entry:
+            row.append(entry)
+        else:
+            heappush(self._heap, entry)
+        self.size += 1
+        topics = self.topics
+        topic = message.topic
+        topics[topic] = topics.get(topic, 0) + 1
+        return entry
+
+    def drop(self, slot: Slot) -> None:
+        """Let a slot go. O(1), amortised."""
+        slot.lane = None
+        self.size = size = self.size - 1
+        topics = self.topics
+        topic = slot.message.topic
+        left = topics[topic] - 1
+        if left:
+            topics[topic] = left
+        else:
+            del topics[topic]
+        row = self._row
+        if row and row[0][3] is slot:
+            row.popleft()
+        elif len(row) + len(self._heap) > 2 * size + _MIN_STALE_ENTRIES:
+            self._row = deque(filter(self._is_current, row))
+            self._heap = list(filter(self._is_current, self._heap))
+            heapify(self._heap)
+
+    def first(self) -> Entry | None:
+        """The first slot's entry, or None. O(1), amortised."""
+        row, heap = self._row, self._heap
+        while row:
+            entry = row[0]
+            slot = entry[3]
+            if slot.lane is self and slot.ticket == entry[2]:
+                break
+            row.popleft()
+        while heap and not self._is_current(heap[0]):
+            heappop(heap)
+        if heap and (not row or heap[0] < row[0]):
+            return heap[0]
+        return row[0] if row else None
+
+    def __iter__(self) -> Iterator[Entry]:
+        """The entries in queue order, O(log n) each; nothing may change while they are read."""
+        row: Iterator[Entry] = iter(self._row)
+        return filter(self._is_current, merge(row, _in_order(self._heap)) if self._heap else row)
+
+    def _is_current(self, entry: Entry) -> bool:
+        slot = entry[3]
+        return slot.lane is self and slot.ticket == entry[2]
+
+    def check(self) -> None:
+        """Assert that row and heap are in order, and that sizes agree."""
+        row, heap = list(self._row), self._heap
+        assert row == sorted(row)
+        assert all(heap[(index - 1) // 2] <= heap[index] for index in range(1, len(heap)))
+        entries = list(self)
+        assert entries == sorted(entries)
+        assert len(entries) == len({id(entry[3]) for entry in entries}) == self.size == sum(self.topics.values())
+        assert self.first() is (entries[0] if entries else None)
+
+
+def _in_order(heap: list[Entry]) -> Iterator[Entry]:
+    """A heap's entries in order, without changing it: O(k log k) for the first k."""
+    frontier = [(heap[0], 0)]
+    while frontier:
+        entry, index = heappop(frontier)
+        yield entry
+        for child in (2 * index + 1, 2 * index + 2):
+            if child < len(heap):
+                heappush(frontier, (heap[child], child))
 
 
 class Lanes:
@@ -49,42 +140,29 @@ class Lanes:
         self._personal: dict[str, Lane] = {}
         self._lane_of_topic: dict[str, Lane] = {}
         self._lanes_of: dict[str, list[Lane]] = {}
-        self._heads: list[tuple[float, int, int, Lane]] = []
+        self._heads: list[Head] = []
         self._starved: set[str] = set()
         self._numbers = count()
         self._stale = False
 
     def __len__(self) -> int:
         """Slots that are ready."""
-        return sum(len(lane.slots) for lane in self._all())
+        return sum(lane.size for lane in self._all())
 
     def place(self, slot: Slot) -> None:
-        """A slot became ready. O(log n)."""
+        """A slot became ready. O(1) where it is last in order, else O(log n)."""
         if slot.subscriber_id is None:
-            lane = self._shared_lane(slot.message.topic)
+            lane = self._lane_of_topic.get(slot.message.topic) or self._shared_lane(slot.message.topic)
         else:
             lane = self._personal_lane(slot.subscriber_id)
         self._put(lane, slot)
 
-    def remove(self, slot: Slot) -> None:
-        """A ready slot is ready no more. O(log n)."""
+    @staticmethod
+    def remove(slot: Slot) -> None:
+        """A ready slot is ready no more. O(1), amortised."""
         lane = slot.lane
         assert lane is not None
-        slot.lane = None
-        message = slot.message
-        slots = lane.slots
-        head = lane.head
-        if head is not None and head[2] is slot:
-            del slots[0]
-            lane.head = slots[0] if slots else None
-        else:
-            slots.remove((message.rank, message.seq, slot))
-        topics = lane.topics
-        left = topics[message.topic] - 1
-        if left:
-            topics[message.topic] = left
-        else:
-            del topics[message.topic]
+        lane.drop(slot)
 
     def subscriptions_changed(self, subscriber_id: str) -> None:
         """Audiences have to be worked out again before the next look."""
@@ -107,26 +185,28 @@ class Lanes:
             self._settle()
         heads = self._heads
         while heads:
-            rank, seq, _, lane = heads[0]
-            if lane.queued != (rank, seq):
+            head = heads[0]
+            lane = head[3]
+            if lane.offered is not head:
                 heappop(heads)
                 continue
-            if lane.head is None:
+            first = lane.first()
+            if first is None:
                 heappop(heads)
-                lane.queued = None
+                lane.offered = None
                 continue
-            first_rank, first_seq, slot = lane.head
-            if first_seq != seq or first_rank != rank:
-                lane.queued = (first_rank, first_seq)
-                heapreplace(heads, (first_rank, first_seq, lane.number, lane))
-                continue
+            if first[1] != head[1] or first[0] != head[0]:
+                lane.offered = head = (first[0], first[1], lane.number, lane)
+                heapreplace(heads, head)
+                if heads[0] is not head:
+                    continue
             subscriber = self._choose(lane)
             if subscriber is None:
                 heappop(heads)
-                lane.queued = None
+                lane.offered = None
                 self._starved.update(lane.members)
                 continue
-            return slot, subscriber
+            return first[3], subscriber
         return None
 
     def ready_for(self, subscriber_id: str) -> Iterator[Slot]:
@@ -137,7 +217,7 @@ class Lanes:
         if self._stale:
             self._settle()
         lanes = self._lanes_of.get(subscriber_id, ())
-        return (slot for _, _, slot in merge(*(lane.slots for lane in lanes)))
+        return (entry[3] for entry in merge(*lanes))
 
     @property
     def may_deliver(self) -> bool:
@@ -154,10 +234,15 @@ class Lanes:
         self._starved.clear()
 
     def _choose(self, lane: Lane) -> Subscriber | None:
+        get = self._subscribers.get
+        members = lane.members
+        if len(members) == 1:
+            only = get(members[0])
+            return only if only is not None and not only.pull and only.can_take() else None
         best: Subscriber | None = None
         best_key = (0, 0)
-        for subscriber_id in lane.members:
-            subscriber = self._subscribers.get(subscriber_id)
+        for subscriber_id in members:
+            subscriber = get(subscriber_id)
             if subscriber is None or subscriber.pull or not subscriber.can_take():
                 continue
             key = (len(subscriber.held), subscriber.last_used)
@@ -166,29 +251,23 @@ class Lanes:
         return best
 
     def _put(self, lane: Lane, slot: Slot) -> None:
-        message = slot.message
-        slot.lane = lane
-        entry = (message.rank, message.seq, slot)
-        lane.slots.add(entry)
-        if lane.head is None or entry < lane.head:
-            lane.head = entry
-        topics = lane.topics
-        topics[message.topic] = topics.get(message.topic, 0) + 1
-        queued = lane.queued
-        if queued is None:
+        entry = lane.put(slot)
+        offered = lane.offered
+        if offered is None:
             self._offer(lane)
-        elif (message.rank, message.seq) < queued:
-            lane.queued = (message.rank, message.seq)
-            heappush(self._heads, (message.rank, message.seq, lane.number, lane))
+        elif entry[0] < offered[0] or (entry[0] == offered[0] and entry[1] < offered[1]):
+            lane.offered = (entry[0], entry[1], lane.number, lane)
+            heappush(self._heads, lane.offered)
             # A head that was overtaken stays in the heap until it comes first, which may be never.
             if len(self._heads) > _MAX_STALE_HEADS + 2 * (len(self._shared) + len(self._personal)):
                 self._requeue_heads()
 
     def _offer(self, lane: Lane) -> None:
-        if lane.queued is None and lane.head is not None and lane.members:
-            rank, seq, _ = lane.head
-            lane.queued = (rank, seq)
-            heappush(self._heads, (rank, seq, lane.number, lane))
+        if lane.offered is None and lane.members:
+            first = lane.first()
+            if first is not None:
+                lane.offered = (first[0], first[1], lane.number, lane)
+                heappush(self._heads, lane.offered)
 
     def _shared_lane(self, topic: str) -> Lane:
         lane = self._lane_of_topic.get(topic)
@@ -221,12 +300,12 @@ class Lanes:
         self._shared = {}
         self._lane_of_topic = {}
         self._lanes_of = {}
-        self._personal = {key: lane for key, lane in self._personal.items() if lane.slots}
+        self._personal = {key: lane for key, lane in self._personal.items() if lane.size}
         for subscriber_id, lane in self._personal.items():
             self._lanes_of[subscriber_id] = [lane]
         split: list[Lane] = []
-        for lane in sorted(old, key=lambda lane: -len(lane.slots)):
-            if not lane.slots:
+        for lane in sorted(old, key=lambda lane: -lane.size):
+            if not lane.size:
                 continue
             audiences = {self._subscribers.audience(topic) for topic in lane.topics}
             if len(audiences) == 1 and (members := audiences.pop()) not in self._shared:
@@ -234,8 +313,8 @@ class Lanes:
             else:
                 split.append(lane)
         for lane in split:
-            for _, _, slot in lane.slots:
-                self._put(self._shared_lane(slot.message.topic), slot)
+            for entry in list(lane):
+                self._put(self._shared_lane(entry[3].message.topic), entry[3])
         self._requeue_heads()
 
     def _adopt(self, lane: Lane, members: tuple[str, ...]) -> None:
@@ -250,24 +329,22 @@ class Lanes:
     def _requeue_heads(self) -> None:
         self._heads = []
         for lane in self._all():
-            lane.queued = None
+            lane.offered = None
             self._offer(lane)
 
     def check(self) -> None:
         """Assert that slots know their lane, that lanes are sorted, and that no taker is overlooked."""
         if self._stale:
             self._settle()
-        offered = {(rank, seq, number) for rank, seq, number, _ in self._heads}
+        offered = {id(head) for head in self._heads}
         for lane in self._all():
-            assert list(lane.slots) == sorted(lane.slots, key=lambda entry: entry[:2])
-            assert sum(lane.topics.values()) == len(lane.slots)
-            assert all(slot.lane is lane for _, _, slot in lane.slots)
-            assert lane.head is (lane.slots[0] if lane.slots else None)
-            assert lane.queued is None or (*lane.queued, lane.number) in offered
-            if lane.slots and lane.queued is None:
+            lane.check()
+            assert lane.offered is None or id(lane.offered) in offered
+            first = lane.first()
+            if first is not None and lane.offered is None:
                 assert self._choose(lane) is None
-            if lane.slots and lane.queued is not None:
-                assert lane.queued <= lane.slots[0][:2]
+            if first is not None and lane.offered is not None:
+                assert lane.offered[:2] <= first[:2]
         for members, lane in self._shared.items():
             assert lane.members == members
             assert all(self._subscribers.audience(topic) == members for topic in lane.topics)

@@ -8,135 +8,12 @@ from typing import ClassVar
 
 from sortedcontainers import SortedList
 
-from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
-from mpreg_mq.model import QueueType
 from mpreg_mq.projections.base import Handled, Projection, contradiction
 from mpreg_mq.projections.deadlines import Deadline, DeadlineKind, Deadlines
-from mpreg_mq.projections.lanes import Lane, Lanes
+from mpreg_mq.projections.lanes import Lanes
+from mpreg_mq.projections.message import Defaults, Message, Slot
 from mpreg_mq.projections.subscribers import Subscribers
-
-
-class Lease:
-    """A message handed to a subscriber until a deadline (L1)."""
-
-    __slots__ = ("attempt", "deadline", "delivered_at", "pull", "subscriber_id", "subscription_id")
-
-    def __init__(self, event: e.MessageDelivered) -> None:
-        self.subscriber_id = event.subscriber_id
-        self.subscription_id = event.subscription_id
-        self.attempt = event.attempt
-        self.delivered_at = event.at
-        self.deadline = event.deadline
-        self.pull = event.pull
-
-
-class Slot:
-    """One thing to be delivered: the message to anybody, or its copy to one member of its audience.
-
-    At most one of ``lane`` (ready), ``timer`` (waiting, or leased until then) and neither (held back by its
-    group, or finished) applies.
-    """
-
-    __slots__ = (
-        "acknowledged",
-        "attempts",
-        "due_at",
-        "exhausted",
-        "lane",
-        "last_error",
-        "last_subscriber",
-        "lease",
-        "message",
-        "subscriber_id",
-        "timer",
-    )
-
-    def __init__(self, message: Message, subscriber_id: str | None, due_at: float) -> None:
-        self.message = message
-        self.subscriber_id = subscriber_id
-        self.due_at = due_at
-        self.attempts = 0
-        self.lease: Lease | None = None
-        self.last_subscriber: str | None = None
-        self.last_error: str | None = None
-        self.acknowledged = False
-        self.exhausted = False
-        self.lane: Lane | None = None
-        self.timer: Deadline | None = None
-
-
-class Message:
-    """An accepted, unfinished message. ``members`` is its audience once that is fixed (G3, G4)."""
-
-    __slots__ = (
-        "acknowledgments",
-        "event",
-        "exhausted",
-        "expires_at",
-        "group_id",
-        "guarantee",
-        "id",
-        "live",
-        "max_attempts",
-        "members",
-        "missed",
-        "rank",
-        "seq",
-        "slot",
-        "started",
-        "topic",
-        "ttl_timer",
-        "version",
-    )
-
-    def __init__(self, event: e.MessageEnqueued, seq: int, version: int, configuration: QueueConfiguration) -> None:
-        options = event.options
-        self.event = event
-        self.id = event.message_id
-        self.topic = event.topic
-        self.guarantee = event.guarantee
-        self.seq = seq
-        self.version = version
-        due_at = event.at + options.delay_seconds if options.delay_seconds else event.at
-        if configuration.queue_type is QueueType.FIFO:
-            self.rank = 0.0
-        elif configuration.queue_type is QueueType.PRIORITY:
-            self.rank = -float(options.priority or 0)
-        else:
-            self.rank = due_at
-        ttl = options.message_ttl_seconds
-        if ttl is None:
-            ttl = configuration.message_ttl_seconds
-        self.expires_at = None if ttl is None else event.at + ttl
-        self.max_attempts = configuration.attempts_for(options.max_retries)
-        self.group_id = options.group_id
-        self.slot = Slot(self, None, due_at)
-        self.members: dict[str, Slot] | None = None
-        self.acknowledgments = 0
-        self.exhausted = 0
-        self.missed = 0
-        self.live = 0
-        self.started = False
-        self.ttl_timer: Deadline | None = None
-
-    @property
-    def required(self) -> int:
-        """Acknowledgments that complete a quorum message (G4)."""
-        return self.event.options.required_acknowledgments or 1
-
-    def slots(self) -> Iterator[Slot]:
-        """The slots that deliveries go to: the members' once the audience is fixed, else its own."""
-        if self.members is None:
-            yield self.slot
-        else:
-            yield from self.members.values()
-
-    def slot_for(self, subscriber_id: str) -> Slot | None:
-        """The slot whose latest lease is, or would be, this subscriber's."""
-        if self.members is not None:
-            return self.members.get(subscriber_id)
-        return self.slot if self.slot.last_subscriber == subscriber_id else None
 
 
 class Messages(Projection):
@@ -176,7 +53,7 @@ class Messages(Projection):
         self.deadlines = Deadlines()
         self._subscribers = subscribers if subscribers is not None else Subscribers()
         self.lanes = Lanes(self._subscribers)
-        self.configuration: QueueConfiguration | None = None
+        self._defaults: Defaults | None = None
         self.version = 0
         self.next_seq = 1
         self.leased_count = 0
@@ -238,7 +115,7 @@ class Messages(Projection):
         self.lanes.remove(slot)
 
     def _on_configured(self, event: e.QueueCreated | e.QueueReconfigured) -> None:
-        self.configuration = event.configuration
+        self._defaults = Defaults(event.configuration)
 
     def _on_deleted(self, event: e.QueueDeleted) -> None:
         self.accepted_count = 0
@@ -253,14 +130,17 @@ class Messages(Projection):
         self.leased_count = 0
 
     def _on_enqueued(self, event: e.MessageEnqueued) -> None:
-        if self.configuration is None:
+        defaults = self._defaults
+        if defaults is None:
             raise contradiction(event, "the queue was not created")
-        if event.message_id in self._by_id:
+        by_id = self._by_id
+        message_id = event.message_id
+        if message_id in by_id:
             raise contradiction(event, "the message exists")
-        message = Message(event, self.next_seq, self.version, self.configuration)
-        self.next_seq += 1
+        seq = self.next_seq
+        by_id[message_id] = message = defaults.message(event, seq, self.version)
+        self.next_seq = seq + 1
         self.accepted_count += 1
-        self._by_id[message.id] = message
         if message.expires_at is not None:
             message.ttl_timer = self.deadlines.add(message.expires_at, DeadlineKind.TTL, message)
         if message.group_id is None:
@@ -296,19 +176,26 @@ class Messages(Projection):
             self._queue(message.slot, event.at)
 
     def _on_delivered(self, event: e.MessageDelivered) -> None:
-        message = self._known(event, event.message_id)
-        slot = message.slot if message.members is None else message.members.get(event.subscriber_id)
+        message = self._by_id.get(event.message_id) or self._known(event, event.message_id)
+        members = message.members
+        slot = message.slot if members is None else members.get(event.subscriber_id)
         if slot is None:
             raise contradiction(event, "the subscriber is not in the audience")
         if slot.lease is not None:
             raise contradiction(event, "the message is leased")
-        self._withdraw(slot)
+        if slot.lane is not None:
+            slot.lane.drop(slot)
+        if slot.timer is not None:
+            self.deadlines.remove(slot.timer)
         slot.attempts = event.attempt
         slot.last_subscriber = event.subscriber_id
-        slot.lease = Lease(event)
-        slot.timer = self.deadlines.add(event.deadline, DeadlineKind.LEASE, slot)
+        slot.lease = event
+        slot.deadline = deadline = event.deadline
+        slot.timer = self.deadlines.add(deadline, DeadlineKind.LEASE, slot)
         if not message.started:
-            self._start(message)
+            message.started = True
+            if message.group_id is not None:
+                self._group_holders[message.group_id] = message
         message.live += 1
         if message.live == 1:
             self.leased_count += 1
@@ -317,7 +204,7 @@ class Messages(Projection):
                 message.ttl_timer = None
 
     def _on_acknowledged(self, event: e.MessageAcknowledged) -> None:
-        message = self._known(event, event.message_id)
+        message = self._by_id.get(event.message_id) or self._known(event, event.message_id)
         slot = message.slot_for(event.subscriber_id)
         if slot is None:
             raise contradiction(event, "the message is not the subscriber's")
@@ -357,7 +244,7 @@ class Messages(Projection):
         if slot is None or slot.lease is None:
             raise contradiction(event, "the subscriber has no lease on the message")
         self._withdraw(slot)
-        slot.lease.deadline = event.deadline
+        slot.deadline = event.deadline
         slot.timer = self.deadlines.add(event.deadline, DeadlineKind.LEASE, slot)
 
     def _on_requeued(self, event: e.MessageRequeued) -> None:
@@ -440,7 +327,9 @@ class Messages(Projection):
         if lease is None:
             return
         message = slot.message
-        self._withdraw(slot)
+        assert slot.timer is not None, "a lease has a deadline"
+        self.deadlines.remove(slot.timer)
+        slot.timer = None
         slot.lease = None
         message.live -= 1
         if not message.live:
@@ -450,12 +339,10 @@ class Messages(Projection):
         self.lanes.wake(lease.subscriber_id)
 
     def _finish(self, message: Message, now: float) -> None:
-        self._end_lease(message.slot)
-        self._withdraw(message.slot)
+        self._stop(message.slot)
         if message.members is not None:
             for slot in message.members.values():
-                self._end_lease(slot)
-                self._withdraw(slot)
+                self._stop(slot)
             del self.audiences[message.id]
         if message.ttl_timer is not None:
             self.deadlines.remove(message.ttl_timer)
@@ -464,6 +351,13 @@ class Messages(Projection):
         self.finished_count += 1
         if message.group_id is not None:
             self._leave_group(message, message.group_id, now)
+
+    def _stop(self, slot: Slot) -> None:
+        """Nothing more happens to this slot."""
+        if slot.lease is not None:
+            self._end_lease(slot)
+        elif slot.lane is not None or slot.timer is not None:
+            self._withdraw(slot)
 
     def _join_group(self, message: Message, group_id: str, now: float) -> None:
         group = self._groups.setdefault(group_id, SortedList())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import attrs
 
@@ -13,7 +13,8 @@ from mpreg_mq.model import QueueStatistics
 from mpreg_mq.projections.base import Handled, Handler, Projection
 from mpreg_mq.projections.dead_letters import DeadLetters
 from mpreg_mq.projections.deduplication import DeduplicationWindow
-from mpreg_mq.projections.messages import Messages, Slot
+from mpreg_mq.projections.message import Slot
+from mpreg_mq.projections.messages import Messages
 from mpreg_mq.projections.statistics import Statistics
 from mpreg_mq.projections.subscribers import Subscribers
 
@@ -21,8 +22,11 @@ from mpreg_mq.projections.subscribers import Subscribers
 class QueueState(Projection):
     """Fold of a queue's stream; the live queue, recovery and replay all use this class.
 
-    ``version`` is the number of events folded in, ``last_at`` the time of the latest.
+    ``version`` is the number of events folded in, ``last_at`` the time of the latest. ``configuration``, the one in
+    force, raises :class:`ProjectionError` where the stream does not begin with QueueCreated.
     """
+
+    configuration: QueueConfiguration
 
     HANDLED: ClassVar[Handled] = {
         e.QueueCreated: "_on_created",
@@ -38,32 +42,34 @@ class QueueState(Projection):
         self.created = False
         self.deleted = False
         self.paused = False
-        self._configuration: QueueConfiguration | None = None
         self.subscribers = Subscribers()
         self.messages = Messages(self.subscribers)
         self.statistics = Statistics()
-        self.dead_letters = DeadLetters()
+        self.dead_letters = DeadLetters(self._accepted)
         self.deduplication = DeduplicationWindow()
-        # Subscribers come before messages: the dispatch index asks them who is free.
+        # Subscribers come before messages, whose dispatch index asks them who is free; dead letters too, because
+        # they ask the messages for one that is about to end.
         self.projections: tuple[Projection, ...] = (
             self.subscribers,
+            self.dead_letters,
             self.messages,
             self.statistics,
-            self.dead_letters,
             self.deduplication,
         )
         self._chains: dict[type[e.Event], tuple[Handler, ...]] = {}
 
-    @property
-    def configuration(self) -> QueueConfiguration:
-        """The configuration in force.
+    # Asked only where the attribute is missing, so that looking at it costs nothing; hidden from type checkers,
+    # which would take any name for an attribute.
+    if not TYPE_CHECKING:  # pragma: no branch
 
-        Raises:
-            ProjectionError: the stream does not begin with QueueCreated.
-        """
-        if self._configuration is None:
-            raise ProjectionError("the queue has no configuration: its stream does not begin with QueueCreated")
-        return self._configuration
+        def __getattr__(self, name: str) -> NoReturn:
+            if name == "configuration":
+                raise ProjectionError("the queue has no configuration: its stream does not begin with QueueCreated")
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _accepted(self, message_id: str) -> e.MessageEnqueued | None:
+        message = self.messages.get(message_id)
+        return None if message is None else message.event
 
     def apply(self, event: e.Event) -> None:
         """Fold one event into every projection.
@@ -74,10 +80,10 @@ class QueueState(Projection):
         chain = self._chains.get(type(event))
         if chain is None:
             chain = self._chain(type(event))
-        self.version += 1
-        self.messages.version = self.version
-        if event.at > self.last_at:
-            self.last_at = event.at
+        self.messages.version = self.version = self.version + 1
+        at = event.at
+        if at > self.last_at:
+            self.last_at = at
         for handler in chain:
             handler(event)
 
@@ -92,10 +98,10 @@ class QueueState(Projection):
     def _on_created(self, event: e.QueueCreated) -> None:
         self.created = True
         self.deleted = False
-        self._configuration = event.configuration
+        self.configuration = event.configuration
 
     def _on_reconfigured(self, event: e.QueueReconfigured) -> None:
-        self._configuration = event.configuration
+        self.configuration = event.configuration
 
     def _on_deleted(self, event: e.QueueDeleted) -> None:
         self.deleted = True
@@ -127,7 +133,7 @@ class QueueState(Projection):
             "version": self.version,
             "deleted": self.deleted,
             "paused": self.paused,
-            "configuration": self._configuration,
+            "configuration": self.configuration if self.created else None,
             "statistics": attrs.asdict(self.statistics.counts),
             "average_processing_seconds": self.statistics.average_processing_seconds(),
             "pending": [message.id for message in self.messages.pending()],
@@ -171,5 +177,5 @@ def _describe_slot(slot: Slot) -> dict[str, Any]:
         "acknowledged": slot.acknowledged,
         "exhausted": slot.exhausted,
         "last_error": slot.last_error,
-        "lease": None if lease is None else (lease.subscriber_id, lease.attempt, lease.deadline),
+        "lease": None if lease is None else (lease.subscriber_id, lease.attempt, slot.deadline),
     }

@@ -14,9 +14,9 @@ from mpreg_mq.topics import TopicTrie
 class Subscriber:
     """One subscriber of a queue with its subscriptions; mutable, changed by :class:`Subscribers` alone.
 
-    ``failures`` counts in a row. ``held`` are the ids of the messages leased to it. ``last_used`` is the
-    ordinal of its latest delivery, for "least recently used". ``probe`` is the message that tests a half-open
-    circuit.
+    ``failures`` counts in a row. ``only_subscription`` is its subscription where it has one only. ``held`` are the ids
+    of the messages leased to it. ``last_used`` is the ordinal of its latest delivery, for "least recently used".
+    ``probe`` is the message that tests a half-open circuit.
     """
 
     __slots__ = (
@@ -26,6 +26,7 @@ class Subscriber:
         "id",
         "last_used",
         "max_in_flight",
+        "only_subscription",
         "open_until",
         "probe",
         "pull",
@@ -35,6 +36,7 @@ class Subscriber:
     def __init__(self, subscriber_id: str) -> None:
         self.id = subscriber_id
         self.subscriptions: dict[str, e.SubscriberJoined] = {}
+        self.only_subscription: str | None = None
         self.max_in_flight = 0
         self.pull = False
         self.held: set[str] = set()
@@ -43,6 +45,10 @@ class Subscriber:
         self.circuit = CircuitState.CLOSED
         self.open_until = 0.0
         self.probe: str | None = None
+
+    def count_subscriptions(self) -> None:
+        """Its subscriptions changed."""
+        self.only_subscription = next(iter(self.subscriptions)) if len(self.subscriptions) == 1 else None
 
     @property
     def present(self) -> bool:
@@ -85,7 +91,7 @@ class Subscribers(Projection):
         self._by_id: dict[str, Subscriber] = {}
         self._by_subscription: dict[str, str] = {}
         self._patterns: TopicTrie[str] = TopicTrie()
-        self._holders: dict[str, set[str]] = {}
+        self._holders: dict[str, tuple[str, ...]] = {}
         self._deliveries = 0
 
     def __len__(self) -> int:
@@ -114,8 +120,8 @@ class Subscribers(Projection):
 
     def subscription_for(self, subscriber: Subscriber, topic: str) -> str:
         """The subscription whose callback gets the topic: the subscriber's oldest one that matches."""
-        if len(subscriber.subscriptions) == 1:
-            return next(iter(subscriber.subscriptions))
+        if subscriber.only_subscription is not None:
+            return subscriber.only_subscription
         matched = self._patterns.match(topic)
         return next(
             (subscription_id for subscription_id in subscriber.subscriptions if subscription_id in matched),
@@ -129,6 +135,7 @@ class Subscribers(Projection):
         if subscriber is None:
             subscriber = self._by_id[event.subscriber_id] = Subscriber(event.subscriber_id)
         subscriber.subscriptions[event.subscription_id] = event
+        subscriber.count_subscriptions()
         subscriber.max_in_flight = event.max_in_flight
         subscriber.pull = event.pull
         self._by_subscription[event.subscription_id] = event.subscriber_id
@@ -139,6 +146,7 @@ class Subscribers(Projection):
             raise contradiction(event, "there is no such subscription")
         subscriber = self._by_id[event.subscriber_id]
         joined = subscriber.subscriptions.pop(event.subscription_id)
+        subscriber.count_subscriptions()
         self._patterns.remove(joined.topic_pattern, event.subscription_id)
         if not subscriber.subscriptions:
             subscriber.circuit = CircuitState.CLOSED
@@ -157,11 +165,8 @@ class Subscribers(Projection):
         subscriber.held.add(event.message_id)
         if subscriber.circuit is CircuitState.HALF_OPEN:
             subscriber.probe = event.message_id
-        holders = self._holders.get(event.message_id)
-        if holders is None:
-            self._holders[event.message_id] = {event.subscriber_id}
-        else:
-            holders.add(event.subscriber_id)
+        message_id = event.message_id
+        self._holders[message_id] = (*self._holders.get(message_id, ()), event.subscriber_id)
 
     def _on_acknowledged(self, event: e.MessageAcknowledged) -> None:
         subscriber = self._by_id.get(event.subscriber_id)
@@ -218,21 +223,23 @@ class Subscribers(Projection):
         return subscriber
 
     def _release_all(self, message_id: str) -> None:
-        for subscriber_id in tuple(self._holders.get(message_id, ())):
+        for subscriber_id in self._holders.get(message_id, ()):
             self._release(message_id, subscriber_id)
 
     def _release(self, message_id: str, subscriber_id: str) -> None:
-        holders = self._holders.get(message_id)
-        if holders is None or subscriber_id not in holders:
+        holders = self._holders.get(message_id, ())
+        if subscriber_id not in holders:
             return
-        holders.discard(subscriber_id)
-        if not holders:
+        if len(holders) == 1:
             del self._holders[message_id]
+        else:
+            self._holders[message_id] = tuple(holder for holder in holders if holder != subscriber_id)
         subscriber = self._by_id[subscriber_id]
         subscriber.held.discard(message_id)
         if subscriber.probe == message_id:
             subscriber.probe = None
-        self._forget_if_gone(subscriber)
+        if not subscriber.subscriptions:
+            self._forget_if_gone(subscriber)
 
     def _forget_if_gone(self, subscriber: Subscriber) -> None:
         if not subscriber.subscriptions and not subscriber.held:

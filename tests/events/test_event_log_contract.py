@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import attrs
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -88,7 +88,7 @@ class DensePositions:
         for record in records:
             if not known or record.position > known[-1]:
                 known = self._positions()
-            yield attrs.evolve(record, position=bisect_right(known, record.position))
+            yield msgspec.structs.replace(record, position=bisect_right(known, record.position))
 
 
 STORES = {"memory": memory, "sqlite": sqlite, "nats": nats}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+import msgspec
 
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
@@ -15,7 +15,7 @@ def test_i1_versions_have_no_gaps() -> None:
     """Given a stream that lacks a version, then I1 names the records around the gap."""
     records = History().joined("a").sent("1-r").records
     del records[1]
-    records = [attrs.evolve(record, position=number) for number, record in enumerate(records, 1)]
+    records = [msgspec.structs.replace(record, position=number) for number, record in enumerate(records, 1)]
     (violation,) = check_history(records)
     assert (violation.rule, violation.position) == ("I1", 2)
     assert violation.evidence == tuple(records)
@@ -73,7 +73,7 @@ def test_violations_are_there_as_soon_as_they_are_seen() -> None:
     checker.observe_all(records)
     assert checker.violations == []
     for number in range(3, MAX_VIOLATIONS + 10):
-        checker.observe(attrs.evolve(records[-1], position=number, version=number))
+        checker.observe(msgspec.structs.replace(records[-1], position=number, version=number))
     assert len(checker.violations) == MAX_VIOLATIONS
     assert checker.events == MAX_VIOLATIONS + 9
 

@@ -210,3 +210,14 @@ def test_a_fetch_right_after_a_subscription_sees_what_it_brought() -> None:
     state = state_with(e.MessageEnqueued(1.0, "1", "x", b""), joined("p", "x", pull=True))
     assert [slot.message.id for slot in state.messages.lanes.ready_for("p")] == ["1"]
     assert list(state.messages.lanes.ready_for("nobody")) == []
+
+
+def test_what_left_from_the_middle_is_passed_over_when_it_comes_first() -> None:
+    """Given three in order, when the second and then the first leave, then the third is next."""
+    state = state_with(joined("a", "#"), *(e.MessageEnqueued(1.0, str(n), "x", b"") for n in (1, 2, 3)))
+    state.apply(e.MessageDropped(1.0, "2"))
+    state.apply(e.MessageDropped(1.0, "1"))
+    found = state.messages.lanes.next()
+    assert found is not None
+    assert found[0].message.id == "3"
+    state.check()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import types as e
-from mpreg_mq.model import DeliveryGuarantee, RejectionReason
+from mpreg_mq.model import DeliveryGuarantee, MessageOptions, QueueType, RejectionReason
 from mpreg_mq.projections import (
     DeadLetters,
     DeduplicationWindow,
@@ -242,7 +242,6 @@ def test_removed_deadlines_do_not_pile_up() -> None:
 def test_lanes_forget_overtaken_heads_and_old_topics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given ever higher priorities and ever new topics, then the index does not grow with them."""
     import mpreg_mq.projections.lanes as module
-    from mpreg_mq.model import MessageOptions, QueueType
 
     monkeypatch.setattr(module, "_MAX_CACHED_TOPICS", 10)
     monkeypatch.setattr(module, "_MAX_STALE_HEADS", 5)
@@ -260,3 +259,54 @@ def test_lanes_forget_overtaken_heads_and_old_topics(monkeypatch: pytest.MonkeyP
     found = lanes.next()
     assert found is not None
     assert found[0].message.id == "m49"
+
+
+def test_messages_that_leave_a_lane_from_its_middle_do_not_pile_up() -> None:
+    """Given a first message that stays and many behind it that leave, then the lane stays small and in order."""
+    state = QueueState.replay([e.QueueCreated(1.0, "q", QueueConfiguration("q", QueueType.PRIORITY)), joined("s")])
+    state.apply(e.MessageEnqueued(2.0, "first", "t", b"", options=MessageOptions(priority=9)))
+    (slot,) = state.messages.lanes.ready_for("s")
+    lane = slot.lane
+    assert lane is not None
+    for number in range(2_000):
+        state.apply(e.MessageEnqueued(2.0, str(number), "t", b"", options=MessageOptions(priority=number % 3)))
+        state.apply(e.MessageDropped(2.0, str(number)))
+        state.check() if number % 200 == 0 else None
+    assert len(lane._row) + len(lane._heap) < 300
+    assert [slot.message.id for slot in state.messages.lanes.ready_for("s")] == ["first"]
+
+
+def test_dead_letters_are_the_same_alone_and_inside_a_queue() -> None:
+    """Given every way in which a message ends, then the projection alone finds the dead ones that the queue has."""
+    events = [
+        e.QueueCreated(1.0, "q", QueueConfiguration("q")),
+        joined("s"),
+        *(enqueued(name) for name in ("acknowledged", "broadcast", "dead", "failed", "purged")),
+        *(e.MessageDelivered(2.0, name, "s", "s", 1, 9.0) for name in ("acknowledged", "broadcast", "dead", "failed")),
+        e.MessageAcknowledged(3.0, "acknowledged", "s", True),
+        e.MessageAcknowledged(3.0, "broadcast", "s"),
+        e.MessageCompleted(3.0, "broadcast"),
+        e.DeliveryFailed(3.0, "dead", "s", 1, "boom"),
+        e.MessageDeadLettered(3.0, "dead", "r", "boom", 1, "s"),
+        e.DeliveryFailed(3.0, "failed", "s", 1, "boom"),
+        e.MessageFailed(3.0, "failed", "r", "boom", 1, "s"),
+        e.MessagesPurged(3.0, ("purged",)),
+    ]
+    alone, queue = DeadLetters.replay(events), QueueState.replay(events)
+    assert list(alone) == list(queue.dead_letters)
+    assert alone.ids() == ["dead"]
+    alone.check()
+
+
+def test_dead_letters_refuse_the_end_of_what_was_never_accepted() -> None:
+    """Given no acceptance, then a dead letter contradicts the log, alone and inside a queue."""
+    dead = e.MessageDeadLettered(3.0, "ghost", "r", "boom", 1, "s")
+    for projection in (DeadLetters(), QueueState.replay([e.QueueCreated(1.0, "q", QueueConfiguration("q"))])):
+        with pytest.raises(ProjectionError, match="ghost"):
+            projection.apply(dead)
+
+
+def test_a_queue_state_has_no_other_attributes() -> None:
+    """Given a name that is none of its own, then it is an ordinary AttributeError."""
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = QueueState().nothing  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ context. It reads the state and changes nothing that counts; only ``QueueState.a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from mpreg_mq.actors import commands as c
@@ -16,7 +16,7 @@ from mpreg_mq.actors.decider.delivering import decide_admit, decide_dispatch
 from mpreg_mq.actors.decider.timing import decide_tick
 from mpreg_mq.projections import QueueState
 
-DECIDERS: Mapping[type[Any], Callable[[QueueState, Any, Context], Decision]] = {
+DECIDERS: dict[type[Any], Callable[[QueueState, Any, Context], Decision]] = {
     c.Send: sending.decide_send,
     c.SendBatch: sending.decide_send_batch,
     c.RecordRejection: sending.decide_rejection,
@@ -51,6 +51,7 @@ def decide(state: QueueState, command: Any, context: Context) -> Decision:
 
 
 __all__ = [
+    "DECIDERS",
     "NOTHING",
     "WAIT_FOR_ROOM",
     "Context",

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import attrs
+import msgspec
 
 from mpreg_mq.events.types import Event
 from mpreg_mq.model import DeliveryResult, MessageId, RejectionReason
 
 
-@attrs.define(slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Events to record, and the reply once they are; no events means that nothing changes."""
 
     events: tuple[Event, ...] = ()

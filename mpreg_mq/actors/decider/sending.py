@@ -9,8 +9,16 @@ import attrs
 
 from mpreg_mq.actors.commands import RecordRejection, Send, SendBatch
 from mpreg_mq.actors.decider.decision import WAIT_FOR_ROOM, Context, Decision, accepted, rejected
+from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
-from mpreg_mq.model import DeliveryResult, MessageId, OverflowPolicy, RejectionReason
+from mpreg_mq.model import (
+    DEFAULT_OPTIONS,
+    DeliveryResult,
+    MessageId,
+    MessageOptions,
+    OverflowPolicy,
+    RejectionReason,
+)
 from mpreg_mq.projections import QueueState
 
 
@@ -52,19 +60,10 @@ def _refusal(
             "send a reference to the data instead, or raise the limit"
         )
         return _reject(send.topic, RejectionReason.PAYLOAD_TOO_LARGE, detail, context)
-    options = send.options
-    if options.headers is not None:
-        limit = configuration.max_headers_bytes
-        headers_bytes = sum(len(key.encode()) + len(value.encode()) for key, value in options.headers.items())
-        if headers_bytes > limit:
-            detail = f"headers are {headers_bytes} bytes, expected at most max_headers_bytes={limit}"
-            return _reject(send.topic, RejectionReason.INVALID_OPTION, detail, context)
-    if (options.required_acknowledgments or 1) > configuration.max_subscribers:
-        detail = (
-            f"required_acknowledgments is {options.required_acknowledgments}, but the queue can have no more than "
-            f"max_subscribers={configuration.max_subscribers} subscribers, so the quorum would never come"
-        )
-        return _reject(send.topic, RejectionReason.INVALID_OPTION, detail, context)
+    if send.options is not DEFAULT_OPTIONS:
+        problem = _options_problem(configuration, send.options)
+        if problem is not None:
+            return _reject(send.topic, RejectionReason.INVALID_OPTION, problem, context)
     key = send.fingerprint
     if key is not None:
         holder = keys.get(key) or state.deduplication.holder(key, context.now)
@@ -85,6 +84,21 @@ def _refusal(
                 "shorten deduplication_window_seconds or raise the limit"
             )
             return _reject(send.topic, RejectionReason.DEDUPLICATION_TABLE_FULL, detail, context)
+    return None
+
+
+def _options_problem(configuration: QueueConfiguration, options: MessageOptions) -> str | None:
+    """What is wrong with options for this queue, whose values are in range for any, or None."""
+    if options.headers is not None:
+        limit = configuration.max_headers_bytes
+        headers_bytes = sum(len(key.encode()) + len(value.encode()) for key, value in options.headers.items())
+        if headers_bytes > limit:
+            return f"headers are {headers_bytes} bytes, expected at most max_headers_bytes={limit}"
+    if (options.required_acknowledgments or 1) > configuration.max_subscribers:
+        return (
+            f"required_acknowledgments is {options.required_acknowledgments}, but the queue can have no more than "
+            f"max_subscribers={configuration.max_subscribers} subscribers, so the quorum would never come"
+        )
     return None
 
 
@@ -124,6 +138,19 @@ def decide_send(state: QueueState, send: Send, context: Context) -> Decision:
 
     O(log n); where it drops the oldest pending message, also the leased messages that are older than that.
     """
+    messages = state.messages
+    configuration = state.configuration
+    if (
+        send.options is DEFAULT_OPTIONS
+        and send.fingerprint is None
+        and len(send.payload) <= configuration.max_payload_bytes
+        and messages.pending_count < configuration.max_size
+    ):
+        # What most sends are; the rules that need a closer look have nothing to say here.
+        now = context.now
+        message_id = f"{messages.next_seq}-{context.run}"
+        enqueued = e.MessageEnqueued(now, message_id, send.topic, send.payload, send.guarantee)
+        return Decision((enqueued,), accepted(message_id, now, configuration.name))
     events, reply = _admit(state, send, context, _Batch())
     return Decision(events, reply)
 
