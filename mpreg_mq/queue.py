@@ -36,6 +36,7 @@ from mpreg_mq.errors import (
 )
 from mpreg_mq.events import EventLog, open_log
 from mpreg_mq.model import (
+    DEFAULT_OPTIONS,
     Callback,
     DeadLetter,
     DeliveryGuarantee,
@@ -58,9 +59,6 @@ from mpreg_mq.payload import encode_payload, fingerprint
 from mpreg_mq.projections import QueueState
 
 T = TypeVar("T")
-
-RUN_LIMIT = 10_000
-"""Sends that a task may do without suspending before the queue gets a turn to deliver."""
 
 _REASONS: tuple[tuple[type[MessageQueueError], RejectionReason], ...] = (
     (PayloadError, RejectionReason.PAYLOAD_NOT_ENCODABLE),
@@ -169,13 +167,13 @@ class MessageQueue:
             send = self._send_command(topic, payload, delivery_guarantee, options)
         except MessageQueueError as error:
             return self._refused(topic, error)
-        while actor.has_to_yield(RUN_LIMIT):
+        while actor.has_to_yield():
             before = actor.deliveries
             await asyncio.sleep(0)
             if actor.deliveries == before:
                 break
         try:
-            reply = actor.call(send)
+            reply = actor.send(send)
             if type(reply) is DeliveryResult:
                 return reply
             result: DeliveryResult = await self._reply(reply, send)
@@ -227,15 +225,16 @@ class MessageQueue:
         problem = topics.topic_problem(topic)
         if problem is not None:
             raise InvalidTopicError(problem)
-        checked = message_options(options)
+        checked = message_options(options) if options else DEFAULT_OPTIONS
         encoded = encode_payload(payload)
-        configuration = self._actor.state.configuration
+        if type(guarantee) is not DeliveryGuarantee:
+            guarantee = guarantee_of(guarantee)
         key = None
-        if configuration.enable_deduplication:
+        if self._actor.state.configuration.enable_deduplication:
             key = checked.deduplication_id
             if key is None:
                 key = fingerprint(topic, payload, checked.headers)
-        return c.Send(topic, encoded, guarantee_of(guarantee), checked, key)
+        return c.Send(topic, encoded, guarantee, checked, key)
 
     def _refused(self, topic: Any, error: MessageQueueError) -> DeliveryResult:
         """Log a send that was refused before it became a command, and answer with the reason (S2)."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-import mpreg_mq.actors.queue_actor as module
 from mpreg_mq import DeliveryGuarantee, RejectionReason, VirtualClock
-from mpreg_mq.actors import decider
-from mpreg_mq.actors.decider import Context, Decision
+from mpreg_mq.actors import recording
+from mpreg_mq.actors.commands import Send
+from mpreg_mq.actors.decider import DECIDERS, Context, Decision
 from mpreg_mq.events import Append, MemoryEventLog, RecordedEvent
 from mpreg_mq.projections import QueueState
 from tests.support.running import Recorder, assert_fold_equality, make_queue, until
@@ -106,14 +106,14 @@ def test_a_faulty_decision_rebuilds_the_queue_and_reaches_the_caller(monkeypatch
         queue = make_queue()
         await queue.send_message("a", 1)
         before = queue._actor.state
-        decide = decider.decide
 
         def faulty(state: QueueState, command: Any, context: Context) -> Decision:
             raise ZeroDivisionError("a fault of ours")
 
-        monkeypatch.setattr(module, "decide", faulty)
-        result = await queue.send_message("a", 2)
-        monkeypatch.setattr(module, "decide", decide)
+        with monkeypatch.context() as fault:
+            deciders: dict[type[Any], Any] = {**DECIDERS, Send: faulty}
+            fault.setattr(recording, "DECIDERS", deciders)
+            result = await queue.send_message("a", 2)
         assert "ZeroDivisionError" in str(result.error_message)
         assert queue._actor.state is not before
         assert [message.payload for message in queue.pending_messages] == [1]
@@ -128,8 +128,6 @@ def test_a_payload_that_cannot_be_decoded_is_a_failed_attempt() -> None:
     """Given stored bytes that are no payload, then push and pull both count it as a failure and go on."""
 
     async def story() -> None:
-        from mpreg_mq.actors.commands import Send
-
         queue = make_queue(max_retries=0)
         seen = Recorder()
         queue.subscribe("s", "push", seen)

@@ -1,0 +1,417 @@
+"""The middle layer of a queue actor: who waits, what is due, and how deliveries reach subscribers and are settled.
+
+Deliveries are made in turns of the event loop, one short slice of time each. User code is called only between two
+decisions, when the state is consistent, so it may ask its own queue for anything that does not suspend.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pykka
+
+from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.attachments import Attachment, Later
+from mpreg_mq.actors.decider import Context, decide_dispatch, decide_tick
+from mpreg_mq.actors.decider.sending import decide_wait_over
+from mpreg_mq.actors.decider.settling import acknowledge
+from mpreg_mq.actors.messages import TURN, Abandon, Turn
+from mpreg_mq.actors.recording import RecordingActor
+from mpreg_mq.actors.runtime import LoopFuture
+from mpreg_mq.actors.store import Store
+from mpreg_mq.actors.subscriber_actor import Deliver, Outcome, Settled
+from mpreg_mq.actors.views import delivered_message
+from mpreg_mq.actors.waiting import ParkedSend, WaitingReceive
+from mpreg_mq.clock import Clock, TimerHandle
+from mpreg_mq.errors import MessageQueueError, PayloadError
+from mpreg_mq.events import types as e
+from mpreg_mq.projections import QueueState
+
+logger = logging.getLogger("mpreg_mq")
+
+SLICE_SECONDS = 0.004
+"""Longest a queue delivers before the loop's other tasks get their turn."""
+
+STEPS_BETWEEN_LOOKS = 16
+"""Deliveries between two looks at the clock of a slice."""
+
+FIRST_RETRY_SECONDS = 0.05
+LAST_RETRY_SECONDS = 5.0
+"""Bounds of the wait before delivering is tried again after the store failed."""
+
+BURST_LIMIT = 10_000
+"""Sends without a pause that are all accepted before the first of them is delivered, so that a burst obeys priority."""
+
+RUN_LIMIT = 1_000
+"""How far ahead of deliveries a run that was longer than a burst may be; fewer messages at once are less to hold."""
+
+
+class DispatchingActor(RecordingActor):
+    """Delivers: to callbacks in turns, to receivers when they ask or while they wait."""
+
+    def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
+        super().__init__(name, store, clock, run, state)
+        self.started = True
+        self.deliveries = 0
+        self._attachments: dict[str, Attachment] = {}
+        self._running: dict[tuple[str, str, int], str] = {}
+        self._receivers: list[WaitingReceive] = []
+        self._parked: list[ParkedSend] = []
+        self._closing = False
+        self._drained: LoopFuture[None] | None = None
+        self._calling_out = False
+        self._sends_ahead = 0
+        self._sends_before_look = 0
+        self._ahead_limit = BURST_LIMIT
+        self._turn_scheduled = False
+        self._timer: TimerHandle | None = None
+        self._timer_at = 0.0
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        self._rejoin = False
+
+    def has_to_yield(self) -> bool:
+        """Whether a sender that never suspends should let the queue deliver before its next send (C1).
+
+        So it is when the queue is full or the run of sends is long, and a delivering turn is due.
+        """
+        if not self._turn_scheduled or self._sends_ahead < self._sends_before_look:
+            return False
+        return (
+            self._sends_ahead >= self._ahead_limit
+            or self.state.messages.pending_count >= self.state.configuration.max_size
+        )
+
+    def _plan_look(self) -> None:
+        """How far ahead sends must be for :meth:`has_to_yield` to look closer: before they can fill the queue."""
+        state = self.state
+        room = state.configuration.max_size - state.messages.pending_count if state.created else 0
+        self._sends_before_look = min(self._ahead_limit, self._sends_ahead + room)
+
+    # --- after a failure ----------------------------------------------------------------------------------
+
+    def _after_rebuild(self) -> None:
+        self._rejoin = True
+        self._retry_later()
+
+    def _after_commit(self) -> None:
+        self._retry_seconds = FIRST_RETRY_SECONDS
+
+    def _join_again(self) -> None:
+        """Record the subscriptions of this process that a rebuilt state does not know."""
+        for attachment in self._attachments.values():
+            for subscription_id, subscribe in attachment.subscriptions.items():
+                if self.state.subscribers.subscription(subscription_id) is None:
+                    self._carry_out(self._decide_command(subscribe), wait=False)
+        self._rejoin = False
+
+    def _retry_later(self) -> None:
+        """Look again after a while that grows, so that a store that keeps failing costs little."""
+        loop = self.loop
+        if loop is not None and loop.is_running():
+            wait, self._retry_seconds = self._retry_seconds, min(self._retry_seconds * 2, LAST_RETRY_SECONDS)
+            self._turn_scheduled = True
+            self._clock.call_at(loop, self._clock.now() + wait, self._take_turn)
+
+    # --- those who wait: for room, for a message ----------------------------------------------------------
+
+    def _park(self, send: c.Send) -> LoopFuture[Any]:
+        parked = ParkedSend(LoopFuture(), send=send)
+        self._parked.append(parked)
+        self._set_timeout(parked, self.state.configuration.overflow_wait_seconds, lambda: self._stop_parking(parked))
+        return parked.future
+
+    def _set_timeout(self, waiting: ParkedSend | WaitingReceive, seconds: float, end: Callable[[], None]) -> None:
+        loop = self.loop
+        if loop is None or not loop.is_running():
+            end()
+            return
+
+        def time_is_up() -> None:
+            self.run_now(end, ahead=True)
+
+        waiting.timer = self._clock.call_at(loop, self._clock.now() + seconds, time_is_up)
+
+    def _stop_parking(self, parked: ParkedSend) -> None:
+        if parked in self._parked:
+            self._parked.remove(parked)
+            try:
+                parked.answer(self._carry_out(self._decide(decide_wait_over, parked.send), wait=False))
+            except MessageQueueError as error:
+                parked.fail(error)
+
+    def _stop_receiving(self, receiver: WaitingReceive) -> None:
+        if receiver in self._receivers:
+            self._receivers.remove(receiver)
+            receiver.answer([])
+
+    def _let_parked_in(self) -> None:
+        """Accept sends that waited for room, in the order in which they came, while there is some."""
+        while self._parked and self.state.messages.pending_count < self.state.configuration.max_size:
+            parked = self._parked.pop(0)
+            try:
+                decision = self._decide_command(parked.send)
+                reply = self._carry_out(decision, wait=True)
+            except MessageQueueError as error:
+                parked.fail(error)
+                return
+            parked.answer(reply)
+
+    def _lease(self, command: c.Receive) -> list[Any]:
+        """Lease what there is to a pull subscriber. Deliveries need only be in order, so nothing waits."""
+        decision = self._decide_command(command)
+        self._carry_out(decision, wait=False)
+        delivered = {event.message_id: event for event in decision.events if type(event) is e.MessageDelivered}
+        messages = []
+        for message_id in decision.reply:
+            message = self.state.messages.get(message_id)
+            assert message is not None
+            try:
+                messages.append(delivered_message(message, delivered[message_id], self.state.configuration))
+            except PayloadError as error:
+                self._settle_failure(delivered[message_id], str(error))
+        return messages
+
+    def _serve_receivers(self) -> bool:
+        """Give waiting receivers what there is now; whether anybody got something."""
+        for receiver in self._receivers:
+            taken = self._lease(receiver.command)
+            if taken:
+                self._receivers.remove(receiver)
+                receiver.answer(taken)
+                return True
+        return False
+
+    def _abandon(self, message: Abandon) -> None:
+        for parked in self._parked:
+            if parked.send is message.command:
+                self._parked.remove(parked)
+                parked.cancel_timer()
+                return
+        for receiver in self._receivers:
+            if receiver.command is message.command:
+                self._receivers.remove(receiver)
+                receiver.cancel_timer()
+                return
+
+    # --- turns: what is due, and deliveries ---------------------------------------------------------------
+
+    def _after(self) -> None:
+        """After anything that happened: let others in, plan a turn, set the timer."""
+        if self._parked:
+            self._let_parked_in()
+        # What happened may have made messages pending again, so that less than was planned fills the queue.
+        self._sends_before_look = 0
+        if self._turn_scheduled:
+            return
+        state = self.state
+        if not self._closing and (state.messages.lanes.may_deliver or self._receivers) and not state.paused:
+            self._schedule_turn()
+        self._set_timer()
+
+    def _schedule_turn(self) -> None:
+        loop = self.loop
+        if loop is not None and self.started and loop.is_running():
+            self._turn_scheduled = True
+            loop.call_soon(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn_scheduled = False
+        try:
+            self.actor_ref.tell(TURN)
+        except pykka.ActorDeadError:
+            self._cancel_timer()
+
+    def _set_timer(self) -> None:
+        """Be woken at the next deadline; an alarm that comes early finds nothing to do, which is cheap."""
+        first = self.state.messages.deadlines.first()
+        if first is None or (self._timer is not None and self._timer_at <= first.when):
+            return
+        loop = self.loop
+        if loop is None or not loop.is_running() or self._turn_scheduled:
+            return
+        self._cancel_timer()
+        self._timer_at = first.when
+        self._timer = self._clock.call_at(loop, first.when, self._on_timer)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        if not self._turn_scheduled:
+            self._take_turn()
+
+    def _on_turn(self, message: Turn) -> None:
+        self._outbox = []
+        delivered_before = self.deliveries
+        rebuilt = self._rebuilt
+        more = False
+        try:
+            end = time.perf_counter() + SLICE_SECONDS
+            steps = 0
+            if self._rejoin and self._recovering is None:
+                self._join_again()
+            while self._step():
+                steps += 1
+                if steps % STEPS_BETWEEN_LOOKS == 0 and time.perf_counter() >= end:
+                    more = True
+                    break
+            self._flush_outbox(self.state.version)
+        except Exception as error:
+            logger.exception("queue %s: a turn failed", self.name)
+            if self._rebuilt == rebuilt:
+                self._rebuilt_after(error)
+            return
+        finally:
+            self._outbox = None
+        if self._store.journal is None:
+            self._retry_seconds = FIRST_RETRY_SECONDS
+        if self._parked:
+            self._let_parked_in()
+        if more and not self._turn_scheduled:
+            self._schedule_turn()
+        if more:
+            if self._sends_ahead >= self._ahead_limit:
+                self._ahead_limit = RUN_LIMIT
+            self._sends_ahead = max(0, self._sends_ahead - (self.deliveries - delivered_before))
+        else:
+            self._sends_ahead, self._ahead_limit = 0, BURST_LIMIT
+        self._plan_look()
+        self._set_timer()
+
+    def _step(self) -> bool:
+        """Do the first thing that is due or can be delivered; whether there was one."""
+        if self._recovering is not None:
+            return False
+        state = self.state
+        context = self._context()
+        if state.messages.deadlines.earliest <= context.now and self._act_on_time(context):
+            return True
+        if self._closing or not self.started:
+            return False
+        if self._receivers and self._serve_receivers():
+            return True
+        events = decide_dispatch(state, context).events
+        if not events:
+            return False
+        self._record(events)
+        (event,) = events
+        if type(event) is e.MessageDelivered:
+            self._hand_over(event)
+        return True
+
+    def _act_on_time(self, context: Context) -> bool:
+        due = decide_tick(self.state, context)
+        if not due.events:
+            return False
+        ended = _leases_that_end(self.state, due.events)
+        self._record(due.events)
+        for subscriber_id, subscription_id, message_id, attempt in ended:
+            attachment = self._attachments.get(subscriber_id)
+            if attachment is not None:
+                attachment.give_up(subscription_id, message_id, attempt)
+        return True
+
+    def _hand_over(self, event: e.MessageDelivered) -> None:
+        """Call the subscriber, and settle the attempt where the callback is over."""
+        self.deliveries += 1
+        state = self.state
+        message = state.messages.get(event.message_id)
+        attachment = self._attachments.get(event.subscriber_id)
+        assert message is not None
+        if attachment is None:
+            self._settle_failure(event, "the subscriber is not attached in this process")
+            return
+        try:
+            copy = delivered_message(message, event, state.configuration)
+        except PayloadError as error:
+            self._settle_failure(event, str(error))
+            return
+        delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
+        outcome = self._call_out(attachment, delivery)
+        if outcome is None:
+            self._settle_success(event, attachment)
+        elif isinstance(outcome, str):
+            self._settle_failure(event, outcome)
+        else:
+            self._running[event.message_id, event.subscriber_id, event.attempt] = event.subscription_id
+            if isinstance(outcome, LoopFuture):
+                outcome.add_done_callback(partial(self._report_later, delivery))
+
+    def _call_out(self, attachment: Attachment, delivery: Deliver) -> Outcome | LoopFuture[Outcome] | Later:
+        """User code runs here; meanwhile it may ask this queue for anything that does not suspend."""
+        outer, self._calling_out = self._calling_out, True
+        try:
+            return attachment.deliver(delivery)
+        finally:
+            self._calling_out = outer
+
+    def _report_later(self, delivery: Deliver, done: LoopFuture[Outcome]) -> None:
+        try:
+            outcome = done.get()
+        except BaseException as error:
+            outcome = f"{type(error).__name__}: {error}"
+        self._report(
+            Settled(delivery.message.id.id, delivery.subscriber_id, delivery.subscription_id, delivery.attempt, outcome)
+        )
+
+    def _report(self, settled: Settled) -> None:
+        """Called from any thread when a callback that went on is over."""
+        try:
+            self.actor_ref.tell(settled)
+        except pykka.ActorDeadError:
+            logger.info("queue %s is closed; the outcome of message %s comes too late", self.name, settled.message_id)
+
+    def _on_settled(self, message: Settled) -> None:
+        if message.attempt:
+            self._running.pop((message.message_id, message.subscriber_id, message.attempt), None)
+            try:
+                if message.outcome is None:
+                    self._settle_success(message, self._attachments.get(message.subscriber_id))
+                else:
+                    self._settle(
+                        c.NegativeAcknowledge(
+                            message.message_id, message.subscriber_id, message.outcome, None, message.attempt
+                        )
+                    )
+            except MessageQueueError:
+                logger.exception("queue %s: an outcome could not be recorded; the lease will run out", self.name)
+            self._after()
+        elif message.outcome is not None:
+            logger.warning(
+                "queue %s: fire-and-forget failed at %s: %s", self.name, message.subscriber_id, message.outcome
+            )
+        if self._drained is not None and not self._running and not self._drained.done():
+            self._drained.set(None)
+
+    def _settle_success(self, done: e.MessageDelivered | Settled, attachment: Attachment | None) -> None:
+        subscribe = attachment.subscriptions.get(done.subscription_id) if attachment is not None else None
+        if subscribe is None or subscribe.auto_acknowledge:
+            events = acknowledge(self.state, done.message_id, done.subscriber_id, done.attempt, self._context()).events
+            if events:
+                self._record(events)
+
+    def _settle_failure(self, event: e.MessageDelivered, error: str) -> None:
+        self._settle(c.NegativeAcknowledge(event.message_id, event.subscriber_id, error, None, event.attempt))
+
+    def _settle(self, command: c.Acknowledge | c.NegativeAcknowledge) -> None:
+        self._carry_out(self._decide_command(command), wait=False)
+
+
+def _leases_that_end(state: QueueState, events: tuple[e.Event, ...]) -> list[tuple[str, str, str, int]]:
+    """Subscriber, subscription, message and attempt of the push leases that these events end by time."""
+    ended = []
+    for event in events:
+        if type(event) is not e.LeaseExpired:
+            continue
+        message = state.messages.get(event.message_id)
+        slot = message.slot_for(event.subscriber_id) if message is not None else None
+        if slot is not None and slot.lease is not None and not slot.lease.pull:
+            ended.append((event.subscriber_id, slot.lease.subscription_id, event.message_id, event.attempt))
+    return ended

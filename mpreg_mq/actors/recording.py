@@ -1,0 +1,233 @@
+"""The lowest layer of a queue actor: decisions become events, events reach state and log, and a failure rebuilds.
+
+State is applied and recorded before anybody hears of it, and replies to senders wait for the commit where the log
+needs one.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pykka
+
+from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.decider import DECIDERS, Context, Decision
+from mpreg_mq.actors.messages import Committed
+from mpreg_mq.actors.runtime import LoopActor, LoopFuture
+from mpreg_mq.actors.store import Store, stream_of
+from mpreg_mq.clock import Clock
+from mpreg_mq.errors import EventLogError, MessageQueueError, QueueClosedError
+from mpreg_mq.events import types as e
+from mpreg_mq.projections import QueueState
+
+logger = logging.getLogger("mpreg_mq")
+
+NEVER_WAIT = 1 << 62
+
+_AFTER_DELETION = (c.Open, c.Detach, c.EndLease)
+
+
+class RecordingActor(LoopActor):
+    """Decides, records, and rebuilds its state from the log after a failure."""
+
+    def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
+        super().__init__()
+        self.name = name
+        self.stream = stream_of(name)
+        self.state = QueueState() if state is None else state
+        self._store = store
+        self._clock = clock
+        self._now = clock.now
+        # Without a journal an append is there at once, so nothing ever waits to be durable.
+        self._durable = self.state.version if store.journal is not None else NEVER_WAIT
+        self._shared_context = Context(0.0, run, self._durable)
+        self._outstanding = 0
+        self._outbox: list[e.Event] | None = None
+        self._synchronous = False
+        self._recovering: BaseException | None = None
+        self._rebuilt = 0
+        self._stash: list[tuple[Any, LoopFuture[Any]]] = []
+
+    # --- for the layers above -----------------------------------------------------------------------------
+
+    def _after(self) -> None:
+        """After anything that happened: let others in, plan a turn, set the timer."""
+
+    def _after_rebuild(self) -> None:
+        """The state is another one; see to what the log does not know of."""
+
+    def _after_commit(self) -> None:
+        """The store works."""
+
+    # --- deciding and recording ---------------------------------------------------------------------------
+
+    def _context(self) -> Context:
+        """The context of the next decision; one object, because no decision keeps it."""
+        context = self._shared_context
+        now = self._now()
+        last = self.state.last_at
+        context.now = now if now >= last else last
+        context.durable_version = self._durable
+        return context
+
+    def _decide_command(self, command: Any) -> Decision:
+        """Ask the decider of a command; a fault of ours rebuilds the queue and reaches the caller as an error."""
+        state = self.state
+        if state.deleted and type(command) not in _AFTER_DELETION:
+            raise QueueClosedError(f"queue {self.name!r} was deleted; create it again, or use another one")
+        try:
+            # Looked up at each call, so that a test can put a faulty decider in its place.
+            return DECIDERS[type(command)](state, command, self._context())
+        except MessageQueueError:
+            raise
+        except Exception as error:
+            raise self._rebuilt_after(error) from error
+
+    def _decide(self, decider: Callable[..., Decision], *arguments: Any) -> Decision:
+        """Ask a decider that no command names; a fault is handled as in :meth:`_decide_command`."""
+        try:
+            return decider(self.state, *arguments, self._context())
+        except MessageQueueError:
+            raise
+        except Exception as error:
+            raise self._rebuilt_after(error) from error
+
+    def _carry_out(self, decision: Decision, *, wait: bool) -> Any:
+        """Record the events; the reply, or a future of it where it has to wait for the commit."""
+        if not decision.events:
+            return decision.reply
+        return self._record(decision.events, decision.reply, wait)
+
+    def _record(self, events: tuple[e.Event, ...], reply: Any = None, wait: bool = False) -> Any:
+        state = self.state
+        before = state.version
+        outbox = self._outbox
+        try:
+            apply = state.apply
+            for event in events:
+                apply(event)
+            if outbox is not None:
+                if not wait:
+                    outbox += events
+                    return reply
+                self._flush_outbox(before)
+            journal = self._store.journal
+            loop = self.loop
+            if journal is None or loop is None or not loop.is_running() or (wait and self._synchronous):
+                self._append(before, events)
+                return reply
+        except Exception as error:
+            raise self._rebuilt_after(error) from error
+        if not wait:
+            self._submit(before, events, ())
+            return reply
+        later: LoopFuture[Any] = LoopFuture()
+        self._submit(before, events, ((later, reply),))
+        return later
+
+    def _append(self, before: int, events: Sequence[e.Event]) -> None:
+        self._store.append(self.stream, before, events)
+        if self._store.journal is not None:
+            self._durable = before + len(events)
+
+    def _submit(
+        self, before: int, events: tuple[e.Event, ...], waiters: tuple[tuple[LoopFuture[Any], Any], ...]
+    ) -> None:
+        version = before + len(events)
+        self._outstanding += 1
+
+        def done(error: BaseException | None) -> None:
+            committed = Committed(version, waiters, error)
+            try:
+                self.actor_ref.tell(committed)
+            except pykka.ActorDeadError:
+                _answer(waiters, None if error is None else self._store_error(error))
+
+        self._store.submit(self.stream, before, events, done, self.loop)
+
+    def _flush_outbox(self, version: int) -> None:
+        """Submit what a turn has recorded so far; ``version`` is the state's after it."""
+        outbox = self._outbox
+        if outbox:
+            events = tuple(outbox)
+            outbox.clear()
+            if self._store.journal is None:
+                self._append(version - len(events), events)
+            else:
+                self._submit(version - len(events), events, ())
+
+    def _committed(self, message: Committed) -> None:
+        self._outstanding -= 1
+        if message.error is None:
+            self._durable = max(self._durable, message.version)
+            _answer(message.waiters, None)
+        else:
+            if self._recovering is None:
+                self._recovering = message.error
+            _answer(message.waiters, self._store_error(message.error))
+        if self._recovering is not None:
+            if self._outstanding == 0:
+                self._recover_from(self._recovering)
+            return
+        self._after_commit()
+        self._after()
+
+    # --- failing and coming back --------------------------------------------------------------------------
+
+    def _rebuilt_after(self, error: Exception) -> MessageQueueError:
+        """Rebuild from the log after a failure inside a decision or the store; the error for whoever asked."""
+        if self._outbox is not None:
+            self._outbox.clear()
+        self._rebuilt += 1
+        if self._outstanding == 0:
+            self._rebuild(error)
+        else:
+            self._recovering = error
+        return self._store_error(error)
+
+    def _store_error(self, error: BaseException) -> MessageQueueError:
+        if isinstance(error, MessageQueueError):
+            return error
+        return EventLogError(
+            f"queue {self.name!r} failed and was rebuilt from its log: {type(error).__name__}: {error}"
+        )
+
+    def _recover_from(self, error: BaseException) -> None:
+        self._recovering = None
+        self._rebuild(error)
+        stash, self._stash = self._stash, []
+        for message, later in stash:
+            try:
+                reply = self.on_receive(message)
+            except BaseException as refused:
+                later.set_exception((type(refused), refused, None))
+                continue
+            if isinstance(reply, LoopFuture):
+                reply.forward_to(later)
+            else:
+                later.set(reply)
+
+    def _rebuild(self, error: BaseException) -> None:
+        """Fold the log anew."""
+        self._rebuilt += 1
+        logger.warning("queue %s: rebuilding its state from the log after %r", self.name, error)
+        try:
+            state = self._store.load(self.stream)
+        except Exception:
+            logger.exception("queue %s: its log cannot be read; it goes on refusing until that works", self.name)
+            state = self.state
+        if state.created:
+            self.state = state
+        if self._store.journal is not None:
+            self._durable = self.state.version
+        self._after_rebuild()
+
+
+def _answer(waiters: tuple[tuple[LoopFuture[Any], Any], ...], error: BaseException | None) -> None:
+    for future, reply in waiters:
+        if error is None:
+            future.set(reply)
+        else:
+            future.set_exception((type(error), error, None))
