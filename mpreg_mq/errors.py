@@ -52,8 +52,23 @@ class UnknownEventError(EventLogError):
     """An event has a type or a schema version this release cannot read; a newer release wrote the log."""
 
 
+class LogLockedError(EventLogError):
+    """Another process has the log open for writing."""
+
+
+class LogFullError(EventLogError):
+    """There is no room for more events; reading goes on, and appending does when there is room again."""
+
+
 class CorruptLogError(EventLogError):
-    """Stored bytes are not what was written."""
+    """Stored bytes are not what was written.
+
+    ``position`` is that of the first event that cannot be read, or None where that is not known.
+    """
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class ProjectionError(MessageQueueError):

@@ -14,7 +14,7 @@ from mpreg_mq.events.codec import (
     encode,
 )
 from mpreg_mq.events.jsonlines import JSONLinesEventLog
-from mpreg_mq.events.log import Append, EventLog, RecordedEvent
+from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot, base_version
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.opening import open_log
 from mpreg_mq.events.sqlite import SQLiteEventLog
@@ -100,12 +100,15 @@ __all__ = [
     "QueueResumed",
     "QuorumMissed",
     "RecordedEvent",
+    "RetainingLog",
     "SQLiteEventLog",
+    "Snapshot",
     "SubscriberJoined",
     "SubscriberLeft",
     "TopicRouteAdded",
     "TopicRouteRemoved",
     "Upcaster",
+    "base_version",
     "decode",
     "encode",
     "export_log",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +19,7 @@ import msgspec
 
 from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events.codec import CODEC
-from mpreg_mq.events.log import Append, RecordedEvent
+from mpreg_mq.events.log import Append, RecordedEvent, Snapshot
 from mpreg_mq.events.types import Event
 
 FORMAT = "mpreg-mq event log"
@@ -30,6 +30,14 @@ SUFFIXES = (".jsonl", ".jsonl.gz")
 _L = TypeVar("_L", bound=msgspec.Struct)
 
 
+class Base(msgspec.Struct, frozen=True, kw_only=True):
+    """The snapshot of a stream whose first events are not there any more."""
+
+    stream: str
+    version: int
+    body: bytes
+
+
 class Header(msgspec.Struct, frozen=True, kw_only=True):
     """The first line."""
 
@@ -37,6 +45,10 @@ class Header(msgspec.Struct, frozen=True, kw_only=True):
     format_version: int
     streams: list[str] | None = None
     """The streams that were chosen; None for all."""
+    base_position: int = 0
+    """Position up to which the log had been truncated."""
+    bases: list[Base] = []
+    """What stands for the truncated events."""
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +116,7 @@ def open_lines(path: Path, mode: str) -> BinaryIO:
 
 
 class JSONLinesEventLog:
-    """An :class:`~mpreg_mq.events.log.EventLog` that reads an export; nothing can be appended to it.
+    """A :class:`~mpreg_mq.events.log.RetainingLog` that reads an export; nothing can be appended to it.
 
     Opening reads the file once to check it, in O(size of the file) time and O(number of streams) memory, and so
     does each read from its first event.
@@ -122,6 +134,8 @@ class JSONLinesEventLog:
         self._closed = False
         self._versions: dict[str, int] = {}
         self._last_position = 0
+        self._header = Header(format=FORMAT, format_version=FORMAT_VERSION)
+        self._bases: dict[str, Snapshot] = {}
         self._check_file()
 
     @property
@@ -162,6 +176,10 @@ class JSONLinesEventLog:
                 f"open {self._path}: found {header.format!r} version {header.format_version}, expected {FORMAT!r} "
                 f"up to version {FORMAT_VERSION}; where a newer release wrote it, upgrade mpreg-mq"
             )
+        self._header = header
+        self._bases = {base.stream: Snapshot(base.stream, base.version, base.body) for base in header.bases}
+        self._versions = {base.stream: base.version for base in header.bases}
+        self._last_position = header.base_position
 
     def _note(self, number: int, content: bytes) -> None:
         line = self._decoded(number, content, Line)
@@ -238,18 +256,63 @@ class JSONLinesEventLog:
             if wanted(line):
                 yield line.record()
 
-    # --- the rest of the protocol -------------------------------------------------------------------------
+    def base_position(self) -> int:
+        """Position up to which events had been truncated when the log was exported."""
+        self._check_open()
+        return self._header.base_position
 
-    def append(self, batch: Sequence[Append]) -> NoReturn:
+    def base_version(self, stream: str) -> int:
+        """Version up to which the stream's events had been truncated when the log was exported."""
+        self._check_open()
+        base = self._bases.get(stream)
+        return 0 if base is None else base.version
+
+    def snapshots(self, stream: str) -> list[Snapshot]:
+        """The stream's base, where events before it had been truncated."""
+        self._check_open()
+        base = self._bases.get(stream)
+        return [] if base is None else [base]
+
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        self._check_open()
+        return self._path.stat().st_size
+
+    # --- what only a log that is written can do -----------------------------------------------------------
+
+    def append(self, batch: Sequence[Append]) -> None:
         """Refuse.
 
         Raises:
-            EventLogError: always.
+            EventLogError: always; so do the other methods that would change something.
         """
+        self._refuse("append")
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Refuse."""
+        self._refuse("snapshot")
+
+    def truncate(self, position: int, bases: Mapping[str, Snapshot]) -> None:
+        """Refuse."""
+        self._refuse("truncate")
+
+    def adopt(self, position: int, bases: Mapping[str, Snapshot]) -> None:
+        """Refuse."""
+        self._refuse("adopt")
+
+    def reclaim(self) -> bool:
+        """Refuse."""
+        self._refuse("reclaim")
+
+    def _refuse(self, what: str) -> NoReturn:
         self._check_open()
         raise EventLogError(
-            f"append: {self._path} is an export, which can only be read; import it into a log and append there"
+            f"{what}: {self._path} is an export, which can only be read; import it into a log and use that"
         )
+
+    def has_room(self) -> bool:
+        """False: nothing can be appended."""
+        return False
 
     def sync(self) -> None:
         """Do nothing: nothing was appended."""

@@ -1,17 +1,18 @@
 """What an event log is: append-only streams of events with versions, in one global order.
 
 Versions count from 1 within a stream, without gaps (I1). Positions rise over the whole log; in memory and in SQLite
-they count from 1 without gaps, in a replicated log they have gaps.
+they count from 1 without gaps, in a replicated log they have gaps. Retention may take events away at the beginning,
+never elsewhere; a snapshot of each stream then stands for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from mpreg_mq.errors import VersionConflictError
+from mpreg_mq.errors import EventLogError, VersionConflictError
 from mpreg_mq.events.types import Event
 
 
@@ -32,6 +33,14 @@ class RecordedEvent(msgspec.Struct, frozen=True):
     event: Event
 
 
+class Snapshot(msgspec.Struct, frozen=True):
+    """What the fold of a stream's events up to ``version`` is, as bytes that the log does not look into."""
+
+    stream: str
+    version: int
+    body: bytes
+
+
 class EventLog(Protocol):
     """Where events are kept. Every method may be called from any thread.
 
@@ -45,7 +54,7 @@ class EventLog(Protocol):
 
     @property
     def read_only(self) -> bool:
-        """Whether the log was opened for reading alone; every append is refused then."""
+        """Whether the log was opened for reading alone; every change is refused then."""
 
     @property
     def location(self) -> str:
@@ -55,6 +64,8 @@ class EventLog(Protocol):
     def closed(self) -> bool:
         """Whether :meth:`close` was called."""
 
+    # --- events -------------------------------------------------------------------------------------------
+
     def append(self, batch: Sequence[Append]) -> None:
         """Add all events of the batch in one transaction, or none; O(events).
 
@@ -63,23 +74,26 @@ class EventLog(Protocol):
 
         Raises:
             VersionConflictError: a stream is at another version than expected.
+            LogFullError: there is no room for the events.
             EventLogError: the events could not be stored.
         """
 
     def stream_version(self, stream: str) -> int:
-        """Version of the stream's last event; 0 where it has none."""
+        """Version of the stream's last event; 0 where it never had one."""
 
     def streams(self) -> list[str]:
-        """Names of the streams that have events, sorted."""
+        """Names of the streams that have, or had, events, sorted."""
 
     def last_position(self) -> int:
-        """Position of the log's last event; 0 where it has none."""
+        """Position of the log's last event; 0 where it never had one."""
 
     def read_stream(self, stream: str, after_version: int = 0) -> Iterator[RecordedEvent]:
         """The stream's events above ``after_version``, as far as it goes now; appends may go on meanwhile."""
 
     def read_all(self, after_position: int = 0) -> Iterator[RecordedEvent]:
         """All events above ``after_position``, as far as the log goes now; appends may go on meanwhile."""
+
+    # --- the end ------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
         """Return when everything appended survives a power cut, as far as the log can promise that."""
@@ -88,9 +102,90 @@ class EventLog(Protocol):
         """Release what the log holds; calling it again does nothing."""
 
 
+@runtime_checkable
+class RetainingLog(EventLog, Protocol):
+    """A log that keeps snapshots, and whose first events can be taken away.
+
+    What :meth:`read_stream` and :meth:`read_all` give then begins after the base; the first event read tells.
+    """
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot; the newest two of a stream are kept, and the one at its base.
+
+        Raises:
+            EventLogError: its version is above the stream's or below its base, or it could not be stored.
+        """
+
+    def snapshots(self, stream: str) -> list[Snapshot]:
+        """The snapshots of a stream, newest first; damaged ones are left out, with a warning."""
+
+    def base_position(self) -> int:
+        """Position up to which events were truncated; 0 where all are there."""
+
+    def base_version(self, stream: str) -> int:
+        """Version up to which a stream's events were truncated; 0 where all are there."""
+
+    def truncate(self, position: int, bases: Mapping[str, Snapshot]) -> None:
+        """Take away the events up to ``position``, in one transaction, and keep ``bases`` in their place.
+
+        Each stream with events that go needs a base at the version of the last of these. The space comes back
+        with :meth:`reclaim`. Iterators that have not come so far raise at their next step.
+
+        Raises:
+            EventLogError: ``position`` is below the base or above the last position, a base is missing or at
+                another version, or the change could not be stored.
+        """
+
+    def reclaim(self) -> bool:
+        """Free a little of the space of truncated events, in a few milliseconds; whether there is more to do."""
+
+    def size_bytes(self) -> int:
+        """Space the log takes, roughly; 0 for a log in memory."""
+
+    def adopt(self, position: int, bases: Mapping[str, Snapshot]) -> None:
+        """Begin an empty log at ``position``, as if the events up to it had been truncated (for an import).
+
+        Raises:
+            EventLogError: the log is not empty, or the change could not be stored.
+        """
+
+    def has_room(self) -> bool:
+        """Whether an append of new messages is worth trying, after one that raised LogFullError."""
+
+
+def base_version(log: EventLog, stream: str) -> int:
+    """Version up to which a stream's events are not there any more; 0 for a log that keeps them all."""
+    return log.base_version(stream) if isinstance(log, RetainingLog) else 0
+
+
 def version_conflict(append: Append, version: int) -> VersionConflictError:
     """The error for an append to a stream that is at ``version``."""
     return VersionConflictError(
         f"append: stream {append.stream!r} is at version {version}, the append expected "
         f"{append.expected_version}; read what was added in between and decide again"
     )
+
+
+def truncated_below(what: str, after: int, base: int) -> EventLogError:
+    """The error of a reader whose next events have been truncated."""
+    return EventLogError(
+        f"read {what}: the events after {after} were truncated meanwhile, up to {base}; read again from there"
+    )
+
+
+def check_bases(
+    position: int, base: int, last: int, versions: Mapping[str, int], bases: Mapping[str, Snapshot]
+) -> None:
+    """Raise unless a log from ``base`` to ``last`` can be truncated at ``position``.
+
+    ``versions`` are those that the streams with events that go have at ``position``.
+    """
+    if not base <= position <= last:
+        raise EventLogError(f"truncate: got position {position}, expected {base} to {last}")
+    for stream, version in versions.items():
+        snapshot = bases.get(stream)
+        if snapshot is None or snapshot.version != version or snapshot.stream != stream:
+            found = "none" if snapshot is None else f"one at version {snapshot.version} of {snapshot.stream!r}"
+            raise EventLogError(
+                f"truncate: got {found} as the base of {stream!r}, expected a snapshot at version {version}"
+            )

@@ -8,9 +8,18 @@ from pathlib import Path
 
 import attrs
 
-from mpreg_mq.errors import EventLogError
-from mpreg_mq.events.jsonlines import FORMAT, FORMAT_VERSION, Header, JSONLinesEventLog, Line, LineWriter, open_lines
-from mpreg_mq.events.log import Append, EventLog, RecordedEvent
+from mpreg_mq.errors import CorruptLogError, EventLogError
+from mpreg_mq.events.jsonlines import (
+    FORMAT,
+    FORMAT_VERSION,
+    Base,
+    Header,
+    JSONLinesEventLog,
+    Line,
+    LineWriter,
+    open_lines,
+)
+from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot
 
 EVENTS_PER_STEP = 1000
 """Events between two calls of a progress callback, and in one append of an import."""
@@ -55,8 +64,7 @@ def export_log(
     try:
         with open_lines(partial, "wb") as file:
             writer = LineWriter(file)
-            chosen = None if streams is None else sorted(streams)
-            writer.write(Header(format=FORMAT, format_version=FORMAT_VERSION, streams=chosen))
+            writer.write(_header(log, streams))
             progress = _write_events(writer, log, streams, on_progress)
             writer.finish(progress.events, progress.last_position)
         _sync_file(partial)
@@ -66,6 +74,44 @@ def export_log(
     finally:
         partial.unlink(missing_ok=True)
     return progress
+
+
+def _header(log: EventLog, streams: Collection[str] | None) -> Header:
+    chosen = None if streams is None else sorted(streams)
+    bases = [
+        Base(stream=base.stream, version=base.version, body=base.body)
+        for base in bases_of(log).values()
+        if chosen is None or base.stream in chosen
+    ]
+    position = log.base_position() if isinstance(log, RetainingLog) else 0
+    return Header(format=FORMAT, format_version=FORMAT_VERSION, streams=chosen, base_position=position, bases=bases)
+
+
+def bases_of(log: EventLog) -> dict[str, Snapshot]:
+    """The snapshot at the base of each stream whose first events were truncated.
+
+    Raises:
+        CorruptLogError: one is damaged, so what remains of its stream cannot be folded.
+    """
+    if not isinstance(log, RetainingLog):
+        return {}
+    return {stream: base_of(log, stream) for stream in log.streams() if log.base_version(stream)}
+
+
+def base_of(log: RetainingLog, stream: str) -> Snapshot:
+    """The snapshot at the base of a stream whose first events were truncated.
+
+    Raises:
+        CorruptLogError: it is damaged, so what remains of the stream cannot be folded.
+    """
+    version = log.base_version(stream)
+    for snapshot in log.snapshots(stream):
+        if snapshot.version == version:
+            return snapshot
+    raise CorruptLogError(
+        f"log {log.location}: the snapshot of {stream!r} at version {version}, below which its events were truncated, "
+        "is damaged; restore the log from a copy, or from its archives"
+    )
 
 
 def _write_events(
@@ -97,9 +143,10 @@ def import_log(
 ) -> Progress:
     """Append the events of an export, or of another log, to ``log``, in their order.
 
-    The streams must not be in ``log`` yet. Into an empty log a whole export comes with the positions it had. An
-    export is checked from end to end before its first event is appended; an import that fails in the middle, for
-    want of space, leaves what it had appended: import into a new log, and put that in its place.
+    The streams must not be in ``log`` yet, which must be empty where the source was truncated at its beginning.
+    Into an empty log a whole export comes with the positions it had. An export is checked from end to end before its
+    first event is appended; an import that fails in the middle, for want of space, leaves what it had appended:
+    import into a new log, and put that in its place.
 
     Raises:
         EventLogError: a stream is in the log already, or the log could not store the events.
@@ -116,6 +163,14 @@ def import_log(
         raise EventLogError(
             f"import: the log {log.location} has {there} already, expected none of them; import into a new log"
         )
+    bases = bases_of(source)
+    if bases and isinstance(source, RetainingLog):
+        if not isinstance(log, RetainingLog):
+            raise EventLogError(
+                f"import: the source was truncated at its beginning, which {log.location} cannot represent; "
+                "import into an SQLite log"
+            )
+        log.adopt(source.base_position(), bases)
     last_position = source.last_position()
     done = Progress(0, 0, last_position)
     step: list[RecordedEvent] = []

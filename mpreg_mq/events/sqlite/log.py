@@ -1,0 +1,353 @@
+"""The event log in an SQLite file: what an :class:`~mpreg_mq.events.log.EventLog` does, on checked records.
+
+One connection writes and checkpoints; another, which cannot write, reads in short statements, so that no reader
+holds up the writer or keeps the write-ahead log from being reused. How the file is opened, recovered and closed
+is in :mod:`mpreg_mq.events.sqlite.file`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from mpreg_mq._validation import describe
+from mpreg_mq.errors import ConfigurationError, CorruptLogError, EventLogError, LogFullError
+from mpreg_mq.events import types as e
+from mpreg_mq.events.log import Append, RecordedEvent, Snapshot, check_bases, truncated_below, version_conflict
+from mpreg_mq.events.sqlite import snapshots as s
+from mpreg_mq.events.sqlite.failures import explained
+from mpreg_mq.events.sqlite.file import LogFile, Row, Stream
+from mpreg_mq.events.sqlite.reading import Found
+from mpreg_mq.events.sqlite.records import Block, Head, blocks, checksum
+
+logger = logging.getLogger("mpreg_mq")
+
+SYNCHRONOUS_MODES = ("FULL", "NORMAL", "OFF")
+"""When an append is on disk, and what a loss of power may take; the end of the process takes nothing.
+
+``FULL``: before it returns; nothing is lost. ``NORMAL``: some time later, or at :meth:`SQLiteEventLog.sync`; the
+appends since may be lost, never one without all after it. ``OFF``: when the system likes; anything may be lost, the
+whole file included. Opening says in a warning what is missing.
+"""
+
+DEFAULT_RESERVE_BYTES = 4 << 20
+RECORDS_PER_STEP = 200
+"""Records that one call of :meth:`SQLiteEventLog.reclaim` removes."""
+_PAGES_PER_STEP = 500
+_CHECKPOINT_BUSY = "other users of the file kept it busy; try again"
+
+
+class SQLiteEventLog:
+    """A :class:`~mpreg_mq.events.log.RetainingLog` in one SQLite file, created where it is missing.
+
+    One process at a time has it open for writing; any number may have it open ``read_only`` meanwhile, which needs
+    no permission to write and changes nothing. A log object must not be used in a forked child.
+
+    Args:
+        path: the file; beside it are ``-wal``, ``-shm``, ``-lock`` and ``-head`` while it is open for writing.
+        synchronous: one of :data:`SYNCHRONOUS_MODES`.
+        read_only: refuse every change.
+        reserve_bytes: room on the disk that is kept for finishing messages when there is none for new ones.
+
+    Raises:
+        ConfigurationError: ``synchronous`` or ``reserve_bytes`` is not one of the values above.
+        LogLockedError: another process has it open for writing.
+        CorruptLogError: the file is damaged, or has lost its end; :func:`~mpreg_mq.events.sqlite.repair_log` helps.
+        EventLogError: the directory is missing, the file is another program's or a newer release's, or SQLite
+            cannot open it.
+    """
+
+    blocking = True
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: str = "FULL",
+        read_only: bool = False,
+        reserve_bytes: int = DEFAULT_RESERVE_BYTES,
+    ) -> None:
+        if synchronous not in SYNCHRONOUS_MODES:
+            raise ConfigurationError(
+                f"SQLiteEventLog.synchronous: got {describe(synchronous)}, expected {', '.join(SYNCHRONOUS_MODES)}"
+            )
+        if type(reserve_bytes) is not int or reserve_bytes < 0:
+            raise ConfigurationError(
+                f"SQLiteEventLog.reserve_bytes: got {describe(reserve_bytes)}, expected a whole number of bytes"
+            )
+        self.read_only = read_only
+        self._path = Path(os.path.abspath(path))
+        self._lock = threading.Lock()
+        self._file = LogFile(self._path, synchronous, read_only, reserve_bytes)
+        self._reader = self._file.reader
+
+    @property
+    def location(self) -> str:
+        """``sqlite:///`` and the absolute path."""
+        return f"sqlite:///{self._path}"
+
+    @property
+    def closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._file.closed
+
+    def _check_writable(self, what: str) -> None:
+        self._file.check_open()
+        if self.read_only:
+            raise EventLogError(f"{what} {self._path}: it was opened read-only; open it for writing")
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    def append(self, batch: Sequence[Append]) -> None:
+        """Add all events of the batch in one transaction; see :meth:`mpreg_mq.events.log.EventLog.append`.
+
+        With ``synchronous="FULL"`` it returns when they are on disk: many appends in one batch wait about as
+        long as one event by itself. Where SQLite cannot say whether a transaction was committed, the file is
+        opened anew and what it holds decides; while that cannot be done, every append is refused.
+        """
+        found = blocks(batch)
+        with self._lock, explained("append", self._path):
+            self._check_writable("append to")
+            file = self._file
+            file.recover()
+            if not file.has_reserve and _adds_messages(batch) and not file.take_reserve():
+                raise LogFullError(
+                    f"append {self._path}: there is room on its disk only to finish the messages that are there; "
+                    "make room, sending goes on then"
+                )
+            streams = self._fit(batch)
+            if not found:
+                return
+            added: dict[str, Stream] = {}
+            rows, head = self._rows(found, streams, added)
+            file.commit(rows, list(added.values()), head)
+            file.streams.update(added)
+            for name, version in streams.items():
+                if version:
+                    file.streams[name].version = version
+
+    def _fit(self, batch: Sequence[Append]) -> dict[str, int]:
+        """The versions after the batch of its streams, if every append fits."""
+        known = self._file.streams
+        versions: dict[str, int] = {}
+        for append in batch:
+            stream = append.stream
+            version = versions.get(stream)
+            if version is None:
+                found = known.get(stream)
+                version = 0 if found is None else found.version
+            if append.expected_version != version:
+                raise version_conflict(append, version)
+            versions[stream] = version + len(append.events)
+        return versions
+
+    def _rows(
+        self, found: Sequence[Block], streams: Mapping[str, int], added: dict[str, Stream]
+    ) -> tuple[list[Row], Head]:
+        """The rows of the blocks, and the head after them; streams that are new go to ``added``."""
+        known = self._file.streams
+        position, sum_ = self._file.head
+        rows: list[Row] = []
+        for name, version, count, body in found:
+            stream = known.get(name) or added.get(name)
+            if stream is None:
+                stream = added[name] = Stream(self._file.next_stream_id + len(added), name, streams[name], 0)
+            position += count
+            sum_ = checksum(sum_, position, version, count, name, body)
+            rows.append((position, stream.id, version, count, sum_, body))
+        return rows, Head(position, sum_)
+
+    def has_room(self) -> bool:
+        """Whether an append of new messages is worth trying; asks the disk where there was none the last time."""
+        with self._lock:
+            return not self._file.closed and (self._file.has_reserve or self._file.take_reserve())
+
+    def sync(self) -> None:
+        """Return when everything appended is on disk; with ``synchronous="FULL"`` it already is.
+
+        Raises:
+            EventLogError: the disk refused, or readers kept the log busy for five seconds.
+        """
+        with self._lock, explained("sync", self._path):
+            self._file.check_open()
+            if not self.read_only and not self._file.sync():
+                raise EventLogError(f"sync {self._path}: {_CHECKPOINT_BUSY}")
+
+    # --- reading ------------------------------------------------------------------------------------------
+
+    def stream_version(self, stream: str) -> int:
+        """Version of the stream's last event; 0 where it never had one. Does not wait for an append under way."""
+        found = self._find(stream)
+        return 0 if found is None else found.version
+
+    def _find(self, stream: str) -> Stream | None:
+        self._refresh()
+        return self._file.streams.get(stream)
+
+    def _refresh(self) -> None:
+        """Only who writes knows without asking; a reader follows another process."""
+        self._file.check_open()
+        if self.read_only:
+            with self._lock, explained("read", self._path):
+                self._file.load()
+
+    def streams(self) -> list[str]:
+        """Names of the streams that have, or had, events, sorted."""
+        self._refresh()
+        return sorted(self._file.streams)
+
+    def last_position(self) -> int:
+        """Position of the log's last event; 0 where it never had one. Does not wait for an append under way."""
+        self._refresh()
+        return self._file.head.position
+
+    def read_stream(self, stream: str, after_version: int = 0) -> Iterator[RecordedEvent]:
+        """The stream's events above ``after_version``, read in chunks of about a megabyte.
+
+        Raises:
+            UnknownEventError: while iterating, at an event that a newer release wrote.
+            CorruptLogError: while iterating, at a record that is not what was written.
+        """
+        found = self._find(stream)
+        if found is None:
+            return iter(())
+        after = max(after_version, found.base_version)
+        return self._stream_records(stream, found, after, found.version)
+
+    def _stream_records(self, stream: str, found: Stream, after: int, last: int) -> Iterator[RecordedEvent]:
+        for record in self._checked(self._reader.of_stream(stream, found.id, after, last), after):
+            version, position = record.first_version, record.first_position
+            for event in record.events:
+                if version > after:
+                    self._file.check_open()
+                    yield RecordedEvent(position, stream, version, event)
+                version += 1
+                position += 1
+
+    def read_all(self, after_position: int = 0) -> Iterator[RecordedEvent]:
+        """All events above ``after_position``, read and refused as in :meth:`read_stream`."""
+        self._refresh()
+        after = max(after_position, self._file.base.position)
+        return self._all_records(after, self._file.head.position)
+
+    def _all_records(self, after: int, last: int) -> Iterator[RecordedEvent]:
+        for record in self._checked(self._reader.of_log(after, last), after):
+            version, position = record.first_version, record.first_position
+            for event in record.events:
+                if position > after:
+                    self._file.check_open()
+                    yield RecordedEvent(position, record.stream, version, event)
+                version += 1
+                position += 1
+
+    def _checked(self, records: Iterator[Found], after: int) -> Iterator[Found]:
+        """The records, as long as retention has not overtaken their reader."""
+        base = self._file.base.position
+        while True:
+            try:
+                record = next(records, None)
+            except CorruptLogError as error:
+                if self._file.base.position != base:
+                    raise truncated_below(str(self._path), after, self._file.base.position) from error
+                raise
+            if record is None:
+                return
+            if record.first_position <= self._file.base.position != base:
+                raise truncated_below(str(self._path), after, self._file.base.position)
+            yield record
+
+    # --- snapshots and retention --------------------------------------------------------------------------
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """See :meth:`mpreg_mq.events.log.RetainingLog.save_snapshot`."""
+        with self._lock, explained("snapshot", self._path):
+            self._check_writable("snapshot of")
+            self._file.recover()
+            stream = self._file.streams.get(snapshot.stream)
+            if stream is None or not stream.base_version <= snapshot.version <= stream.version:
+                raise s.out_of_range(snapshot, stream)
+            with self._file.transaction() as connection:
+                s.save(connection, stream, snapshot)
+
+    def snapshots(self, stream: str) -> list[Snapshot]:
+        """See :meth:`mpreg_mq.events.log.RetainingLog.snapshots`."""
+        found = self._find(stream)
+        if found is None:
+            return []
+        rows = self._reader.rows(s.FIND, found.id, found.base_version, found.version)
+        return s.checked(rows, found, self._path)
+
+    def base_position(self) -> int:
+        """Position up to which events were truncated; 0 where all are there."""
+        self._refresh()
+        return self._file.base.position
+
+    def base_version(self, stream: str) -> int:
+        """Version up to which a stream's events were truncated; 0 where all are there."""
+        found = self._find(stream)
+        return 0 if found is None else found.base_version
+
+    def truncate(self, position: int, bases: Mapping[str, Snapshot]) -> None:
+        """See :meth:`mpreg_mq.events.log.RetainingLog.truncate`; O(streams).
+
+        A record is kept whole: ``position`` must be the end of one, as every position is at which a snapshot is
+        taken; :meth:`record_end` finds those.
+        """
+        with self._lock, explained("truncate", self._path):
+            self._check_writable("truncate")
+            file = self._file
+            file.recover()
+            versions = {
+                name: version
+                for name, version in file.versions_at(position).items()
+                if version > file.streams[name].base_version
+            }
+            check_bases(position, file.base.position, file.head.position, versions, bases)
+            base = file.head_at(position)
+            with file.transaction() as connection:
+                s.rebase(connection, base, [(file.streams[name], bases[name]) for name in versions])
+            file.base = base
+            for name, version in versions.items():
+                file.streams[name].base_version = version
+
+    def record_end(self, position: int) -> int:
+        """The last position at or below ``position`` at which the log can be truncated."""
+        with explained("read", self._path):
+            rows = self._reader.rows("SELECT max(position) FROM records WHERE position <= ?", position)
+        return max(rows[0][0] or 0, self._file.base.position)
+
+    def reclaim(self) -> bool:
+        """Free a little of the space of truncated events; whether there is more to do."""
+        with self._lock, explained("reclaim", self._path):
+            self._check_writable("reclaim")
+            self._file.recover()
+            return self._file.reclaim(RECORDS_PER_STEP, _PAGES_PER_STEP)
+
+    def size_bytes(self) -> int:
+        """Space of the events that are there, without what is free for new ones."""
+        pages, free, page = self._reader.rows(
+            "SELECT page_count, freelist_count, page_size FROM pragma_page_count, pragma_freelist_count, "
+            "pragma_page_size"
+        )[0]
+        return int((pages - free) * page)
+
+    def adopt(self, position: int, bases: Mapping[str, Snapshot]) -> None:
+        """See :meth:`mpreg_mq.events.log.RetainingLog.adopt`."""
+        with self._lock, explained("adopt", self._path):
+            self._check_writable("adopt")
+            self._file.recover()
+            self._file.adopt(position, bases)
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the file, which leaves one file without a write-ahead log; calling it again does nothing."""
+        with self._lock, explained("close", self._path):
+            self._file.close()
+
+
+def _adds_messages(batch: Sequence[Append]) -> bool:
+    return any(isinstance(event, e.MessageEnqueued) for append in batch for event in append.events)

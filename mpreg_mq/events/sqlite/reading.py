@@ -1,0 +1,154 @@
+"""Reading records: in short statements, and never without checking them."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mpreg_mq.errors import CorruptLogError
+from mpreg_mq.events.codec import CODEC
+from mpreg_mq.events.sqlite.failures import explained
+from mpreg_mq.events.sqlite.records import Head, checksum
+from mpreg_mq.events.types import Event
+
+_CHUNK_BYTES = 1 << 20
+
+_COLUMNS = "r.position, r.stream_id, r.version, r.count, r.checksum, r.body"
+_OF_STREAM = (
+    f"SELECT {_COLUMNS}, before.checksum FROM records r "
+    "LEFT JOIN records before ON before.position = r.position - r.count "
+    "WHERE r.stream_id = ? AND r.version > ? AND r.version <= ? ORDER BY r.version"
+)
+_OF_LOG = f"SELECT {_COLUMNS} FROM records r WHERE r.position > ? AND r.position <= ? ORDER BY r.position"
+_BEFORE = "SELECT checksum FROM records WHERE position = ?"
+
+
+class Found(NamedTuple):
+    """A record that has been checked."""
+
+    stream: str
+    first_position: int
+    first_version: int
+    events: list[Event]
+
+
+class RecordReader:
+    """One connection that cannot write, for readers of any thread.
+
+    ``base`` tells where the log begins, ``name_of`` the name of a stream's row id, and ``check_open`` raises where
+    the log must not be used.
+    """
+
+    def __init__(
+        self, path: Path, base: Callable[[], Head], name_of: Callable[[int], str | None], check_open: Callable[[], None]
+    ) -> None:
+        self._path = path
+        self._base = base
+        self._name_of = name_of
+        self._check_open = check_open
+        self._lock = threading.Lock()
+        self.connection: sqlite3.Connection | None = None
+
+    def replace(self, connection: sqlite3.Connection | None) -> None:
+        """Close the connection and go on with another one."""
+        with self._lock:
+            if self.connection is not None:
+                self.connection.close()
+            self.connection = connection
+
+    def rows(self, statement: str, *parameters: object) -> list[Any]:
+        """Rows that are found, cut off once they hold a megabyte of bodies."""
+        rows: list[Any] = []
+        size = 0
+        with self._lock, explained("read", self._path):
+            self._check_open()
+            assert self.connection is not None, "an open log has a connection"
+            cursor = self.connection.execute(statement, parameters)
+            for row in cursor:
+                rows.append(row)
+                if len(row) > 5 and isinstance(row[5], bytes):
+                    size += len(row[5])
+                    if size >= _CHUNK_BYTES:
+                        break
+            cursor.close()
+        return rows
+
+    def of_stream(self, stream: str, stream_id: int, after: int, last: int) -> Iterator[Found]:
+        """The records of a stream that hold versions above ``after`` up to ``last``, the end of one."""
+        begun = False
+        while after < last:
+            rows = self.rows(_OF_STREAM, stream_id, after, last)
+            if not rows:
+                raise self._missing(f"stream {stream!r}", after, last)
+            for position, _, version, count, sum_, body, before in rows:
+                first = version - count + 1
+                if first > after + 1 or (begun and first != after + 1):
+                    raise self._gap(position, f"version {first} of {stream!r}", after + 1)
+                if before is None:
+                    before = self._checksum_at(position - count)
+                yield self._checked(before, stream, position, version, count, sum_, body)
+                after = version
+                begun = True
+
+    def of_log(self, after: int, last: int) -> Iterator[Found]:
+        """The records that hold positions above ``after`` up to ``last``, the end of one."""
+        before: bytes | None = None
+        while after < last:
+            rows = self.rows(_OF_LOG, after, last)
+            if not rows:
+                raise self._missing("all", after, last)
+            for position, stream_id, version, count, sum_, body in rows:
+                first = position - count + 1
+                if first > after + 1 or (before is not None and first != after + 1):
+                    raise self._gap(first, f"position {first}", after + 1)
+                if before is None:
+                    before = self._checksum_at(position - count)
+                stream = self._name_of(stream_id)
+                if stream is None:
+                    raise self.damaged(first, f"found stream {stream_id}, which has no name")
+                yield self._checked(before, stream, position, version, count, sum_, body)
+                before = sum_
+                after = position
+
+    def _checksum_at(self, position: int) -> bytes:
+        base = self._base()
+        if position == base.position:
+            return base.checksum
+        rows = self.rows(_BEFORE, position)
+        if not rows:
+            raise self.damaged(position + 1, "the record before it is missing")
+        found: bytes = rows[0][0]
+        return found
+
+    def _checked(
+        self, before: bytes, stream: str, position: int, version: int, count: int, sum_: bytes, body: bytes
+    ) -> Found:
+        first = position - count + 1
+        try:
+            expected = checksum(before, position, version, count, stream, body)
+        # Damage can have made anything of the columns.
+        except Exception as error:
+            raise self.damaged(first, f"the record is not readable ({error})") from error
+        if sum_ != expected:
+            raise self.damaged(first, f"the checksum of the {count} events of {stream!r} there does not match")
+        events = CODEC.decode_many(body)
+        if len(events) != count:
+            raise self.damaged(first, f"found {len(events)} events, expected {count}")
+        return Found(stream, first, version - count + 1, events)
+
+    def _missing(self, what: str, after: int, last: int) -> CorruptLogError:
+        return CorruptLogError(
+            f"read {self._path}: of {what}, found nothing after {after}, expected events up to {last}; repair the log"
+        )
+
+    def _gap(self, position: int, found: str, expected: int) -> CorruptLogError:
+        return self.damaged(position, f"found {found}, expected {expected}")
+
+    def damaged(self, position: int, reason: str) -> CorruptLogError:
+        """The error for a record that is not what was written."""
+        return CorruptLogError(
+            f"read {self._path}: damaged at position {position}: {reason}; repair the log to cut it there", position
+        )

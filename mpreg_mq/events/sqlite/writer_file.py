@@ -1,0 +1,215 @@
+"""The two files beside a log that is open for writing: the lock, and the head that is kept apart.
+
+The lock says that somebody writes. The head says how far the log had come when it was last written, so that a log
+that has lost its end, which is as consistent as one that never had it, is told from a whole one. It is written
+through a memory map: that costs no system call, survives the end of the process, and a power cut leaves an older
+head at worst, which is never above the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+from hashlib import blake2b
+from pathlib import Path
+from typing import NamedTuple
+
+from mpreg_mq.errors import CorruptLogError, EventLogError, LogLockedError
+from mpreg_mq.events.sqlite.records import Head
+
+if os.name == "nt":  # pragma: no cover
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+_SLOT = struct.Struct("<8sQQ16s8s")
+_MAGIC = b"mpmqhead"
+_SLOT_AT = (1024, 2048)
+_FILE_BYTES = 4096
+
+
+class RecordedHead(NamedTuple):
+    """What a head file says. ``certain``: every head in it was synced to disk before it was written."""
+
+    head: Head
+    sequence: int
+    certain: bool
+
+
+class WriterLock:
+    """The right to write a log; it ends with :meth:`release`, or with the process.
+
+    Raises:
+        LogLockedError: another process, or another log object of this one, has it.
+        EventLogError: the lock file cannot be made.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._path = log.with_name(log.name + "-lock")
+        while True:
+            try:
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            except OSError as error:
+                raise EventLogError(f"open {log}: its lock {self._path} cannot be made: {error}") from error
+            try:
+                _lock(descriptor)
+            except OSError:
+                owner = os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "unknown"
+                os.close(descriptor)
+                raise LogLockedError(
+                    f"open {log}: another process (pid {owner}) has it open for writing; stop that one, "
+                    "or open the log read_only"
+                ) from None
+            # Whoever had it may have removed the file between the two calls; a lock on a file without a name is none.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), self._path.stat()):
+                    break
+            os.close(descriptor)
+        self._descriptor: int | None = descriptor
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+    def release(self) -> None:
+        """Let others write; calling it again does nothing."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def abandon(self) -> None:
+        """In a forked child: leave the lock to the parent."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def head_path(log: Path) -> Path:
+    """The head file of a log."""
+    return log.with_name(log.name + "-head")
+
+
+def read_head(log: Path) -> RecordedHead | None:
+    """What the head file says; None where there is none, which is so after a clean end.
+
+    Raises:
+        CorruptLogError: the file is not what was written.
+        EventLogError: it cannot be read.
+    """
+    path = head_path(log)
+    try:
+        with path.open("rb") as file:
+            content = file.read(_FILE_BYTES)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise EventLogError(f"open {log}: its head {path} cannot be read: {error}") from error
+    found = [slot for at in _SLOT_AT if (slot := _read_slot(content[at : at + _SLOT.size])) is not None]
+    if not found or len(content) != _FILE_BYTES:
+        raise CorruptLogError(
+            f"open {log}: {path} does not say where the log ends, so a lost end would go unnoticed; repair the log"
+        )
+    return max(found, key=lambda slot: slot.sequence)
+
+
+def _read_slot(content: bytes) -> RecordedHead | None:
+    try:
+        magic, sequence, position, checksum, check = _SLOT.unpack(content)
+    except struct.error:
+        return None
+    if magic != _MAGIC or check != _check(content[:-8]):
+        return None
+    return RecordedHead(Head(position, checksum), sequence >> 1, bool(sequence & 1))
+
+
+def _check(content: bytes) -> bytes:
+    return blake2b(content, digest_size=8).digest()
+
+
+class HeadFile:
+    """The head file of a log that is being written; made whole under another name first.
+
+    Behind the head it holds ``reserve_bytes`` of the disk: when this is full, they are given up, so that what is
+    needed to finish the messages that are there can still be written.
+    """
+
+    def __init__(self, log: Path, head: Head, *, certain: bool, reserve_bytes: int) -> None:
+        self._path = head_path(log)
+        self._certain = certain
+        self._reserve_bytes = reserve_bytes
+        self._sequence = 0
+        self.reserved = False
+        partial = self._path.with_name(self._path.name + ".partial")
+        with partial.open("w+b") as file:
+            file.truncate(_FILE_BYTES)
+            self._map = mmap.mmap(file.fileno(), _FILE_BYTES)
+            self.write(head)
+            self.write(head)
+            self._map.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._path)
+        sync_directory(self._path.parent)
+        self.reserve()
+
+    def reserve(self) -> bool:
+        """Take the reserve, where it is not taken; whether it is there now."""
+        if not self.reserved:
+            with contextlib.suppress(OSError), self._path.open("r+b") as file:
+                _allocate(file.fileno(), _FILE_BYTES + self._reserve_bytes)
+                self.reserved = True
+            if not self.reserved:
+                self._give_back()
+        return self.reserved
+
+    def give_up_reserve(self) -> bool:
+        """Give the reserve back to the disk; whether there was one."""
+        was_reserved, self.reserved = self.reserved, False
+        self._give_back()
+        return was_reserved
+
+    def _give_back(self) -> None:
+        with contextlib.suppress(OSError):
+            os.truncate(self._path, _FILE_BYTES)
+
+    def write(self, head: Head) -> None:
+        """Note how far the log has come."""
+        self._sequence += 1
+        content = _SLOT.pack(_MAGIC, self._sequence << 1 | self._certain, head.position, head.checksum, b"")[:-8]
+        at = _SLOT_AT[self._sequence & 1]
+        self._map[at : at + _SLOT.size] = content + _check(content)
+
+    def remove(self) -> None:
+        """After a clean end the log itself says where it ends."""
+        self.abandon()
+        self._path.unlink(missing_ok=True)
+
+    def abandon(self) -> None:
+        """Leave the file as it is."""
+        self._map.close()
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    else:  # pragma: no cover
+        os.lseek(descriptor, _FILE_BYTES, os.SEEK_SET)
+        os.write(descriptor, bytes(size - _FILE_BYTES))
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory survive a power cut, where the system has a way to say so."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
