@@ -49,7 +49,8 @@ def decode_payload(payload: bytes) -> Any:
     """
     try:
         return _decoder.decode(payload)
-    except (msgspec.DecodeError, RecursionError) as error:
+    # Text that is not UTF-8 is a plain ValueError.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PayloadError(f"stored payload of {len(payload)} bytes cannot be decoded: {error}") from error
 
 

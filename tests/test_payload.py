@@ -151,8 +151,8 @@ def test_s2_a_lone_surrogate_is_an_error() -> None:
 
 @pytest.mark.parametrize(
     "stored",
-    [b"", b"\xc1", b"\xc0\xc0", b"\x91", b"\x91" * 200_000 + b"\xc0"],
-    ids=["empty", "no opcode", "trailing", "cut", "deep"],
+    [b"", b"\xc1", b"\xc0\xc0", b"\x91", b"\x91" * 200_000 + b"\xc0", b"\xa1\x80"],
+    ids=["empty", "no opcode", "trailing", "cut", "deep", "no UTF-8"],
 )
 def test_bytes_that_are_no_payload_are_an_error(stored: bytes) -> None:
     """Given cut, foreign or hostile bytes, then decoding says so with their size."""
