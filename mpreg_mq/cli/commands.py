@@ -9,6 +9,14 @@ from mpreg_mq.cli.lazy import LazyGroup
 
 COMMANDS = {
     "log": ("mpreg_mq.cli.log", "Look into an event log, and look after it."),
+    "replay": ("mpreg_mq.cli.replay", "The queues as they were at any moment."),
+    "trace": ("mpreg_mq.cli.trace", "The life of one message."),
+    "why": ("mpreg_mq.cli.why", "Why a message is where it is."),
+    "diff": ("mpreg_mq.cli.diff", "What changed between two moments, or two logs."),
+    "stats": ("mpreg_mq.cli.stats", "The counts of each queue."),
+    "top": ("mpreg_mq.cli.top", "The queues of a live log, refreshed."),
+    "dlq": ("mpreg_mq.cli.dlq", "List, show, redrive and purge dead letters."),
+    "fork": ("mpreg_mq.cli.fork", "A new log that is the old one up to a moment."),
     "completion": ("mpreg_mq.cli.completion", "Print the script for completion in a shell."),
 }
 

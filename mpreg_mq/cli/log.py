@@ -8,6 +8,10 @@ from mpreg_mq.cli.lazy import LazyGroup
 
 COMMANDS = {
     "info": ("mpreg_mq.cli.log_info", "Streams, positions and sizes."),
+    "tail": ("mpreg_mq.cli.log_tail", "The last events, and with -f those to come."),
+    "show": ("mpreg_mq.cli.log_show", "Events, by queue, message, topic, type and time."),
+    "export": ("mpreg_mq.cli.log_export", "Write the log to a file of JSON lines."),
+    "import": ("mpreg_mq.cli.log_import", "Read such a file into a log."),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 from rich.console import Console
+from rich.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,9 +27,19 @@ class Output:
         self.data = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
         self.notes = Console(stderr=True, highlight=False)
 
-    def line(self, text: str = "") -> None:
+    def line(self, text: str = "", end: str = "\n") -> None:
         """One line of data, as it stands."""
-        click.echo(text)
+        click.echo(text + end, nl=False)
+
+    def table(self, table: Table) -> None:
+        """A table, without blanks at the ends of lines where it goes to no terminal."""
+        if self.data.is_terminal:
+            self.data.print(table)
+            return
+        with self.data.capture() as captured:
+            self.data.print(table)
+        for line in captured.get().splitlines():
+            click.echo(line.rstrip())
 
     def record(self, fields: Mapping[str, Any]) -> None:
         """One JSON object on a line of its own (NDJSON)."""

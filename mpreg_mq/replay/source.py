@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import attrs
 
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import EventLog, open_log
+
+# Two letters at least: one is a Windows drive.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 QUEUE_STREAMS = "queue:"
 """Prefix of the streams that are queues'."""
@@ -33,7 +37,7 @@ class LogInfo:
 
 
 def open_history(target: str | os.PathLike[str] | EventLog) -> EventLog:
-    """Open a log that exists, to read it.
+    """Open a log or an export that exists, to read it; who writes it is neither held up nor noticed.
 
     Raises:
         ConfigurationError: the target is of a scheme that is not known.
@@ -45,15 +49,17 @@ def open_history(target: str | os.PathLike[str] | EventLog) -> EventLog:
             raise EventLogError(f"open {path}: there is no such file; give the path of an event log")
         if path.is_file() and path.stat().st_size == 0:
             raise EventLogError(f"open {path}: the file is empty, expected an event log; give another path")
-    return open_log(target)
+    return open_log(target, read_only=True)
 
 
 def _path_of(target: str | os.PathLike[str] | EventLog) -> Path | None:
+    """The file that a target names; None where it names none."""
     if isinstance(target, os.PathLike):
         return Path(target)
-    if isinstance(target, str) and target != "memory:":
-        return Path(target.removeprefix("sqlite:///"))
-    return None
+    if not isinstance(target, str) or target == "memory:":
+        return None
+    path = target.removeprefix("sqlite:///")
+    return None if path == target and _SCHEME.match(path) else Path(path)
 
 
 def log_info(log: EventLog) -> LogInfo:

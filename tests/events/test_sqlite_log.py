@@ -428,9 +428,7 @@ def test_an_event_of_a_newer_release_stops_the_reader(path: Path) -> None:
             if body is None:
                 body = connection.execute("SELECT body FROM records WHERE position = 3").fetchone()[0]
             before = checksum(before, position, version, 1, stream, body)
-            connection.execute(
-                "UPDATE records SET body = ?, checksum = ? WHERE position = ?", (body, before, position)
-            )
+            connection.execute("UPDATE records SET body = ?, checksum = ? WHERE position = ?", (body, before, position))
         connection.execute("UPDATE meta SET value = ? WHERE key = 'head_checksum'", (before,))
     with opened(path) as log:
         reader = log.read_all()

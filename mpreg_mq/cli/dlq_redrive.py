@@ -1,0 +1,54 @@
+"""``mpreg-mq dlq redrive``."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import attrs
+import click
+
+from mpreg_mq.cli.options import log_argument, progress, queue_option
+from mpreg_mq.cli.output import Output, json_option
+from mpreg_mq.cli.tables import table
+from mpreg_mq.events import EventLog, open_log
+from mpreg_mq.replay.dead_letters import redrive
+from mpreg_mq.replay.formats import plural
+
+
+@click.command(
+    epilog="\b\nExamples:\n  mpreg-mq dlq redrive orders.db --queue orders --dry-run\n"
+    "  mpreg-mq dlq redrive orders.db --queue orders 12-a1b2 17-a1b2\n"
+    "  mpreg-mq dlq redrive orders.db --queue orders --limit 10 --to retries"
+)
+@log_argument
+@click.argument("messages", nargs=-1)
+@queue_option("The queue whose dead letters they are.", required=True)
+@click.option("--to", "target", help="The queue that they go to [their own].")
+@click.option("--limit", type=click.IntRange(1), help="Most of them, oldest first.")
+@click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
+@json_option
+def command(
+    log: EventLog,
+    messages: tuple[str, ...],
+    queue: str,
+    target: str | None,
+    limit: int | None,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Accept dead letters of LOG again: MESSAGES (ids, or their beginnings), or all. No process may have LOG open."""
+    chosen = messages or None
+    with progress(output, log, "reading") as advance:
+        if dry_run:
+            done = redrive(log, queue, chosen, limit=limit, target_queue=target, dry_run=True, progress=advance)
+        else:
+            with closing(open_log(log.location)) as writable:
+                done = redrive(writable, queue, chosen, limit=limit, target_queue=target, progress=advance)
+    if output.as_json:
+        for entry in done:
+            output.record({**attrs.asdict(entry), "dry_run": dry_run})
+        return
+    output.line(f"{plural(len(done), 'dead letter')} {'would be ' if dry_run else ''}redriven")
+    if done:
+        rows = [(e.message_id, e.topic, f"{e.target_queue}/{e.new_message_id}", e.then) for e in done]
+        output.table(table(("dead letter", "topic", "becomes", "then, with the subscribers it had last"), rows))

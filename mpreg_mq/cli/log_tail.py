@@ -1,0 +1,35 @@
+"""``mpreg-mq log tail``."""
+
+from __future__ import annotations
+
+import contextlib
+
+import click
+
+from mpreg_mq.cli.events import filter_options, show_record
+from mpreg_mq.cli.options import log_argument
+from mpreg_mq.cli.output import Output, json_option
+from mpreg_mq.events import EventLog
+from mpreg_mq.replay.following import follow, tail
+from mpreg_mq.replay.records import EventFilter
+
+DEFAULT_COUNT = 10
+
+
+@click.command(
+    epilog="\b\nExamples:\n  mpreg-mq log tail orders.db\n  mpreg-mq log tail -f orders.db --type MessageDeadLettered"
+)
+@log_argument
+@filter_options
+@click.option("-n", "--count", type=click.IntRange(0), default=DEFAULT_COUNT, show_default=True, help="How many.")
+@click.option("-f", "--follow", "following", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
+@json_option
+def command(log: EventLog, wanted: EventFilter, count: int, following: bool, output: Output) -> None:
+    """The last events of LOG; with -f also those to come, from the live log of another process."""
+    last = log.last_position()
+    for record in tail(log, count, wanted) if count else ():
+        show_record(record, output)
+    if following:
+        with contextlib.suppress(KeyboardInterrupt):
+            for record in follow(log, last, wanted):
+                show_record(record, output)

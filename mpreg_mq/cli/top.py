@@ -1,0 +1,90 @@
+"""``mpreg-mq top``."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+
+import attrs
+import click
+from rich.live import Live
+from rich.table import Table
+
+from mpreg_mq.cli.options import log_argument, progress
+from mpreg_mq.cli.output import Output, json_option
+from mpreg_mq.cli.tables import table
+from mpreg_mq.events import EventLog
+from mpreg_mq.replay.following import Follower
+from mpreg_mq.replay.formats import format_seconds
+from mpreg_mq.replay.statistics import QueueFigures, all_figures
+
+COLUMNS = (
+    "queue", "pending", "oldest", "leased", "dead", "sent/s", "done/s", "failed/s", "subscribers", "open breakers", "",
+)  # fmt: skip
+
+
+@click.command(
+    epilog="\b\nExamples:\n  mpreg-mq top orders.db\n  mpreg-mq top orders.db --once\n  mpreg-mq top orders.db --json"
+)
+@log_argument
+@click.option(
+    "-i", "--interval", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds between looks."
+)
+@click.option("--once", is_flag=True, help="Look once.")
+@json_option
+def command(log: EventLog, interval: float, once: bool, output: Output) -> None:
+    """The queues of a live log, busiest first, refreshed until Ctrl-C; with --json a line for each queue and look."""
+    follower = Follower(log)
+    with progress(output, log, "catching up"):
+        follower.catch_up()
+    seen = all_figures(follower.states, time.time())
+    if once:
+        _show(seen, output)
+        return
+    with contextlib.suppress(KeyboardInterrupt):
+        if output.as_json or not output.data.is_terminal:
+            while True:
+                _show(seen, output)
+                seen = _look(follower, seen, interval)
+        with Live(_table(seen), console=output.data, screen=True, auto_refresh=False) as live:
+            while True:
+                seen = _look(follower, seen, interval)
+                live.update(_table(seen), refresh=True)
+
+
+def _look(follower: Follower, before: Mapping[str, QueueFigures], interval: float) -> dict[str, QueueFigures]:
+    started = time.monotonic()
+    time.sleep(interval)
+    follower.catch_up()
+    return all_figures(follower.states, time.time(), before, time.monotonic() - started)
+
+
+def _show(queues: Mapping[str, QueueFigures], output: Output) -> None:
+    if output.as_json:
+        for figures in queues.values():
+            output.record(attrs.asdict(figures))
+    else:
+        output.table(_table(queues))
+
+
+def _table(queues: Mapping[str, QueueFigures]) -> Table:
+    ordered = sorted(queues.values(), key=lambda q: (-q.sent_per_second, -q.pending, q.queue))
+    return table(COLUMNS, [_row(figures) for figures in ordered], right=COLUMNS[1:-1])
+
+
+def _row(figures: QueueFigures) -> tuple[str, ...]:
+    oldest = figures.oldest_pending_seconds
+    return (
+        figures.queue,
+        f"{figures.pending:,}",
+        "" if oldest is None else format_seconds(oldest),
+        f"{figures.leased:,}",
+        f"{figures.dead_letters:,}",
+        f"{figures.sent_per_second:,.0f}",
+        f"{figures.acknowledged_per_second:,.0f}",
+        f"{figures.failed_attempts_per_second:,.0f}",
+        str(figures.subscribers),
+        str(figures.open_circuits or ""),
+        "paused" if figures.paused else "",
+    )

@@ -1,0 +1,84 @@
+"""Following a log that somebody writes to, and the queues in it as they change."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from mpreg_mq.errors import ProjectionError
+from mpreg_mq.events import EventLog, RecordedEvent
+from mpreg_mq.projections import QueueState
+from mpreg_mq.replay.records import EventFilter, read, stopped
+from mpreg_mq.replay.source import QUEUE_STREAMS
+
+POLL_SECONDS = 0.2
+"""Time between two looks at a log that is followed: another process's log says nothing when it grows."""
+
+
+def tail(log: EventLog, count: int, wanted: EventFilter) -> list[RecordedEvent]:
+    """The last events that are wanted, oldest first; reads back from the end in growing steps."""
+    last = log.last_position()
+    step = max(1000, count)
+    after = last
+    while after > 0:
+        after = max(0, after - step)
+        found = deque(wanted.select(read(log, after=after)), maxlen=count)
+        if len(found) == count or after == 0:
+            return list(found)
+        step *= 4
+    return []
+
+
+def follow(
+    log: EventLog, after: int, wanted: EventFilter, *, wait: Callable[[float], object] = time.sleep
+) -> Iterator[RecordedEvent]:
+    """Events after a position that are wanted, for ever: ``wait`` is called whenever there is nothing new.
+
+    ``wait`` ends it by raising.
+    """
+    position = after
+
+    def arriving() -> Iterator[RecordedEvent]:
+        nonlocal position
+        while True:
+            last = log.last_position()
+            if last > position:
+                for record in read(log, after=position):
+                    position = record.position
+                    yield record
+                position = max(position, last)
+            else:
+                wait(POLL_SECONDS)
+
+    return wanted.select(arriving())
+
+
+class Follower:
+    """The queues of a log, kept up with it by :meth:`catch_up`."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self.position = 0
+        self.states: dict[str, QueueState] = {}
+
+    def catch_up(self) -> int:
+        """Fold in what the log has got meanwhile; the number of events.
+
+        Raises:
+            ReadingStoppedError: an event cannot be read or applied.
+        """
+        count = 0
+        for record in read(self._log, after=self.position):
+            count += 1
+            if record.stream.startswith(QUEUE_STREAMS):
+                name = record.stream.removeprefix(QUEUE_STREAMS)
+                state = self.states.get(name)
+                if state is None:
+                    state = self.states[name] = QueueState()
+                try:
+                    state.apply(record.event)
+                except ProjectionError as error:
+                    raise stopped(self._log, self.position, error) from error
+            self.position = record.position
+        return count

@@ -1,0 +1,241 @@
+"""Each command on the incident's log: what it prints for people, what it prints with --json, and its exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from mpreg_mq.cli.commands import root
+from mpreg_mq.events import Append, SQLiteEventLog
+from mpreg_mq.events import types as e
+from mpreg_mq.replay import following
+from tests.cli.conftest import Runner
+from tests.support.history import History
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    """The JSON lines of a command that went well."""
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def text(result: Result) -> str:
+    """What a command that went well printed; nothing of it has blanks at the end of a line."""
+    assert result.exit_code == 0, result.output
+    assert all(line == line.rstrip() for line in result.stdout.splitlines())
+    return result.stdout
+
+
+def test_log_info(run: Runner) -> None:
+    """Given a log, then its streams and their sizes."""
+    (info,) = lines(run("log", "info", "LOG", "--json"))
+    assert info["last_position"] == 124
+    assert [stream["name"] for stream in info["streams"]] == ["queue:mail", "queue:orders"]
+    assert "124 events in 2 streams" in text(run("log", "info", "LOG"))
+
+
+def test_log_show_filters(run: Runner) -> None:
+    """Given filters, then only these events, as lines and as JSON with payloads decoded."""
+    shown = text(run("log", "show", "LOG", "-q", "orders", "-m", "12-", "--type", "DeliveryFailed"))
+    assert (
+        shown == "    118  2026-05-01T10:05:10.000Z  orders  12-00a1  attempt 1 failed at warehouse: KeyError: 'sku'\n"
+    )
+    (first, second) = lines(run("log", "show", "LOG", "--topic", "order.paid", "--since", "106", "-n", "2", "--json"))
+    assert (first["position"], first["type"]) == (106, "MessageEnqueued")
+    assert first["event"]["payload"] == {"order": 1011, "imported": True}
+    assert second["position"] == 107
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("log", "show", "LOG", "--type", "Nope"),
+        ("log", "show", "LOG", "--topic", "a..b"),
+        ("log", "show", "LOG", "--since", "yesterday"),
+        ("replay", "LOG", "--until", "yesterday"),
+        ("diff", "LOG"),
+        ("diff", "LOG", "other.db", "--from", "3"),
+        ("dlq", "redrive", "LOG"),
+        ("dlq", "purge", "LOG", "-q", "orders"),
+        ("dlq", "purge", "LOG", "-q", "orders", "--all", "11"),
+        ("why", "LOG"),
+        ("nonsense",),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_status_2(run: Runner, arguments: tuple[str, ...]) -> None:
+    """Given arguments that make no sense, then the exit status is 2, stdout is empty and stderr says what does."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Usage:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("why", "LOG", "nope"), "no message has an id that begins with 'nope'"),
+        (("why", "LOG", "1"), "'1' is the beginning of 1-00a1 (orders), 1-00a2 (mail)"),
+        (("why", "LOG", "@999"), "there is no event at position 999; the last one is at 124"),
+        (("trace", "LOG", "order-1012"), "is no message"),
+        (("replay", "LOG", "-q", "nope"), "there is no queue 'nope'; it has mail, orders"),
+        (("dlq", "show", "LOG", "99"), "no dead letter has an id that begins with 99"),
+        (("stats", "/nowhere/log.db"), "there is no such file"),
+        (("log", "export", "LOG", "/nowhere/out.jsonl"), "/nowhere"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_errors_are_status_1_and_one_line(run: Runner, arguments: tuple[str, ...], words: str) -> None:
+    """Given something that cannot be done, then one line on stderr says what to do, and the exit status is 1."""
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("mpreg-mq: ")
+    assert result.stderr.count("\n") == 1
+    assert words in result.stderr
+
+
+def test_log_tail(run: Runner) -> None:
+    """Given a number, then the last events."""
+    assert [line["position"] for line in lines(run("log", "tail", "LOG", "-n", "2", "--json"))] == [123, 124]
+    assert len(text(run("log", "tail", "LOG")).splitlines()) == 10
+
+
+def test_log_tail_follows_a_live_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given -f on a log that another thread appends to, then new events are printed until Ctrl-C."""
+    path = tmp_path / "live.db"
+    writer = SQLiteEventLog(path)
+    writer.append([Append("queue:q", 0, [e.QueuePaused(1.0)])])
+    looked = 0
+
+    def wait(seconds: float) -> None:
+        nonlocal looked
+        looked += 1
+        if looked == 2:
+            raise KeyboardInterrupt
+        writer.append([Append("queue:q", 1, [e.QueueResumed(2.0)])])
+
+    monkeypatch.setattr(following.follow, "__kwdefaults__", {"wait": wait})
+    result = CliRunner().invoke(root, ["log", "tail", "-f", str(path)])
+    writer.close()
+    assert result.exit_code == 0, result.output
+    assert [line.split("  ")[-1] for line in result.stdout.splitlines()] == ["paused: nothing is delivered", "resumed"]
+
+
+def test_export_import_and_diff(run: Runner, tmp_path: Path) -> None:
+    """Given an export that is imported again, then the logs hold the same events; of one queue alone they part."""
+    exported, imported = str(tmp_path / "all.jsonl.gz"), str(tmp_path / "again.db")
+    assert text(run("log", "export", "LOG", exported)) == f"124 events written to {exported}\n"
+    (done,) = lines(run("log", "import", exported, imported, "--json"))
+    assert done["events"] == 124
+    assert text(run("diff", "LOG", imported)) == "the logs hold the same events\n"
+    assert lines(run("diff", "LOG", imported, "--json")) == []
+    alone = str(tmp_path / "orders.jsonl")
+    run("log", "export", "LOG", alone, "-q", "orders")
+    parted = text(run("diff", "LOG", alone))
+    assert "queue:mail parts at version 1" in parted
+    assert "messages_sent" in parted
+    (parting, *changes) = lines(run("diff", "LOG", alone, "--json"))
+    assert (parting["kind"], parting["right_count"]) == ("parting", 0)
+    assert {change["kind"] for change in changes} == {"change"}
+
+
+def test_diff_of_two_moments(run: Runner) -> None:
+    """Given two moments, then the events in between and what they changed."""
+    shown = text(run("diff", "LOG", "--from", "115", "--to", "121", "-q", "orders"))
+    assert "6 events in between" in shown
+    assert "circuits_opened" in shown
+    events, *changes = lines(run("diff", "LOG", "--from", "-30s", "--json"))
+    assert events["count"] == 4
+    assert any(change["name"] == "15-00a1" for change in changes)
+
+
+def test_replay(run: Runner) -> None:
+    """Given a moment, then pending messages in order, dead letters, keys, breakers and counts."""
+    shown = text(run("replay", "LOG", "-q", "orders", "--rows", "3"))
+    assert "pending, in order: 4, the first 3" in shown
+    assert "no subscriber free" in shown
+    assert "open, for 30 s" in shown
+    assert "11-00a1" in shown
+    rows = lines(run("replay", "LOG", "-q", "orders", "--until", "2026-05-01T10:05:02Z", "--json"))
+    assert [row["message_id"] for row in rows if row["kind"] == "pending"] == ["11-00a1"]
+    assert text(run("replay", "LOG", "--until", "0")) == "0 events, up to position 0, before the first event\n"
+
+
+def test_trace(run: Runner, tmp_path: Path) -> None:
+    """Given a message, then its life as a table, as JSON, and as a picture."""
+    picture = tmp_path / "life.svg"
+    result = run("trace", "LOG", "12", "-q", "orders", "--svg", str(picture))
+    assert "attempt 1 failed at warehouse: KeyError: 'sku'" in text(result)
+    assert "not finished: mpreg-mq why" in result.stderr
+    assert picture.read_text().startswith("<svg")
+    steps = lines(run("trace", "LOG", "11-", "-q", "orders", "--json"))
+    assert [step["type"] for step in steps][-1] == "MessageDeadLettered"
+    assert steps[0]["after_seconds"] == 0.0
+
+
+def test_why(run: Runner) -> None:
+    """Given a message, a key or a position, then an answer in words, and the blockers as data."""
+    assert "breaker of warehouse open since" in text(run("why", "LOG", "13-", "-q", "orders"))
+    assert "duplicate of 12-00a1" in text(run("why", "LOG", "order-1012"))
+    assert "duplicate of 12-00a1, its key expires in 9 m 59 s" in text(run("why", "LOG", "@121"))
+    (answer,) = lines(run("why", "LOG", "14-00a1", "--json"))
+    assert answer["standing"] == "waiting"
+    assert answer["ways"][0]["blockers"][0]["kind"] == "no_subscriber"
+
+
+def test_stats_and_top(run: Runner) -> None:
+    """Given a log, then the counts of its queues; top looks once when told to."""
+    mail, orders = sorted(lines(run("stats", "LOG", "--json")), key=lambda row: str(row["queue"]))
+    assert (mail["statistics"]["messages_acknowledged"], orders["statistics"]["messages_sent"]) == (10, 15)
+    assert "90.9%" in text(run("stats", "LOG"))
+    assert "orders" in text(run("top", "LOG", "--once"))
+    assert {row["queue"] for row in lines(run("top", "LOG", "--once", "--json"))} == {"mail", "orders"}
+
+
+def test_dead_letters_of_a_fork(run: Runner, tmp_path: Path) -> None:
+    """Given a fork, then dead letters are listed, shown, tried, redriven and purged there, and the log stays."""
+    copy = str(tmp_path / "fork.db")
+    assert text(run("fork", "LOG", copy, "--at", "120")) == f"120 events copied into {copy}\n"
+    assert "KeyError: 'sku'" in text(run("dlq", "list", copy))
+    (shown,) = lines(run("dlq", "show", copy, "11", "--json"))
+    assert shown["payload"] == {"order": 1011, "imported": True}
+    assert '"order": 1011' in text(run("dlq", "show", copy, "11"))
+    assert "1 dead letter would be redriven" in text(run("dlq", "redrive", copy, "-q", "orders", "--dry-run"))
+    assert "breaker of warehouse" in text(run("dlq", "redrive", copy, "-q", "orders", "11"))
+    assert text(run("dlq", "list", copy)) == "no dead letters\n"
+    assert text(run("dlq", "purge", copy, "-q", "orders", "--all")) == "0 dead letters purged\n"
+    (before,) = lines(run("dlq", "list", "LOG", "--json"))
+    assert before["message_id"] == "11-00a1"
+
+
+def test_dead_letters_of_a_log_that_is_open_are_not_touched(tmp_path: Path) -> None:
+    """Given a log that a process writes, then a redrive of it is refused, a dry run is not."""
+    path = tmp_path / "live.db"
+    writer = SQLiteEventLog(path)
+    dead = History(max_retries=0).joined("a").sent("1").delivered("1", "a").failed("1", "a").dead("1", "a")
+    writer.append([Append("queue:q", 0, dead.events)])
+    refused = CliRunner().invoke(root, ["dlq", "redrive", str(path), "-q", "q"])
+    tried = CliRunner().invoke(root, ["dlq", "redrive", str(path), "-q", "q", "--dry-run"])
+    assert writer.last_position() == len(dead.events)
+    writer.close()
+    assert refused.exit_code == 1, refused.output
+    assert tried.exit_code == 0, tried.output
+
+
+def test_no_color_and_no_terminal_mean_plain_text(run: Runner) -> None:
+    """Given output that goes to no terminal, then there is not a single escape sequence in it."""
+    for arguments in (("replay", "LOG"), ("log", "show", "LOG"), ("trace", "LOG", "11-", "-q", "orders")):
+        assert "\x1b" not in text(run(*arguments))
+
+
+def test_queue_names_complete(incident_path: Path) -> None:
+    """Given a log on the command line, when the shell asks for queues, then it gets those of the log."""
+    words = f"mpreg-mq replay {incident_path} --queue "
+    env = {"_MPREG_MQ_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "4"}
+    result = CliRunner().invoke(root, [], prog_name="mpreg-mq", env=env)
+    assert sorted(result.stdout.split()) == ["plain,mail", "plain,orders"]

@@ -1,0 +1,124 @@
+"""What changed, where histories part, and logs made from a part of another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mpreg_mq.errors import EventLogError
+from mpreg_mq.events import Append, EventLog, MemoryEventLog, RecordedEvent
+from mpreg_mq.events import types as e
+from mpreg_mq.replay import Moment, ReadingStoppedError, open_history
+from mpreg_mq.replay.diff import diff_logs, diff_moments
+from mpreg_mq.replay.fork import fork, fork_into
+from tests.support.history import History
+from tests.support.incident import START
+
+
+def test_a_fork_holds_the_same_events_at_the_same_places(log: EventLog, tmp_path: Path) -> None:
+    """Given a moment, then the fork is the log up to it, with its streams, versions and positions."""
+    assert fork(log, tmp_path / "fork.db", at=Moment(position=100)) == 100
+    copy = open_history(tmp_path / "fork.db")
+    assert list(copy.read_all()) == list(log.read_all())[:100]
+    copy.close()
+
+
+def test_a_fork_never_writes_over_anything(log: EventLog, tmp_path: Path) -> None:
+    """Given a file that exists, then it is refused and stays as it was."""
+    (tmp_path / "there").write_text("mine")
+    with pytest.raises(EventLogError, match="the file exists"):
+        fork(log, tmp_path / "there")
+    assert (tmp_path / "there").read_text() == "mine"
+
+
+def test_an_unfinished_fork_is_removed(tmp_path: Path) -> None:
+    """Given a log that cannot be read to its end, then nothing is left of the fork."""
+
+    class Breaking(MemoryEventLog):
+        def read_all(self, after_position: int = 0) -> Iterator[RecordedEvent]:
+            yield from super().read_all(after_position)
+            raise EventLogError("the disk is gone")
+
+    broken = Breaking()
+    broken.append([Append("queue:q", 0, History().events)])
+    with pytest.raises(ReadingStoppedError, match="the disk is gone"):
+        fork(broken, tmp_path / "fork.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fork_of_interleaved_streams_keeps_their_order(log: EventLog) -> None:
+    """Given streams that take turns, then the copy has them in the same global order."""
+    copy = MemoryEventLog()
+    fork_into(log, copy)
+    assert list(copy.read_all()) == list(log.read_all())
+
+
+def test_what_changed_between_two_moments(log: EventLog) -> None:
+    """Given the moments before and after a failure, then the counts, the message and the breaker changed."""
+    found = diff_moments(log, Moment(time=START + 309), Moment(time=START + 311), queue="orders")
+    assert found.events == {
+        "MessageEnqueued": 1,
+        "MessageDelivered": 1,
+        "DeliveryFailed": 1,
+        "CircuitOpened": 1,
+        "MessageRequeued": 1,
+        "DuplicateRejected": 1,
+    }
+    changes = {(change.part, change.name): (change.before, change.after) for change in found.changes}
+    assert changes["statistics", "circuits_opened"] == (0, 1)
+    assert changes["messages", "12-00a1"] == (None, "unfinished")
+    assert changes["deduplication", "order-1012"][0] is None
+    before, after = changes["subscribers", "warehouse"]
+    assert (before[-1], after[-1]) == ("closed", "open")
+
+
+def test_what_changed_in_a_message(log: EventLog) -> None:
+    """Given a message that failed in between, then only what is different about it is told."""
+    found = diff_moments(log, Moment(position=106), Moment(position=112), queue="orders")
+    names = {change.name: (change.before, change.after) for change in found.changes if change.part == "messages"}
+    assert names["11-00a1 attempts"] == (0, 2)
+    assert names["11-00a1 last_error"] == (None, "KeyError: 'sku'")
+    assert "11-00a1 acknowledged" not in names
+
+
+def test_the_same_moment_has_no_difference(log: EventLog) -> None:
+    """Given one moment twice, then nothing happened and nothing changed."""
+    found = diff_moments(log, Moment(position=100), Moment(position=100))
+    assert (found.events, found.changes) == ({}, ())
+
+
+def test_logs_that_hold_the_same_do_not_part(log: EventLog) -> None:
+    """Given a log and its copy, then there is no difference."""
+    copy = MemoryEventLog()
+    fork_into(log, copy)
+    found = diff_logs(log, copy)
+    assert (found.partings, found.changes) == ((), ())
+
+
+def test_histories_part_at_the_first_different_event() -> None:
+    """Given two histories with a common beginning, then it is told where they part, with what, and to what end."""
+    left, right = MemoryEventLog(), MemoryEventLog()
+    common = History().joined("a").sent("1").delivered("1", "a").events
+    left.append([Append("queue:q", 0, [*common, e.MessageAcknowledged(1001.0, "1", "a", True)])])
+    lost = [e.DeliveryFailed(1001.0, "1", "a", 1, "boom"), e.MessageRequeued(1001.0, "1", 1002.0)]
+    right.append([Append("queue:q", 0, [*common, *lost])])
+    found = diff_logs(left, right)
+    (parting,) = found.partings
+    assert (parting.stream, parting.version, parting.left_count, parting.right_count) == ("queue:q", 5, 1, 2)
+    assert [record.version for record in parting.before] == [3, 4]
+    assert [type(record.event) for record in parting.right] == [e.DeliveryFailed, e.MessageRequeued]
+    changes = {(change.part, change.name): (change.before, change.after) for change in found.changes}
+    assert changes["messages", "1"] == (None, "unfinished")
+    assert changes["statistics", "delivery_failures"] == (0, 1)
+
+
+def test_a_stream_that_only_one_log_has_parts_at_its_beginning() -> None:
+    """Given a queue in one log alone, then it parts at version 1."""
+    left, right = MemoryEventLog(), MemoryEventLog()
+    right.append([Append("queue:q", 0, History().sent("1").events)])
+    (parting,) = diff_logs(left, right).partings
+    assert (parting.version, parting.left_count, parting.right_count) == (1, 0, 2)
+    left.append([Append("routes:topics", 0, [e.TopicRouteRemoved(1.0, "#", "q")])])
+    assert [parting.stream for parting in diff_logs(left, right).partings] == ["queue:q", "routes:topics"]
