@@ -3,17 +3,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 MPREG_SOURCE ?=
+PAYLOADS ?=
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
 # What must be covered to the last branch: it decides, and it is all that is ever rebuilt from a log.
 CORE := mpreg_mq/projections/*,mpreg_mq/actors/decider/*
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench soak test-mpreg clean
+.PHONY: help install demo test lint bench bench-record soak test-mpreg clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Variables: PYTHON=$(PYTHON) VENV=$(VENV) MPREG_SOURCE=$(MPREG_SOURCE)"
 
 install: $(STAMP) ## Set up the environment in .venv (the other targets do it when needed)
@@ -29,9 +31,12 @@ lint: $(STAMP) ## Run ruff and mypy
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 
-bench: $(STAMP) ## Run the benchmarks; with MPREG_SOURCE=dir MPREG's queue is measured too
-	@$(PY) -m benchmarks.actor_runtime
-	@$(PY) -m benchmarks.compare_mpreg $(if $(MPREG_SOURCE),--mpreg-source '$(MPREG_SOURCE)')
+bench: $(BENCH_STAMP) ## Measure ours beside its peers (12 minutes); BENCH='--only replay', MPREG_SOURCE=dir, PAYLOADS=file
+	@$(PY) -m benchmarks $(BENCH) $(if $(MPREG_SOURCE),--mpreg-source '$(MPREG_SOURCE)') \
+		$(if $(PAYLOADS),--payloads '$(PAYLOADS)')
+
+bench-record: $(STAMP) ## Record what this commit costs in benchmarks/history.jsonl, and compare it with the one before
+	@$(PY) -m benchmarks.record
 
 soak: $(STAMP) ## Run the tests with many more examples, seeds and cycles (takes long)
 	@HYPOTHESIS_PROFILE=soak MPREG_MQ_TESTS=soak $(PY) -m pytest -n 2
@@ -68,4 +73,9 @@ $(STAMP): pyproject.toml
 			echo "No environment: install python3-venv (apt-get install python3-venv) or pip, then try again" >&2; \
 			exit 1; }; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(BENCH_STAMP): $(STAMP)
+	@echo "Installing the clients that the benchmarks need (once)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@

@@ -1,1 +1,1 @@
-"""Measurements of mpreg-mq; each module runs by itself with ``python -m benchmarks.<name>``."""
+"""Measurements of mpreg-mq: ``python -m benchmarks`` for all of them side by side; other modules run by themselves."""

@@ -1,0 +1,1 @@
+"""What is measured: ours, its peers and the limits of the machine."""

@@ -1,0 +1,1 @@
+"""How measurements are run: processes, rounds, payloads, statistics."""

@@ -1,0 +1,1 @@
+"""How results are shown: a text table, a Markdown document, a picture."""

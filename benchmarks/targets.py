@@ -1,0 +1,162 @@
+"""What is to be reached, and whether a run reached it. Every figure comes from that one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from benchmarks.contestants import disk, event_logs, many_queues, scale
+from benchmarks.contestants.base import RATE
+from benchmarks.results import Results
+
+Value = Callable[[Results], float | None]
+
+
+def figure(row: str, entry: str, metric: str) -> Value:
+    """The median of a metric."""
+
+    def value(results: Results) -> float | None:
+        summary = results.summary(row, entry, metric)
+        return None if summary is None else summary.median
+
+    return value
+
+
+def ratio(above: Value, below: Value) -> Value:
+    """One median divided by another."""
+
+    def value(results: Results) -> float | None:
+        first, second = above(results), below(results)
+        return None if first is None or not second else first / second
+
+    return value
+
+
+@attrs.frozen
+class Target:
+    """A bound for a value; ``at_least`` or else at most."""
+
+    row: str
+    what: str
+    value: Value
+    bound: float
+    form: str
+    at_least: bool = True
+    strict: bool = False
+
+    def text(self, value: float) -> str:
+        """A value in the target's own form."""
+        return self.form.format(value)
+
+    @property
+    def wanted(self) -> str:
+        """The bound in words."""
+        sign = {(True, False): ">=", (True, True): ">", (False, False): "<=", (False, True): "<"}
+        return f"{sign[self.at_least, self.strict]} {self.text(self.bound)}"
+
+    def reached(self, value: float) -> bool:
+        """Whether a value is within the bound."""
+        if value == self.bound:
+            return not self.strict
+        return (value > self.bound) is self.at_least
+
+
+@attrs.frozen
+class Verdict:
+    """A target beside what was measured; ``reached`` is None where something it needs was not."""
+
+    target: Target
+    measured: str
+    reached: bool | None
+
+    @property
+    def word(self) -> str:
+        """Yes, no, or that it was not measured."""
+        return {True: "yes", False: "no", None: "not measured"}[self.reached]
+
+
+TIMES, RATE_FORM, SHARE = "{:.2f}x", "{:,.0f}/s", "{:.0%}"
+
+
+def _rate(row: str, entry: str = "ours") -> Value:
+    return figure(row, entry, RATE)
+
+
+def _times(row: str, entry: str) -> Value:
+    return ratio(_rate(row), _rate(row, entry))
+
+
+def _flat(name: str) -> Target:
+    row = f"scale-{name}"
+    value = ratio(figure(row, "many", scale.COST), figure(row, "few", scale.COST))
+    return Target(row, f"cost with 1 million {name} to that with 1 thousand", value, 1.5, TIMES, at_least=False)
+
+
+def _latency(metric: str, bound: float) -> Target:
+    value = ratio(figure("latency", "ours", metric), figure("latency", "fsync", "p50"))
+    return Target("latency", f"{metric} to one fsync", value, bound, TIMES, at_least=False)
+
+
+def _queues(what: str, metric: str, bound: float, form: str) -> Target:
+    return Target("queues", what, figure("queues", "ours", metric), bound, form, at_least=False)
+
+
+TARGETS: tuple[Target, ...] = (
+    Target("durable-64", "to Redis Streams, fsync always", _times("durable-64", "redis-always"), 4.0, TIMES),
+    Target("durable-64", "messages/s", _rate("durable-64"), 30_000, RATE_FORM),
+    Target(
+        "durable-512",
+        "512 senders, to Redis Streams, fsync always, pipelined by 100",
+        ratio(_rate("durable-512"), _rate("durable-batch", "redis-always")),
+        2.0,
+        TIMES,
+    ),
+    Target("durable-512", "512 senders, of raw SQLite", _times("durable-512", "raw-sqlite"), 0.35, SHARE),
+    Target(
+        "durable-batch",
+        "batches of 100, to Redis Streams, fsync always, pipelined by 100",
+        _times("durable-batch", "redis-always"),
+        2.0,
+        TIMES,
+    ),
+    Target("durable-batch", "batches of 100, of raw SQLite", _times("durable-batch", "raw-sqlite"), 0.35, SHARE),
+    Target("durable-1", "sequential, of raw SQLite commits", _times("durable-1", "raw-sqlite"), 0.75, SHARE),
+    Target("memory-64", "messages/s", _rate("memory-64"), 80_000, RATE_FORM),
+    Target("memory-1", "messages/s", _rate("memory-1"), 60_000, RATE_FORM),
+    Target("fire-and-forget", "to MPREG's own", _times("fire-and-forget", "mpreg"), 1.5, TIMES),
+    Target("replay", "events/s", figure("replay", "ours", event_logs.RATE), 300_000, RATE_FORM),
+    Target(
+        "replay",
+        "to eventsourcing",
+        ratio(figure("replay", "ours", event_logs.RATE), figure("replay", "eventsourcing", event_logs.RATE)),
+        20.0,
+        TIMES,
+    ),
+    _latency("p50", 2.0),
+    _latency("p99", 5.0),
+    _flat("pending"),
+    _flat("deduplication"),
+    _flat("patterns"),
+    _queues("seconds to create 10,000", many_queues.CREATE, 3.0, "{:.2f} s"),
+    _queues("memory of each", many_queues.BYTES, 10_240, "{:,.0f} bytes"),
+    _queues("CPU while idle", many_queues.IDLE, 0.5, "{:.2f} % of a core"),
+    _queues("cost of a message over all of them, to one", many_queues.SPREAD, 1.5, TIMES),
+    Target(
+        "disk", "bytes a completed message", figure("disk", "ours", disk.SIZE), 450, "{:,.0f} bytes", at_least=False
+    ),
+    Target("fairness", "p99, memory log", figure("fairness", "ours", "p99"), 20, "{:.1f} ms", False, True),
+    Target("fairness", "p99, SQLite log", figure("fairness", "ours-sqlite", "p99"), 20, "{:.1f} ms", False, True),
+)
+
+
+def verdicts(results: Results) -> list[Verdict]:
+    """Every target whose row was run, beside what was measured."""
+    rows = {outcome.row for outcome in results.outcomes}
+    found = []
+    for target in TARGETS:
+        if target.row in rows:
+            value = target.value(results)
+            reached = None if value is None else target.reached(value)
+            found.append(Verdict(target, "-" if value is None else target.text(value), reached))
+    return found
