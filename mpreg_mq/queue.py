@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any, TypeVar, overload
 
+import msgspec
 import pykka
 
 from mpreg_mq import topics
@@ -177,6 +178,30 @@ class MessageQueue:
             if type(reply) is DeliveryResult:
                 return reply
             result: DeliveryResult = await self._reply(reply, send)
+        except MessageQueueError as error:
+            return self._failed(error)
+        return result
+
+    async def send_once(
+        self,
+        key: str,
+        topic: str,
+        payload: Any,
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        **options: Any,
+    ) -> DeliveryResult:
+        """Send one message unless ``key`` was sent within the deduplication window, on any queue (U1).
+
+        As :meth:`send_message`, with this key in the place of the queue's own.
+        """
+        try:
+            send = msgspec.structs.replace(
+                self._send_command(topic, payload, delivery_guarantee, options), fingerprint=key
+            )
+        except MessageQueueError as error:
+            return self._refused(topic, error)
+        try:
+            result: DeliveryResult = await self._ask(send)
         except MessageQueueError as error:
             return self._failed(error)
         return result

@@ -1,0 +1,129 @@
+"""Queues across clusters: MPREG's queue federation, with its gaps closed.
+
+MPREG's federation manager stays in charge of the fabric. This one stands before it and adds what it does not do:
+requests that are transmitted twice are carried out once, a refusal counts as a failure, a message that is never
+answered times out, a subscription that ended is ended, and a message for a subscriber of another cluster counts as
+delivered only when that one has it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from mpreg_mq.clock import Clock
+from mpreg_mq.mpreg.host import Host
+from mpreg_mq.mpreg.hosted_manager import HostedQueueManager, Request, current_request
+from mpreg_mq.mpreg.outgoing import Outgoing, RemoteClusterStatistics
+from mpreg_mq.mpreg.subscribers import GlobalSubscriptions, RemoteSubscribers
+
+
+class QueueFederation:
+    """What a server has in the place of MPREG's ``FabricQueueFederationManager``; all that is not here is that one's.
+
+    Args:
+        inner: MPREG's own.
+        host: the server.
+        manager: the queues.
+        clock: where the time comes from.
+        advert_ttl_seconds: how long others believe in a queue.
+        acknowledgment_timeout_seconds: how long an answer is waited for.
+    """
+
+    def __init__(
+        self,
+        inner: Any,
+        host: Host,
+        manager: HostedQueueManager,
+        clock: Clock,
+        advert_ttl_seconds: float,
+        acknowledgment_timeout_seconds: float,
+    ) -> None:
+        self.inner = inner
+        self.run = secrets.token_hex(8)
+        self._host = host
+        self._manager = manager
+        self._ttl = advert_ttl_seconds
+        self._outgoing = Outgoing(inner, host, clock, acknowledgment_timeout_seconds)
+        self._remote = RemoteSubscribers(host, manager, self._outgoing)
+        self._ours = GlobalSubscriptions(inner, host, manager)
+        self._messages = host.module("fabric.queue_messages")
+        self.send_message_globally = self._outgoing.send_message_globally
+        self.send_confirmed = self._outgoing.send_confirmed
+        self.subscribe_globally = self._ours.subscribe_globally
+        self.unsubscribe_globally = self._ours.unsubscribe_globally
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    # --- queues -------------------------------------------------------------------------------------------
+
+    async def create_queue(self, queue_name: str, config: Any = None, *, advertise: bool = True) -> bool:
+        """Create a queue here; the manager has it advertised."""
+        return await self._manager.create_queue(queue_name, config)
+
+    async def advertise_existing_queues(self) -> None:
+        """Tell the fabric of every queue, and of those it knew already that they are still there."""
+        for queue_name, queue in self._manager.queues.items():
+            subscribers = len({one.subscriber_id for one in queue.subscriptions.values()})
+            await self._host.advertise(queue_name, queue.config, subscribers, self.run, self._ttl)
+
+    async def queue_created(self, queue_name: str) -> None:
+        """A queue is new: tell the fabric, and serve the subscribers of other clusters that want it."""
+        self._remote.queue_created(queue_name)
+        queue = self._manager.queue(queue_name)
+        await self._host.advertise(queue_name, queue.config, 0, self.run, self._ttl)
+
+    async def queue_deleted(self, queue_name: str) -> None:
+        """A queue is gone: tell the fabric."""
+        self._remote.queue_deleted(queue_name)
+        await self._host.withdraw([queue_name])
+
+    async def refresh(self) -> None:
+        """What has to be done again from time to time: adverts, and subscriptions of and to clusters that came back."""
+        await self.advertise_existing_queues()
+        self._remote.refresh()
+        await self._ours.refresh()
+
+    # --- what comes from other clusters -------------------------------------------------------------------
+
+    async def handle_fabric_message(self, message: Any, *, source_peer_url: str | None = None) -> None:
+        """Carry out a message of the fabric: what is ours here, and what goes elsewhere by MPREG's own."""
+        content = message.payload if isinstance(message.payload, dict) else {}
+        kind = content.get("kind")
+        source = message.headers.source_cluster
+        allowed = self.inner.allowed_clusters
+        target = content.get("target_cluster") or message.headers.target_cluster or self.inner.cluster_id
+        ours = target == self.inner.cluster_id and (allowed is None or not source or source in allowed)
+        if ours and kind == "queue_request":
+            await self._on_request(content, message, source_peer_url)
+        elif ours and kind == "queue_ack" and self._outgoing.waits_for(content.get("ack_token")):
+            self._outgoing.answered(content)
+        elif ours and kind in ("queue_subscribe", "queue_unsubscribe"):
+            self._remote.told(content, ended=kind == "queue_unsubscribe")
+        else:
+            await self.inner.handle_fabric_message(message, source_peer_url=source_peer_url)
+
+    async def _on_request(self, content: dict[str, Any], message: Any, source_peer_url: str | None) -> None:
+        source = str(content.get("source_cluster", ""))
+        self._outgoing.cluster(source).received += 1
+        subscription = self.inner.subscriptions.get(content.get("subscription_id"))
+        if subscription is not None and subscription.callback is not None:
+            await self._ours.deliver(subscription, self._messages.QueueFederationRequest.from_dict(content))
+            return
+        # MPREG hands the message to the queue manager, which sees by this whose it is.
+        before = current_request.set(Request(source, str(content.get("request_id", ""))))
+        try:
+            await self.inner.handle_fabric_message(message, source_peer_url=source_peer_url)
+        finally:
+            current_request.reset(before)
+
+    # --- looking, and the end -----------------------------------------------------------------------------
+
+    def statistics(self) -> dict[str, RemoteClusterStatistics]:
+        """The counts by cluster; copies."""
+        return self._outgoing.statistics()
+
+    def close(self) -> None:
+        """Stop waiting for answers."""
+        self._outgoing.close()

@@ -1,0 +1,155 @@
+"""The queue manager as an MPREG server has it: it tells the fabric of its queues, and takes what other clusters send
+once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from os import PathLike
+from typing import Any
+
+import attrs
+
+from mpreg_mq.clock import Clock
+from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
+from mpreg_mq.events import EventLog
+from mpreg_mq.manager import MessageQueueManager
+from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, RejectionReason
+from mpreg_mq.mpreg.host import Host
+
+MAX_REMEMBERED = 10_000
+"""Most requests of other clusters whose answers are kept to repeat them."""
+
+
+@attrs.frozen
+class Request:
+    """A send that came from another cluster."""
+
+    cluster: str
+    request_id: str
+
+    @property
+    def key(self) -> str:
+        """Its deduplication key: the same each time that it is transmitted."""
+        return f"request:{self.cluster}:{self.request_id}"
+
+
+current_request: ContextVar[Request | None] = ContextVar("mpreg_mq_request", default=None)
+"""The request that is being carried out here."""
+
+
+async def _nothing(_: str) -> None:
+    """Tell nobody."""
+
+
+@attrs.define
+class Listeners:
+    """Who has to know what happens to the manager."""
+
+    created: Callable[[str], Awaitable[None]] = _nothing
+    deleted: Callable[[str], Awaitable[None]] = _nothing
+    closing: Callable[[], Awaitable[None]] | None = None
+
+
+class HostedQueueManager(MessageQueueManager):
+    """A :class:`MessageQueueManager` that is attached to a server. The plugin makes it."""
+
+    def __init__(
+        self,
+        host: Host,
+        config: QueueManagerConfiguration,
+        *,
+        log: str | PathLike[str] | EventLog | None,
+        clock: Clock | None,
+    ) -> None:
+        self._host = host
+        self.listeners = Listeners()
+        self.duplicate_requests = 0
+        self._answers: OrderedDict[tuple[str, str], asyncio.Future[DeliveryResult]] = OrderedDict()
+        super().__init__(config, host.topic_exchange, log=log, clock=clock)
+        self._router.cluster = host.cluster_id
+        self._router.announcements.subscribed = host.announce_subscription
+        self._router.announcements.unsubscribed = host.remove_subscription
+
+    async def create_queue(self, name: str, config: QueueConfiguration | None = None) -> bool:
+        """See :meth:`MessageQueueManager.create_queue`; the fabric hears of it."""
+        created = await super().create_queue(name, config)
+        if created:
+            await self.listeners.created(name)
+        return created
+
+    async def delete_queue(self, name: str) -> bool:
+        """See :meth:`MessageQueueManager.delete_queue`; the fabric hears of it."""
+        deleted = await super().delete_queue(name)
+        if deleted:
+            await self.listeners.deleted(name)
+        return deleted
+
+    async def send_message(
+        self,
+        queue_name: str,
+        topic: str,
+        payload: Any,
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        **options: Any,
+    ) -> DeliveryResult:
+        """See :meth:`MessageQueueManager.send_message`. A request of another cluster is accepted once, however often it
+        is transmitted: its id is a deduplication key in the log, and its answer is repeated."""
+        request = current_request.get()
+        if request is None:
+            return await super().send_message(queue_name, topic, payload, delivery_guarantee, **options)
+        # Callbacks that run before this returns send for themselves.
+        current_request.set(None)
+        answer = self._answers.get((queue_name, request.key))
+        if answer is not None:
+            self.duplicate_requests += 1
+            return await asyncio.shield(answer)
+        answer = asyncio.get_running_loop().create_future()
+        self._answers[queue_name, request.key] = answer
+        if len(self._answers) > MAX_REMEMBERED:
+            self._answers.popitem(last=False)
+        try:
+            result = await self._send_once(request.key, queue_name, topic, payload, delivery_guarantee, options)
+        except BaseException:
+            self._forget(queue_name, request, answer)
+            raise
+        answer.set_result(result)
+        if not result.success:
+            # What was refused may be tried again.
+            self._forget(queue_name, request, answer)
+        return result
+
+    async def _send_once(
+        self, key: str, queue_name: str, topic: str, payload: Any, guarantee: Any, options: dict[str, Any]
+    ) -> DeliveryResult:
+        queue = await self._find_or_create(queue_name)
+        if isinstance(queue, DeliveryResult):
+            return queue
+        if queue.config.enable_deduplication:
+            # Whoever wants each content once gets that, and a request that comes twice has the same content.
+            return await queue.send_message(topic, payload, guarantee, **options)
+        result = await queue.send_once(key, topic, payload, guarantee, **options)
+        if result.rejection is RejectionReason.DUPLICATE:
+            self.duplicate_requests += 1
+            return DeliveryResult(True, result.duplicate_of, delivery_timestamp=result.delivery_timestamp)
+        return result
+
+    def _forget(self, queue_name: str, request: Request, answer: asyncio.Future[DeliveryResult]) -> None:
+        self._answers.pop((queue_name, request.key), None)
+        if not answer.done():
+            answer.cancel()
+
+    async def announce_routes(self) -> None:
+        """Tell the fabric of every topic that routes listen to."""
+        await self._router.announce_all()
+
+    async def _publish(self, message: Any) -> None:
+        await self._host.publish(message)
+
+    async def shutdown(self) -> None:
+        """See :meth:`MessageQueueManager.shutdown`. The server calls it when its peers are gone."""
+        if self.listeners.closing is not None:
+            await self.listeners.closing()
+        await super().shutdown()

@@ -1,0 +1,306 @@
+"""Subscribers across clusters: those of others on the queues here, and ours on the queues of others."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from mpreg_mq.model import MessageId, QueuedMessage
+from mpreg_mq.mpreg.host import Host
+from mpreg_mq.mpreg.hosted_manager import HostedQueueManager
+from mpreg_mq.mpreg.outgoing import Outgoing
+from mpreg_mq.options import guarantee_of
+
+logger = logging.getLogger("mpreg_mq")
+
+MAX_REMEMBERED = 10_000
+"""Most messages of other clusters' queues whose outcome is kept to repeat it."""
+
+
+class ClusterUnreachableError(Exception):
+    """A message could not be forwarded to a subscriber of another cluster; the queue tries again."""
+
+
+@attrs.define(eq=False)
+class _Served:
+    """A subscriber of another cluster, and the queues that it has here by subscription id; none while ``away``."""
+
+    subscription: Any
+    queues: dict[str, str] = attrs.field(factory=dict)
+    away: bool = False
+
+
+class RemoteSubscribers:
+    """Serves the subscribers of other clusters: a message counts as delivered when the other cluster says so."""
+
+    def __init__(self, host: Host, manager: HostedQueueManager, outgoing: Outgoing) -> None:
+        self._host = host
+        self._manager = manager
+        self._outgoing = outgoing
+        self._served: dict[str, _Served] = {}
+        self._messages = host.module("fabric.queue_messages")
+
+    def told(self, content: dict[str, Any], *, ended: bool) -> None:
+        """Another cluster subscribes, again perhaps, or ends a subscription."""
+        subscription = self._messages.QueueFederationSubscription.from_dict(content)
+        if ended:
+            self._end(subscription.subscription_id)
+            return
+        served = self._served.get(subscription.subscription_id)
+        if served is None:
+            served = self._served[subscription.subscription_id] = _Served(subscription)
+        self._serve(served)
+
+    def refresh(self) -> None:
+        """Serve those again whose cluster can be reached again."""
+        for served in self._served.values():
+            if served.away and self._outgoing.reaches(served.subscription.source_cluster):
+                self._serve(served)
+
+    def _serve(self, served: _Served) -> None:
+        served.away = False
+        for queue_name in self._manager.list_queues():
+            self._serve_queue(served, queue_name)
+
+    def _suspend(self, served: _Served) -> None:
+        """Give a subscriber nothing while there is no way to it, so that its messages go to others, or wait."""
+        served.away = True
+        self._leave(served)
+
+    def _leave(self, served: _Served) -> None:
+        for queue_name, local_id in served.queues.items():
+            self._manager.unsubscribe_from_queue(queue_name, local_id)
+        served.queues.clear()
+        self._outgoing.inner._local_subscription_handles.pop(served.subscription.subscription_id, None)
+
+    def queue_created(self, queue_name: str) -> None:
+        """A queue is new: those whose pattern it matches get it too."""
+        for served in self._served.values():
+            self._serve_queue(served, queue_name)
+
+    def queue_deleted(self, queue_name: str) -> None:
+        """A queue is gone."""
+        for served in self._served.values():
+            served.queues.pop(queue_name, None)
+
+    def _serve_queue(self, served: _Served, queue_name: str) -> None:
+        subscription = served.subscription
+        if (
+            served.away
+            or queue_name in served.queues
+            or not self._outgoing.inner._queue_matches_pattern(queue_name, subscription.queue_pattern)
+        ):
+            return
+
+        async def forward(message: QueuedMessage) -> None:
+            await self._forward(served, queue_name, message)
+
+        try:
+            subscription_id = self._manager.subscribe_to_queue(
+                queue_name,
+                f"{subscription.source_cluster}/{subscription.subscriber_id}",
+                subscription.topic_pattern,
+                callback=forward,
+            )
+        # Another cluster's bad pattern is its own trouble.
+        except Exception:
+            logger.exception("cluster %s cannot subscribe to queue %s", subscription.source_cluster, queue_name)
+            return
+        if subscription_id is not None:
+            served.queues[queue_name] = subscription_id
+            self._outgoing.inner._local_subscription_handles[subscription.subscription_id].append(
+                (queue_name, subscription_id)
+            )
+
+    def _end(self, subscription_id: str) -> None:
+        served = self._served.pop(subscription_id, None)
+        if served is not None:
+            self._leave(served)
+
+    async def _forward(self, served: _Served, queue_name: str, message: QueuedMessage) -> None:
+        """Send a message to a subscriber of another cluster; it is acknowledged here when it was there."""
+        subscription = served.subscription
+        if self._host.stopping.is_set():
+            # The connections are closing: the lease ends with the manager, and this was no failed attempt.
+            await asyncio.Event().wait()
+        cluster = subscription.source_cluster
+        counts = self._outgoing.cluster(cluster)
+        request = self._outgoing.request(
+            queue_name,
+            message.topic,
+            message.payload,
+            subscription.delivery_guarantee,
+            cluster,
+            self._messages.QueueMessageOptions(priority=message.priority, headers=dict(message.headers)),
+            request_id=message.id.id,
+            subscription_id=subscription.subscription_id,
+            subscriber_id=subscription.subscriber_id,
+        )
+        sent = self._outgoing.watch(request)
+        on_its_way = await self._outgoing.transmit(request)
+        answer = await sent.answer
+        if not answer.success:
+            if self._host.stopping.is_set():
+                await asyncio.Event().wait()
+            counts.forward_failures += 1
+            if not on_its_way.success:
+                self._suspend(served)
+            raise ClusterUnreachableError(answer.error_message)
+        counts.forwarded += 1
+
+
+class GlobalSubscriptions:
+    """Our subscriptions to queues wherever they are, those included that come later or come back."""
+
+    def __init__(self, inner: Any, host: Host, manager: HostedQueueManager) -> None:
+        self.inner = inner
+        self._host = host
+        self._manager = manager
+        self._asked: dict[tuple[str, str], str] = {}
+        self._outcomes: OrderedDict[tuple[str, str], asyncio.Future[str | None]] = OrderedDict()
+        self._messages = host.module("fabric.queue_messages")
+        self._fabric = host.module("fabric.message")
+
+    async def subscribe_globally(
+        self,
+        subscriber_id: str,
+        queue_pattern: str,
+        topic_pattern: str,
+        *,
+        callback: Callable[[Any], Any] | None = None,
+        target_clusters: set[str] | None = None,
+        **options: Any,
+    ) -> str:
+        """Subscribe to matching queues here and in other clusters, those that come later included."""
+        subscription_id: str = await self.inner.subscribe_globally(
+            subscriber_id,
+            queue_pattern,
+            topic_pattern,
+            callback=callback,
+            target_clusters=target_clusters,
+            **options,
+        )
+        subscription = self.inner.subscriptions[subscription_id]
+        for cluster, run in self._clusters_of(subscription).items():
+            self._asked[subscription_id, cluster] = run
+        return subscription_id
+
+    async def unsubscribe_globally(self, subscription_id: str) -> bool:
+        """End a subscription here and in the clusters that know it; whether there was one."""
+        subscription = self.inner.subscriptions.pop(subscription_id, None)
+        if subscription is None:
+            return False
+        for queue_name, local_id in self.inner._local_subscription_handles.pop(subscription_id, []):
+            self._manager.unsubscribe_from_queue(queue_name, local_id)
+        self.inner._remote_subscription_handles.pop(subscription_id, None)
+        for key in [key for key in self._asked if key[0] == subscription_id]:
+            del self._asked[key]
+            await self._tell(subscription, key[1], ended=True)
+        return True
+
+    def _clusters_of(self, subscription: Any) -> dict[str, str]:
+        """The other clusters that have queues for a subscription, and since which start of their server."""
+        return {
+            entry.cluster_id: str(entry.metadata.get("mpreg-mq.run", ""))
+            for entry in self._host.queue_entries()
+            if entry.cluster_id != self.inner.cluster_id
+            and (not subscription.target_clusters or entry.cluster_id in subscription.target_clusters)
+            and self.inner._queue_matches_pattern(entry.queue_name, subscription.queue_pattern)
+        }
+
+    async def refresh(self) -> None:
+        """Ask whom there is to ask now."""
+        for subscription in list(self.inner.subscriptions.values()):
+            await self._ask(subscription)
+
+    async def _ask(self, subscription: Any) -> None:
+        """Subscribe at clusters that are new, or whose server was started again and knows nothing any more."""
+        for cluster, run in self._clusters_of(subscription).items():
+            key = (subscription.subscription_id, cluster)
+            if self._asked.get(key) != run:
+                self._asked[key] = run
+                await self._tell(subscription, cluster, ended=False)
+
+    async def _tell(self, subscription: Any, cluster: str, *, ended: bool) -> None:
+        messages, fabric = self._messages, self._fabric
+        content = messages.QueueFederationSubscription(
+            subscription_id=subscription.subscription_id,
+            subscriber_id=subscription.subscriber_id,
+            queue_pattern=subscription.queue_pattern,
+            topic_pattern=subscription.topic_pattern,
+            delivery_guarantee=subscription.delivery_guarantee,
+            auto_acknowledge=subscription.auto_acknowledge,
+            source_cluster=self.inner.cluster_id,
+            target_cluster=cluster,
+        )
+        kinds = messages.QueueFederationKind
+        # Its own id each time: the fabric drops messages whose id it has seen.
+        message_id = str(uuid.uuid4())
+        headers = self.inner.messenger.next_headers(message_id, None, target_cluster=cluster)
+        if headers is None:
+            return
+        message = fabric.UnifiedMessage(
+            message_id=message_id,
+            topic="mpreg.queue.subscription",
+            message_type=fabric.MessageType.QUEUE,
+            delivery=fabric.DeliveryGuarantee.AT_LEAST_ONCE,
+            payload=content.to_dict(kind=kinds.UNSUBSCRIBE if ended else kinds.SUBSCRIBE),
+            headers=headers,
+            timestamp=time.time(),
+        )
+        await self.inner.messenger.send_to_cluster(message, cluster, None)
+
+    async def deliver(self, subscription: Any, request: Any) -> None:
+        """Give a message of another cluster's queue to its subscriber here, once, and answer whether that worked."""
+        key = (subscription.subscription_id, request.request_id)
+        outcome = self._outcomes.get(key)
+        if outcome is None:
+            outcome = self._outcomes[key] = asyncio.get_running_loop().create_future()
+            if len(self._outcomes) > MAX_REMEMBERED:
+                self._outcomes.popitem(last=False)
+            error: str | None = "CancelledError: the server is closing"
+            try:
+                error = await _outcome(subscription.callback, request)
+            finally:
+                outcome.set_result(error)
+                if error is not None:
+                    # It comes again, and may work then.
+                    self._outcomes.pop(key, None)
+        else:
+            self._manager.duplicate_requests += 1
+            error = await asyncio.shield(outcome)
+        if request.ack_token:
+            await self.inner._send_ack(
+                request=request, success=error is None, subscriber_id=subscription.subscriber_id, error_message=error
+            )
+
+
+async def _outcome(callback: Callable[[Any], Any], request: Any) -> str | None:
+    """Call a subscriber's callback with a message of another cluster; None, or what went wrong."""
+    options = request.options
+    message = QueuedMessage(
+        MessageId(request.request_id, source_node=request.queue_name),
+        request.topic,
+        request.payload,
+        guarantee_of(request.delivery_guarantee),
+        priority=options.priority,
+        headers=dict(options.headers),
+    )
+    try:
+        returned = callback(message)
+        if inspect.isawaitable(returned):
+            await returned
+    except asyncio.CancelledError:
+        raise
+    # A callback may raise anything.
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+    return None
