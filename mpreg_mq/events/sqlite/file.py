@@ -118,8 +118,10 @@ class LogFile:
         connection = self._connect("ro")
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
+        except sqlite3.DatabaseError as error:
             connection.close()
+            if not isinstance(error, sqlite3.OperationalError):
+                raise
             # Where the files of the write-ahead log cannot be made, and there is none, nobody writes either.
             if not self._read_only or _size(f"{self.path}-wal") > 0 or not self.path.exists():
                 raise
