@@ -16,7 +16,7 @@ import pykka
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.attachments import Attachment
-from mpreg_mq.actors.decider import WAIT_FOR_ROOM, decide_admit
+from mpreg_mq.actors.decider import WAIT_FOR_ROOM
 from mpreg_mq.actors.decider.decision import rejected
 from mpreg_mq.actors.decider.sending import decide_fire_and_forget, record_fire_and_forget
 from mpreg_mq.actors.dispatching import DispatchingActor
@@ -231,7 +231,6 @@ class QueueActor(DispatchingActor):
             if attachment is None:
                 attachment = self._attachments[command.subscriber_id] = Attachment(command.subscriber_id, self._report)
             attachment.attach(command)
-        self._carry_out(self._decide(decide_admit, command.subscriber_id), wait=False)
         self._after()
         return reply
 

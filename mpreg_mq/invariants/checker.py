@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import attrs
+
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.invariants.facts import LogFacts, QueueFacts
@@ -18,6 +20,9 @@ from mpreg_mq.invariants.violation import Violation
 
 MAX_VIOLATIONS = 1000
 """Most violations that are kept; a history that breaks so many rules has one fault that explains them."""
+
+QUEUE_STREAMS = "queue:"
+"""How the names of queues' streams begin; of other streams only I1 is checked."""
 
 Check = Callable[[RecordedEvent, Any], None]
 
@@ -60,8 +65,9 @@ class InvariantChecker:
         self.events += 1
         stream = self._streams.get(record.stream)
         if stream is None:
+            rules = self._rules if record.stream.startswith(QUEUE_STREAMS) else ()
             facts = QueueFacts(record.stream, self._log)
-            stream = self._streams[record.stream] = _StreamChecker(facts, self._rules, self._report)
+            stream = self._streams[record.stream] = _StreamChecker(facts, rules, self._report)
         stream.observe(record)
 
     def observe_all(self, records: Iterable[RecordedEvent]) -> InvariantChecker:
@@ -124,7 +130,7 @@ class _StreamChecker:
         if facts.configuration is not None or kind is e.QueueCreated:
             for check in checks:
                 check(record, event)
-        elif facts.complete:
+        elif facts.complete and self._rules:
             self._report(
                 Violation(
                     "I3",
@@ -158,7 +164,7 @@ class _StreamChecker:
 
 
 _OF_ONE_MESSAGE = frozenset(
-    kind for kind in e.EVENT_TYPES if "message_id" in {attribute.name for attribute in kind.__attrs_attrs__}
+    kind for kind in e.EVENT_TYPES if "message_id" in attrs.fields_dict(kind)
 ) - {e.MessageEnqueued, e.FireAndForgetSent, e.DeadLetterRedriven}
 """Events about one message that was accepted before."""
 

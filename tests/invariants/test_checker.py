@@ -44,6 +44,14 @@ def test_a_stream_begins_with_its_creation() -> None:
     assert (violation.rule, violation.message_id) == ("I3", "1-r")
 
 
+def test_streams_that_are_no_queue_only_have_their_versions_checked() -> None:
+    """Given routes beside a queue, then they break no rule of queues, and a gap in them is seen."""
+    route = e.TopicRouteAdded(1000.0, "t.#", "q")
+    records = [RecordedEvent(number, "routes:topics", version, route) for number, version in ((1, 1), (2, 2), (3, 4))]
+    assert check_history(records[:2]) == []
+    assert [violation.rule for violation in check_history(records)] == ["I1"]
+
+
 def test_what_was_not_seen_to_begin_is_not_judged() -> None:
     """Given a stream whose beginning is missing, then what refers to it breaks no rule, and what is new is judged."""
     history = History().joined("a").sent("1-r").delivered("1-r", "a").acknowledged("1-r", "a")

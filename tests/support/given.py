@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mpreg_mq.actors import commands as c
-from mpreg_mq.actors.decider import Context, Decision, decide, decide_admit, decide_dispatch, decide_tick
+from mpreg_mq.actors.decider import Context, Decision, decide, decide_dispatch, decide_tick
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, MessageOptions
@@ -119,13 +119,9 @@ class Scenario:
         return message_id
 
     def subscribe(self, subscriber_id: str, pattern: str = "#", *, pull: bool = False, **arguments: Any) -> str:
-        """Subscribe and, as the actor does, admit the newcomer to open quorums; the subscription's id."""
+        """Subscribe; the subscription's id."""
         subscription_id = f"{subscriber_id}/{len(self.history)}"
         self.when(c.Subscribe(subscriber_id, subscription_id, pattern, None if pull else callback, **arguments))
-        joined = self.fresh
-        self.fresh = []
-        self.record(decide_admit(self.state, subscriber_id, self.context))
-        self.fresh = joined + self.fresh
         return subscription_id
 
     def receive(self, subscriber_id: str, max_messages: int = 1, **arguments: Any) -> list[str]:

@@ -22,6 +22,7 @@ from mpreg_mq.actors.decider.decision import Context, Decision
 from mpreg_mq.actors.decider.settling import audience_outcome
 from mpreg_mq.errors import InvalidOptionError
 from mpreg_mq.events import types as e
+from mpreg_mq.model import DeliveryGuarantee
 from mpreg_mq.projections import DeadEntry, QueueState
 from mpreg_mq.topics import matches
 
@@ -29,7 +30,7 @@ UNCHANGED = Decision(reply=False)
 
 
 def decide_subscribe(state: QueueState, command: Subscribe, context: Context) -> Decision:
-    """Start a subscription; replies its id.
+    """Start a subscription, which enters the audience of the open quorums it matches (G4); replies its id.
 
     Raises:
         InvalidOptionError: the queue has ``max_subscribers`` subscriptions, the subscription exists, or the
@@ -62,7 +63,15 @@ def decide_subscribe(state: QueueState, command: Subscribe, context: Context) ->
         command.auto_acknowledge,
         dict(command.metadata),
     )
-    return Decision((joined,), command.subscription_id)
+    admitted = (
+        e.AudienceFixed(context.now, message.id, (command.subscriber_id,))
+        for message in state.messages.audiences.values()
+        if message.guarantee is DeliveryGuarantee.QUORUM
+        and message.members is not None
+        and command.subscriber_id not in message.members
+        and matches(command.topic_pattern, message.topic)
+    )
+    return Decision((joined, *admitted), command.subscription_id)
 
 
 def decide_unsubscribe(state: QueueState, command: Unsubscribe, context: Context) -> Decision:

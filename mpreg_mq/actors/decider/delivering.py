@@ -38,6 +38,7 @@ def decide_receive(state: QueueState, command: Receive, context: Context) -> Dec
 
     Replies an empty list when there is nothing to take now. O(lanes of the subscriber + max_messages).
     """
+    state.messages.promote(context.now)
     subscriber = state.subscribers.get(command.subscriber_id)
     if subscriber is None or not subscriber.can_take() or state.paused or state.deleted:
         return Decision(reply=[])
@@ -60,19 +61,6 @@ def decide_receive(state: QueueState, command: Receive, context: Context) -> Dec
         events.append(deliver(state, slot, subscriber, context, pull=command))
         taken.append(message.id)
     return Decision(tuple(events), taken)
-
-
-def decide_admit(state: QueueState, subscriber_id: str, context: Context) -> Decision:
-    """A subscriber that joined enters the audience of the open quorum messages it matches (G4)."""
-    events = tuple(
-        e.AudienceFixed(context.now, message.id, (subscriber_id,))
-        for message in state.messages.audiences.values()
-        if message.guarantee is DeliveryGuarantee.QUORUM
-        and message.members is not None
-        and subscriber_id not in message.members
-        and subscriber_id in state.subscribers.audience(message.topic)
-    )
-    return Decision(events)
 
 
 def needs_audience(message: Message) -> bool:

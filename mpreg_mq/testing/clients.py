@@ -1,0 +1,252 @@
+"""What senders and receivers saw, written down outside the log, so that it can be held against the promises.
+
+An operation begins with :meth:`ClientHistory.invoke` and ends as *ok* (it happened), *fail* (it did not) or *unknown*
+(its process ended first, or there was an error that does not tell). Unknown outcomes are never counted as either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from mpreg_mq.model import DeliveryGuarantee
+
+
+class Outcome(Enum):
+    """How an operation ended."""
+
+    OK = "ok"
+    FAIL = "fail"
+    UNKNOWN = "info"
+
+
+@attrs.define(eq=False)
+class Operation:
+    """One thing a client did. ``began`` and ``ended`` are ordinals in the history, ``began_at`` and ``ended_at`` times.
+
+    ``function`` is ``send``, ``deliver`` or ``acknowledge`` (others are kept and not judged); ``value`` names the
+    message by what the client knows, usually its payload; ``process`` is who did it.
+    """
+
+    process: str
+    function: str
+    value: Any
+    began: int
+    began_at: float
+    details: dict[str, Any] = attrs.field(factory=dict)
+    outcome: Outcome | None = None
+    ended: int | None = None
+    ended_at: float | None = None
+    error: str | None = None
+
+
+class ClientHistory:
+    """Operations in the order in which they began."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.now = 0.0
+        self._events: list[tuple[Operation, Outcome | None]] = []
+
+    def __iter__(self) -> Iterator[Operation]:
+        return iter(self.operations)
+
+    def __len__(self) -> int:
+        return len(self.operations)
+
+    def invoke(self, process: str, function: str, value: Any, at: float | None = None, **details: Any) -> Operation:
+        """An operation begins."""
+        self.now = self.now if at is None else at
+        operation = Operation(process, function, value, len(self._events), self.now, details)
+        self.operations.append(operation)
+        self._events.append((operation, None))
+        return operation
+
+    def end(self, operation: Operation, outcome: Outcome, at: float | None = None, error: str | None = None) -> None:
+        """An operation ends."""
+        self.now = self.now if at is None else at
+        operation.outcome = outcome
+        operation.ended, operation.ended_at, operation.error = len(self._events), self.now, error
+        self._events.append((operation, outcome))
+
+    def crash(self, at: float | None = None) -> None:
+        """The process ended: whatever was under way has an unknown outcome."""
+        for operation in self.operations:
+            if operation.outcome is None:
+                self.end(operation, Outcome.UNKNOWN, at, "the process ended")
+
+    def events(self) -> Iterator[tuple[Operation, Outcome | None]]:
+        """Beginnings (None) and ends, in order."""
+        return iter(self._events)
+
+    def of(self, function: str) -> list[Operation]:
+        """The operations of one function."""
+        return [operation for operation in self.operations if operation.function == function]
+
+
+class Loss(Enum):
+    """Where in the order of accepted messages the lost ones are: what ate them shows in that."""
+
+    PREFIX = "prefix"
+    MIDDLE = "middle"
+    TAIL = "tail"
+
+
+@attrs.frozen
+class ClientViolation:
+    """A promise that a client saw broken: ``kind`` is one of :data:`KINDS`, ``value`` the message."""
+
+    kind: str
+    value: Any
+    sentence: str
+    operations: tuple[Operation, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{self.kind}: {self.sentence}"]
+        for op in self.operations:
+            outcome = "open" if op.outcome is None else op.outcome.value
+            lines.append(f"  {op.process} {op.function} {op.value!r} at {op.began_at:g}: {outcome}")
+        return "\n".join(lines)
+
+
+KINDS = ("lost", "duplicated", "unexpected", "out of order", "after acknowledgment")
+
+
+def check_clients(
+    history: ClientHistory, *, drained: bool = True, excused: Iterable[Any] = ()
+) -> list[ClientViolation]:
+    """What the clients saw that the queue does not promise; O(operations).
+
+    Args:
+        history: ``send`` operations may carry ``guarantee=`` and ``group=``.
+        drained: whether everything had time to be delivered; otherwise nothing counts as lost.
+        excused: values of messages that may never arrive: they expired, were dropped, purged or are dead letters.
+    """
+    return _Clients(history).check(drained, set(excused))
+
+
+class _Clients:
+    def __init__(self, history: ClientHistory) -> None:
+        self.sends: dict[Any, Operation] = {}
+        self.deliveries: dict[Any, list[Operation]] = {}
+        self.acknowledgments: dict[Any, list[Operation]] = {}
+        self.perhaps: set[Any] = set()
+        for operation in history:
+            if operation.function == "send":
+                self._add_send(operation)
+            elif operation.function == "deliver":
+                self.deliveries.setdefault(operation.value, []).append(operation)
+            elif operation.function == "acknowledge" and operation.outcome is Outcome.OK:
+                self.acknowledgments.setdefault(operation.value, []).append(operation)
+            elif operation.function == "acknowledge" and operation.outcome is not Outcome.FAIL:
+                self.perhaps.add(operation.value)
+
+    def _add_send(self, operation: Operation) -> None:
+        """Of several tries to send one message, the one that was accepted counts, else one that may have been."""
+        before = self.sends.get(operation.value)
+        if before is None or _certainty(operation) < _certainty(before):
+            self.sends[operation.value] = operation
+
+    def check(self, drained: bool, excused: set[Any]) -> list[ClientViolation]:
+        found = [*self._unexpected(), *self._duplicated(), *self._after_acknowledgment(), *self._out_of_order()]
+        return [*found, *self._lost(excused)] if drained else found
+
+    def _unexpected(self) -> Iterator[ClientViolation]:
+        for value, deliveries in self.deliveries.items():
+            send = self.sends.get(value)
+            if send is None:
+                yield ClientViolation(
+                    "unexpected", value, f"{value!r} is delivered and was never sent", (deliveries[0],)
+                )
+            elif send.outcome is Outcome.FAIL:
+                yield ClientViolation(
+                    "unexpected", value, f"{value!r} is delivered and its send was refused", (send, deliveries[0])
+                )
+
+    def _alone(self, value: Any) -> bool:
+        send = self.sends.get(value)
+        guarantee = None if send is None else send.details.get("guarantee")
+        return guarantee is None or guarantee is DeliveryGuarantee.AT_LEAST_ONCE
+
+    def _duplicated(self) -> Iterator[ClientViolation]:
+        for value, acknowledgments in self.acknowledgments.items():
+            by_process: dict[str, Operation] = {}
+            for operation in acknowledgments:
+                key = "" if self._alone(value) else operation.process
+                first = by_process.setdefault(key, operation)
+                if first is not operation:
+                    yield ClientViolation(
+                        "duplicated", value, f"two acknowledgments of {value!r} counted", (first, operation)
+                    )
+
+    def _after_acknowledgment(self) -> Iterator[ClientViolation]:
+        for value, acknowledgments in self.acknowledgments.items():
+            for delivery in self.deliveries.get(value, ()):
+                for done in acknowledgments:
+                    mine = self._alone(value) or done.process == delivery.process
+                    if mine and done.ended is not None and delivery.began > done.ended:
+                        yield ClientViolation(
+                            "after acknowledgment",
+                            value,
+                            f"{value!r} is delivered after its acknowledgment counted",
+                            (done, delivery),
+                        )
+                        break
+
+    def _out_of_order(self) -> Iterator[ClientViolation]:
+        """Within a group, what was accepted before another send began is first delivered before it."""
+        groups: dict[Any, list[Operation]] = {}
+        for send in self.sends.values():
+            group = send.details.get("group")
+            if group is not None and send.outcome is Outcome.OK and send.value in self.deliveries:
+                groups.setdefault(group, []).append(send)
+        for group, sends in groups.items():
+            sends.sort(key=lambda send: self.deliveries[send.value][0].began)
+            latest: Operation | None = None
+            for send in sends:
+                if latest is not None and send.ended is not None and send.ended < latest.began:
+                    first, second = self.deliveries[latest.value][0], self.deliveries[send.value][0]
+                    yield ClientViolation(
+                        "out of order",
+                        send.value,
+                        f"in group {group!r}, {send.value!r} was sent before {latest.value!r} and delivered after it",
+                        (send, latest, first, second),
+                    )
+                if latest is None or send.began > latest.began:
+                    latest = send
+
+    def _lost(self, excused: set[Any]) -> Iterator[ClientViolation]:
+        accepted = [
+            send
+            for send in self.sends.values()
+            if send.outcome is Outcome.OK and send.details.get("guarantee") is not DeliveryGuarantee.FIRE_AND_FORGET
+        ]
+        done = [self._arrived(send.value) or send.value in excused for send in accepted]
+        first = next((index for index, arrived in enumerate(done) if arrived), None)
+        last = max((index for index, arrived in enumerate(done) if arrived), default=None)
+        for index, send in enumerate(accepted):
+            if done[index]:
+                continue
+            where = Loss.MIDDLE
+            if first is None or last is None or index > last:
+                where = Loss.TAIL
+            elif index < first:
+                where = Loss.PREFIX
+            seen = self.deliveries.get(send.value, [])
+            how = "was never delivered" if not seen else "was delivered and never acknowledged"
+            yield ClientViolation(
+                "lost", send.value, f"{send.value!r} was accepted and {how} ({where.value})", (send, *seen[:2])
+            )
+
+    def _arrived(self, value: Any) -> bool:
+        """Whether somebody was done with it, or may have been: an acknowledgment whose reply is unknown may count."""
+        if value in self.acknowledgments or value in self.perhaps:
+            return True
+        return any(delivery.outcome is Outcome.OK for delivery in self.deliveries.get(value, ()))
+
+
+def _certainty(send: Operation) -> int:
+    return (Outcome.OK, None, Outcome.UNKNOWN, Outcome.FAIL).index(send.outcome)

@@ -1,0 +1,114 @@
+"""What a simulation does: how much work, which faults, and how the queue is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from random import Random
+from typing import Any
+
+import attrs
+
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.model import DeliveryGuarantee, OverflowPolicy, QueueType
+
+QUEUE_NAME = "q"
+GUARANTEES = (DeliveryGuarantee.AT_LEAST_ONCE, DeliveryGuarantee.BROADCAST, DeliveryGuarantee.QUORUM)
+
+Payloads = Callable[[Random, int], tuple[str, Any]]
+"""Topic and payload of the n-th message."""
+
+
+@attrs.frozen
+class Faults:
+    """How often what goes wrong, as shares between 0 and 1 of the occasions for it."""
+
+    crash: float = 0.25
+    """A process ends between two of its steps, and what was not written is lost."""
+    shutdown: float = 0.1
+    """A process closes its queue and ends."""
+    stall: float = 0.15
+    """Nothing runs for some seconds."""
+    slow_disk: float = 0.1
+    """A commit takes up to a second."""
+    full_disk: float = 0.02
+    """The disk refuses an append, and those that follow for a while."""
+    clock_jump: float = 0.3
+    """The clock of a new process is off by some seconds."""
+    raising: float = 0.2
+    """A handler raises."""
+    slow: float = 0.3
+    """A handler is a coroutine that takes its time."""
+    hanging: float = 0.05
+    """A handler never returns."""
+    duplicate: float = 0.2
+    """A client repeats a command, at once or later."""
+    abandon: float = 0.1
+    """A client stops waiting for a reply."""
+
+
+NO_FAULTS = Faults(*(0.0 for _ in attrs.fields(Faults)))
+
+
+@attrs.frozen
+class Scenario:
+    """A story for :func:`~mpreg_mq.testing.simulate`; everything that is None is chosen by the seed.
+
+    ``handlers`` are callbacks of yours by topic pattern: each becomes a subscriber whose process crashes with the
+    others. With ``admin`` somebody also pauses, purges, redrives and unsubscribes.
+    """
+
+    name: str = "everything"
+    messages: int = 24
+    senders: int = 2
+    pushed: int = 3
+    pulling: int = 1
+    processes: int = 4
+    faults: Faults = Faults()
+    admin: bool = True
+    configuration: QueueConfiguration | None = None
+    blocking_log: bool | None = None
+    guarantees: tuple[DeliveryGuarantee, ...] = GUARANTEES
+    groups: bool = True
+    payloads: Payloads | None = None
+    handlers: Mapping[str, Callable[[Any], Any]] = attrs.field(factory=dict)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(),
+        Scenario("calm", faults=NO_FAULTS, admin=False),
+        Scenario("crashes", faults=attrs.evolve(NO_FAULTS, crash=0.5, stall=0.1, duplicate=0.2), admin=False),
+        Scenario("handlers", faults=attrs.evolve(NO_FAULTS, raising=0.4, slow=0.4, hanging=0.1), pushed=4, pulling=0),
+        Scenario("disk", faults=attrs.evolve(NO_FAULTS, crash=0.2, slow_disk=0.4, full_disk=0.1), blocking_log=True),
+        Scenario("audiences", guarantees=GUARANTEES[1:], pushed=4),
+        Scenario("groups", guarantees=GUARANTEES[:1], pushed=2, pulling=2),
+    )
+}
+"""By name, for the command line."""
+
+
+def seeded_configuration(random: Random) -> QueueConfiguration:
+    """A small configuration in which everything that can happen happens soon."""
+    return QueueConfiguration(
+        QUEUE_NAME,
+        queue_type=random.choice(tuple(QueueType)),
+        max_size=random.choice((4, 12, 1000, 1000)),
+        default_visibility_timeout_seconds=random.choice((5.0, 20.0)),
+        default_acknowledgment_timeout_seconds=random.choice((4.0, 15.0)),
+        message_ttl_seconds=random.choice((None, None, 40.0)),
+        enable_dead_letter_queue=random.random() < 0.8,
+        dead_letter_max_receives=random.choice((None, None, None, 2)),
+        enable_deduplication=random.random() < 0.5,
+        deduplication_window_seconds=random.choice((10.0, 60.0)),
+        max_retries=random.choice((0, 1, 3)),
+        overflow_policy=random.choice(tuple(OverflowPolicy)),
+        overflow_wait_seconds=random.choice((0.5, 5.0)),
+        retry_backoff_seconds=random.choice((0.0, 0.1, 1.0)),
+        retry_backoff_max_seconds=8.0,
+        retry_jitter=random.choice((0.0, 0.5)),
+        random_seed=random.getrandbits(16),
+        circuit_breaker_failure_threshold=random.choice((None, 1, 3)),
+        circuit_breaker_recovery_seconds=random.choice((2.0, 10.0)),
+        default_max_in_flight=random.choice((1, 3, 100)),
+    )

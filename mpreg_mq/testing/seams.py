@@ -1,0 +1,62 @@
+"""What a queue takes from outside besides clock and log, and how a simulation replaces it with seeded values."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from random import Random
+from typing import Any
+
+import attrs
+
+from mpreg_mq.testing.disk import SimulatedJournal
+
+SEAMS: tuple[tuple[str, str], ...] = (
+    ("mpreg_mq.queue", "secrets"),
+    ("mpreg_mq.queue", "uuid"),
+    ("mpreg_mq.actors.store", "Journal"),
+    ("mpreg_mq.actors.dispatching", "SLICE_SECONDS"),
+    ("mpreg_mq.actors.dispatching", "STEPS_BETWEEN_LOOKS"),
+)
+"""Module and attribute of everything that is replaced."""
+
+
+@attrs.frozen
+class _Secrets:
+    random: Random
+
+    def token_hex(self, count: int) -> str:
+        return self.random.randbytes(count).hex()
+
+
+@attrs.frozen
+class _Uuid:
+    random: Random
+
+    def uuid4(self) -> uuid.UUID:
+        return uuid.UUID(int=self.random.getrandbits(128), version=4)
+
+
+@contextmanager
+def deterministic(random: Random) -> Iterator[None]:
+    """Within the block, identifiers come from ``random``, journals need no threads, and no slice measures real time.
+
+    A delivering turn then ends after a number of deliveries that is drawn once.
+    """
+    values: dict[tuple[str, str], Any] = {
+        ("mpreg_mq.queue", "secrets"): _Secrets(random),
+        ("mpreg_mq.queue", "uuid"): _Uuid(random),
+        ("mpreg_mq.actors.store", "Journal"): SimulatedJournal,
+        ("mpreg_mq.actors.dispatching", "SLICE_SECONDS"): -1.0,
+        ("mpreg_mq.actors.dispatching", "STEPS_BETWEEN_LOOKS"): random.choice((1, 2, 3, 16)),
+    }
+    before = {seam: getattr(import_module(seam[0]), seam[1]) for seam in SEAMS}
+    try:
+        for (module, name), value in values.items():
+            setattr(import_module(module), name, value)
+        yield
+    finally:
+        for (module, name), value in before.items():
+            setattr(import_module(module), name, value)

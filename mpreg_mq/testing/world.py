@@ -1,0 +1,358 @@
+"""A whole simulation: one disk, one process after another on it, faults on the way, and a quiet end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import Any
+
+from mpreg_mq.errors import EventLogError, MessageQueueError
+from mpreg_mq.model import DeliveryGuarantee, QueuedMessage
+from mpreg_mq.testing.clients import ClientHistory, Outcome
+from mpreg_mq.testing.disk import COMMIT_SECONDS, SimulatedDisk
+from mpreg_mq.testing.loop import START
+from mpreg_mq.testing.process import PATTERNS, STORM_SECONDS, TOPICS, Process
+from mpreg_mq.testing.scenario import NO_FAULTS, Scenario, seeded_configuration
+
+SETTLE_SECONDS = 1800.0
+"""What pending work gets, once the faults have stopped, to drain (I6)."""
+
+LAST_STEPS = 60_000
+
+
+class World:
+    """Everything that a seed and a scenario determine."""
+
+    def __init__(self, seed: int, scenario: Scenario) -> None:
+        self.seed = seed
+        self.scenario = scenario
+        self.random = Random(f"{seed}/world")
+        self.history = ClientHistory()
+        self.configuration = scenario.configuration or seeded_configuration(self.random)
+        blocking = scenario.blocking_log
+        self.blocking = self.random.random() < 0.7 if blocking is None else blocking
+        self.disk_random = Random(f"{seed}/disk")
+        self.disk = SimulatedDisk(self._latency, self._fault)
+        self.faults = scenario.faults
+        self._refusals = 0
+        self.attempted: set[str] = set()
+        self.accepted: dict[str, str] = {}
+        self.crashes = 0
+        self.shutdowns = 0
+        self.disk_errors = 0
+        self.seconds = 0.0
+        self.steps = 0
+        self.problems: list[str] = []
+        self.next_message = 0
+        self.patterns = {f"push-{n}": self.random.choice(PATTERNS) for n in range(scenario.pushed)}
+        self.pull_patterns = {f"pull-{n}": self.random.choice(PATTERNS) for n in range(scenario.pulling)}
+        self.final: Process | None = None
+        self.last_process: Process | None = None
+
+    # --- the disk -----------------------------------------------------------------------------------------
+
+    def _latency(self) -> float:
+        random = self.disk_random
+        if random.random() < self.faults.slow_disk:
+            return random.random()
+        return COMMIT_SECONDS * random.random()
+
+    def _fault(self) -> None:
+        random = self.disk_random
+        if not self._refusals and random.random() < self.faults.full_disk:
+            self._refusals = random.randint(1, 4)
+        if self._refusals:
+            self._refusals -= 1
+            self.disk_errors += 1
+            raise EventLogError("simulated: no space left on the disk")
+
+    # --- messages -----------------------------------------------------------------------------------------
+
+    def message(self, number: int, random: Random) -> tuple[str, dict[str, Any], DeliveryGuarantee, dict[str, Any]]:
+        """Topic, payload, guarantee and options of the n-th message."""
+        scenario = self.scenario
+        topic, payload = random.choice(TOPICS), {"key": f"m{number}"}
+        if scenario.payloads is not None:
+            topic, body = scenario.payloads(random, number)
+            payload = {**body, "key": f"m{number}"} if isinstance(body, dict) else {"key": f"m{number}", "body": body}
+        guarantee = random.choice(scenario.guarantees)
+        if random.random() < 0.05 and scenario.admin:
+            guarantee = DeliveryGuarantee.FIRE_AND_FORGET
+        options: dict[str, Any] = {}
+        if random.random() < 0.2:
+            options["delay_seconds"] = random.choice((0.5, 5.0, 20.0))
+        if random.random() < 0.15:
+            options["message_ttl_seconds"] = random.choice((1.0, 6.0, 25.0))
+        if random.random() < 0.3:
+            options["priority"] = random.randint(0, 3)
+        if scenario.groups and random.random() < 0.3:
+            options["group_id"] = random.choice(("g", "h"))
+        if random.random() < 0.2:
+            options["max_retries"] = random.randint(0, 2)
+        if random.random() < 0.2:
+            options["acknowledgment_timeout_seconds"] = random.choice((1.0, 6.0))
+        if guarantee is DeliveryGuarantee.QUORUM:
+            options["required_acknowledgments"] = random.randint(1, 3)
+        if self.configuration.enable_deduplication and random.random() < 0.5:
+            options["deduplication_id"] = f"d{number}"
+        return topic, payload, guarantee, options
+
+    @staticmethod
+    def value_of(message: QueuedMessage) -> str:
+        """What clients call a message: a redriven one is another than the one that died."""
+        key = message.payload["key"] if isinstance(message.payload, dict) else str(message.payload)
+        return key if message.redriven_from is None else f"{key}@{message.redriven_from}"
+
+    # --- running ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run to the quiet end."""
+        handler = _Complaints(self.problems)
+        logger = logging.getLogger("mpreg_mq")
+        level, propagate = logger.level, logger.propagate
+        logger.addHandler(handler)
+        logger.propagate = False
+        try:
+            now = START
+            for number in range(self.scenario.processes):
+                now = self._run_process(number, now)
+                if self.next_message >= self.scenario.messages:
+                    break
+            self._run_last(now)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+    def _next_start(self, now: float) -> float:
+        if self.random.random() < self.faults.clock_jump:
+            return now + self.random.choice((-5.0, -0.5, 3.0, 60.0))
+        return now + self.random.random()
+
+    def _start(self, number: int, now: float) -> Process:
+        """A new process; one that does not get its log open tries again."""
+        while True:
+            try:
+                process = self.last_process = Process(self, number, self._next_start(now), self.faults)
+            except EventLogError:
+                now += 1.0
+            else:
+                return process
+
+    def _run_process(self, number: int, now: float) -> float:
+        random, faults = self.random, self.faults
+        process = self._start(number, now)
+        main = process.spawn(self._storm(process))
+        for _ in range(400):
+            process.loop.run(until=main.done, steps=random.randint(5, 120))
+            self._count(process)
+            if main.done():
+                break
+            if random.random() < faults.stall:
+                process.loop.stall(random.choice((0.5, 3.0, 20.0)))
+            if random.random() < faults.crash / 5:
+                break
+        if main.done():
+            main.result()
+        after = process.now
+        if random.random() < faults.shutdown or not faults.crash:
+            self._shut_down(process)
+        else:
+            self.crashes += 1
+            process.crash()
+            self.history.crash(after)
+        return after
+
+    def _shut_down(self, process: Process) -> None:
+        self.shutdowns += 1
+        for task in tuple(process.background):
+            task.cancel()
+        loop = process.loop
+        closing = loop.create_task(process.manager.shutdown())
+        loop.run(until=closing.done, seconds=60.0)
+        self._count(process)
+        if not closing.done():
+            self.problems.append(f"process {process.number}: shutdown did not end within a minute")
+            process.crash()
+        else:
+            error = closing.exception()
+            if error is not None and not isinstance(error, EventLogError):
+                self.problems.append(f"process {process.number}: shutdown raised {error!r}")
+            process.crash()
+        self.history.crash(process.now)
+
+    def _count(self, process: Process) -> None:
+        loop = process.loop
+        self.steps += loop.steps
+        loop.steps = 0
+        self.seconds += loop.time() - process.counted
+        process.counted = loop.time()
+        for context in loop.errors:
+            error = context.get("exception")
+            if not isinstance(error, MessageQueueError):
+                self.problems.append(f"process {process.number}: {context.get('message')}: {error!r}")
+        loop.errors.clear()
+
+    async def _storm(self, process: Process) -> None:
+        """The work of one process, until its senders are done and some time has passed."""
+        queue = await process.open()
+        random, scenario = process.random, self.scenario
+        begin = [self._subscribe(process, name, pattern) for name, pattern in self.patterns.items()]
+        begin += [self._user_subscribe(process, pattern, handler) for pattern, handler in scenario.handlers.items()]
+        for subscribing in begin:
+            process.spawn(subscribing)
+        for name, pattern in self.pull_patterns.items():
+            process.spawn(process.pull(name, pattern))
+        if scenario.admin:
+            process.spawn(self._administer(process))
+        if queue.paused:
+            queue.resume_queue()
+        senders = [process.spawn(self._send(process, f"sender-{n}")) for n in range(scenario.senders)]
+        await asyncio.wait(senders)
+        for sender in senders:
+            sender.result()
+        await asyncio.sleep(random.choice((0.0, 1.0, 30.0)))
+
+    async def _subscribe(self, process: Process, name: str, pattern: str) -> None:
+        queue, random = process.queue, process.random
+        assert queue is not None
+        await asyncio.sleep(random.choice((0.0, 0.0, random.random() * STORM_SECONDS / 10)))
+        while True:
+            try:
+                subscription = queue.subscribe(name, pattern, process.handler(name))
+                break
+            except MessageQueueError:
+                await asyncio.sleep(1.0)
+        if self.scenario.admin and random.random() < 0.3:
+            await asyncio.sleep(random.random() * STORM_SECONDS)
+            try:
+                queue.unsubscribe(subscription)
+            except MessageQueueError:
+                return
+            await asyncio.sleep(random.random() * STORM_SECONDS / 4)
+            await self._subscribe(process, name, random.choice(PATTERNS))
+
+    async def _user_subscribe(self, process: Process, pattern: str, handler: Callable[[Any], Any]) -> None:
+        assert process.queue is not None
+        name = f"handler {pattern}"
+        process.queue.subscribe(name, pattern, self._watched(process, name, handler))
+
+    def _watched(self, process: Process, name: str, handler: Callable[[Any], Any]) -> Callable[[QueuedMessage], Any]:
+        def watched(message: QueuedMessage) -> Any:
+            operation = process.begin(name, message)
+            try:
+                returned = handler(message)
+            except Exception as error:
+                process.end(operation, Outcome.FAIL, repr(error))
+                raise
+            if not isinstance(returned, Awaitable):
+                process.end(operation, Outcome.OK)
+                return None
+
+            async def finish() -> None:
+                try:
+                    await returned
+                except asyncio.CancelledError:
+                    process.end(operation, Outcome.UNKNOWN, "cancelled")
+                    raise
+                except Exception as error:
+                    process.end(operation, Outcome.FAIL, repr(error))
+                    raise
+                process.end(operation, Outcome.OK)
+
+            return process.working(finish())
+
+        return watched
+
+    async def _send(self, process: Process, sender: str) -> None:
+        random = process.random
+        while self.next_message < self.scenario.messages:
+            number, self.next_message = self.next_message, self.next_message + 1
+            await process.send(sender, number)
+            if random.random() < 0.4:
+                await asyncio.sleep(random.choice((0.0, 0.05, 1.0, 4.0)))
+
+    async def _administer(self, process: Process) -> None:
+        queue, random = process.queue, process.random
+        assert queue is not None
+        while True:
+            await asyncio.sleep(random.random() * STORM_SECONDS / 3)
+            try:
+                chosen = random.random()
+                if chosen < 0.3:
+                    queue.pause_queue()
+                    await asyncio.sleep(random.choice((0.0, 1.0, 8.0)))
+                    queue.resume_queue()
+                elif chosen < 0.35:
+                    await queue.purge_queue()
+                elif chosen < 0.4:
+                    await queue.purge_dead_letters()
+                elif chosen < 0.7:
+                    await self.redrive(process)
+            except MessageQueueError:
+                continue
+
+    async def redrive(self, process: Process) -> None:
+        """Redrive some dead letters, as sends of messages that are others than those that died."""
+        queue = process.queue
+        assert queue is not None
+        letters = queue.list_dead_letters()[: process.random.randint(1, 3)]
+        operations = {}
+        for letter in letters:
+            value = f"{self.value_of(letter.message).partition('@')[0]}@{self.configuration.name}/{letter.id}"
+            operations[str(letter.id)] = self.history.invoke(
+                "admin", "send", value, process.now, guarantee=letter.message.delivery_guarantee
+            )
+        redriven = await queue.redrive_dead_letters([letter.id for letter in letters])
+        for index, operation in enumerate(operations.values()):
+            process.end(operation, Outcome.OK if index < len(redriven) else Outcome.UNKNOWN)
+
+    # --- the quiet end --------------------------------------------------------------------------------------
+
+    def _run_last(self, now: float) -> None:
+        """A process without faults, whose subscribers take everything: what is pending must drain (I6)."""
+        self.faults = NO_FAULTS
+        self._refusals = 0
+        process = self.final = self.last_process = Process(self, -1, now + 1.0, NO_FAULTS)
+        main = process.spawn(self._quiet(process))
+        process.loop.run(until=main.done, steps=LAST_STEPS)
+        self._count(process)
+        if not main.done():
+            self.problems.append(f"the quiet end takes more than {LAST_STEPS} steps")
+            return
+        main.result()
+
+    async def _quiet(self, process: Process) -> None:
+        queue = await process.open()
+        queue.resume_queue()
+        for name in self.patterns:
+            queue.subscribe(name, "#", process.handler(name))
+        for pattern, handler in self.scenario.handlers.items():
+            await self._user_subscribe(process, pattern, handler)
+        for name in self.pull_patterns:
+            process.spawn(process.pull(name, "#"))
+        end = process.now + SETTLE_SECONDS
+        while process.now < end:
+            await asyncio.sleep(SETTLE_SECONDS / 20)
+            statistics = queue.get_statistics()
+            if not statistics.current_queue_size and not statistics.current_in_flight_count:
+                break
+        for task in tuple(process.background):
+            if task is not asyncio.current_task():
+                task.cancel()
+        await asyncio.sleep(1.0)
+
+
+class _Complaints(logging.Handler):
+    """Errors that the queue logs and that no simulated fault explains."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__(logging.ERROR)
+        self._problems = problems
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, MessageQueueError):
+            self._problems.append(f"logged: {record.getMessage()}: {error!r}")
