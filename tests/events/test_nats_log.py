@@ -294,12 +294,11 @@ def publish(log: Any, subject: str, payload: bytes, headers: dict[str, str]) -> 
 
 def test_bytes_that_were_not_written_by_a_log_are_found(log: Any) -> None:
     """Given messages without a label, with a damaged body or out of their order, then reading stops there."""
-    from mpreg_mq.events.codec import CODEC
-    from mpreg_mq.events.nats.frames import HEADER, Head, encode_frame
+    from mpreg_mq.events.nats.frames import HEADER, Head, encode_frame, encode_pieces
 
     subject = f"mpreg-mq.{log.target.stream}.events."
     publish(log, f"{subject}no-label", b"", {"Other": "1"})
-    ((label, body),) = encode_frame(Head(), [CODEC.encode(event(1))], 0, "", 1 << 20)
+    ((label, body),) = encode_frame(Head(), encode_pieces([event(1)]), 0, "", 1 << 20)
     publish(log, f"{subject}damaged", body[:-1] + b"\x00", {HEADER: str(label)})
     publish(log, f"{subject}twice", body, {HEADER: str(label)})
     publish(log, f"{subject}twice", body, {HEADER: str(label)})

@@ -15,10 +15,9 @@ from collections.abc import Sequence
 import attrs
 
 from mpreg_mq.errors import EventLogError, OwnershipLostError
-from mpreg_mq.events.codec import EncodedEvent
 from mpreg_mq.events.log import Append, version_conflict
 from mpreg_mq.events.nats.engine import Engine, MismatchError, Outgoing, Patience, RefusedError, Stored, UnansweredError
-from mpreg_mq.events.nats.frames import EVENTS_PER_FRAME, HEADER, NO_HEAD, Head, Label, encode_frame
+from mpreg_mq.events.nats.frames import EVENTS_PER_FRAME, HEADER, NO_HEAD, Head, Label, Piece, encode_frame
 from mpreg_mq.events.nats.subjects import events_subject
 
 MESSAGE_ID = "Nats-Msg-Id"
@@ -29,7 +28,7 @@ class EncodedAppend:
     """An append whose events are bytes."""
 
     append: Append
-    events: Sequence[EncodedEvent]
+    pieces: Sequence[Piece]
 
 
 @attrs.define
@@ -37,7 +36,8 @@ class _Run:
     """Events that go into one frame."""
 
     stream: str
-    events: list[EncodedEvent]
+    pieces: list[Piece]
+    count: int = 0
 
 
 @attrs.define
@@ -156,13 +156,12 @@ class Appender:
                 version = head.version
             if append.expected_version != version:
                 raise version_conflict(append, version)
-            versions[append.stream] = version + len(one.events)
-            if not one.events:
-                continue
-            for event in one.events:
-                if not runs or runs[-1].stream != append.stream or len(runs[-1].events) == EVENTS_PER_FRAME - 1:
+            versions[append.stream] = version + len(append.events)
+            for piece in one.pieces:
+                if not runs or runs[-1].stream != append.stream or runs[-1].count + piece.count >= EVENTS_PER_FRAME:
                     runs.append(_Run(append.stream, []))
-                runs[-1].events.append(event)
+                runs[-1].pieces.append(piece)
+                runs[-1].count += piece.count
         return runs
 
     def _check_owner(self, stream: str, head: Head) -> None:
@@ -187,7 +186,7 @@ class Appender:
             head = before if expected is not None else plan.after[run.stream][1].head(0)
             subject = events_subject(self._engine.stream, run.stream)
             for label, part in encode_frame(
-                head, run.events, self._epochs.get(run.stream, 0), owner, self._engine.part_bytes
+                head, run.pieces, self._epochs.get(run.stream, 0), owner, self._engine.part_bytes
             ):
                 identifier = f"{self._run}-{next(self._numbers)}"
                 plan.messages.append(Outgoing(subject, part, identifier, {HEADER: str(label)}, expected))

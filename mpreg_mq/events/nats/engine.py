@@ -92,12 +92,12 @@ class Stored:
 
 
 class Engine:
-    """One connection, and the JetStream stream of one log."""
+    """One connection, and one JetStream stream, which is the log's unless another is named."""
 
-    def __init__(self, client: Client, target: NatsTarget) -> None:
+    def __init__(self, client: Client, target: NatsTarget, stream: str | None = None) -> None:
         self.client = client
         self.target = target
-        self.stream = target.stream
+        self.stream = stream or target.stream
 
     @classmethod
     async def connect(cls, target: NatsTarget) -> Engine:

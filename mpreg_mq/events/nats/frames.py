@@ -16,7 +16,8 @@ import attrs
 import msgspec
 
 from mpreg_mq.errors import CorruptLogError, UnknownEventError
-from mpreg_mq.events.codec import EncodedEvent
+from mpreg_mq.events.codec import CODEC
+from mpreg_mq.events.types import Event
 
 FORMAT = 1
 HEADER = "Mpreg-Mq-Frame"
@@ -25,7 +26,7 @@ EVENTS_PER_FRAME = 100_000
 """Above what a frame may hold. A position is its frame's sequence times this, plus the event's place from 1."""
 
 _ENCODE = msgspec.msgpack.Encoder().encode
-_DECODE = msgspec.msgpack.Decoder(tuple[str, list[EncodedEvent]]).decode
+_DECODE = msgspec.msgpack.Decoder(tuple[str, list[bytes]]).decode
 
 
 @attrs.frozen
@@ -96,27 +97,44 @@ def checksum_of(label: Label, body: bytes) -> int:
     return zlib.crc32(body, zlib.crc32(place, label.previous))
 
 
+@attrs.frozen
+class Piece:
+    """Some events of one append, encoded together."""
+
+    count: int
+    body: bytes
+
+
+def encode_pieces(events: Sequence[Event]) -> list[Piece]:
+    """Events as pieces, each of which fits into a frame; O(size).
+
+    Raises:
+        EventLogError: an event cannot be stored.
+    """
+    most = EVENTS_PER_FRAME - 1
+    some = (events[start : start + most] for start in range(0, len(events), most))
+    return [Piece(len(part), CODEC.encode_many(part)) for part in some]
+
+
 def encode_frame(
-    head: Head, events: Sequence[EncodedEvent], epoch: int, owner: str, part_bytes: int
+    head: Head, pieces: Sequence[Piece], epoch: int, owner: str, part_bytes: int
 ) -> list[tuple[Label, bytes]]:
-    """The parts of the frame that puts ``events`` after ``head``; O(size).
+    """The parts of the frame that puts the events of ``pieces`` after ``head``; O(size).
 
     Args:
         head: the end of the stream as it is.
-        events: none for a record of ownership.
+        pieces: none for a record of ownership.
         epoch: of the ownership under which they are appended.
         owner: the node's name in a record of ownership, else empty.
         part_bytes: most bytes of a part.
     """
-    body = _ENCODE((owner, events))
-    label = Label(head.version + 1, len(events), epoch, head.checksum, 0)
+    body = _ENCODE((owner, [piece.body for piece in pieces]))
+    label = Label(head.version + 1, sum(piece.count for piece in pieces), epoch, head.checksum, 0)
     label = attrs.evolve(label, checksum=checksum_of(label, body))
     if len(body) <= part_bytes:
         return [(label, body)]
-    pieces = [body[start : start + part_bytes] for start in range(0, len(body), part_bytes)]
-    return [
-        (attrs.evolve(label, part=number, parts=len(pieces)), piece) for number, piece in enumerate(pieces, start=1)
-    ]
+    parts = [body[start : start + part_bytes] for start in range(0, len(body), part_bytes)]
+    return [(attrs.evolve(label, part=number, parts=len(parts)), part) for number, part in enumerate(parts, start=1)]
 
 
 @attrs.frozen
@@ -127,7 +145,7 @@ class Frame:
     sequence: int
     label: Label
     owner: str
-    events: tuple[EncodedEvent, ...]
+    events: list[Event]
 
 
 def decode_frame(stream: str, sequence: int, label: Label, body: bytes) -> Frame:
@@ -135,6 +153,7 @@ def decode_frame(stream: str, sequence: int, label: Label, body: bytes) -> Frame
 
     Raises:
         CorruptLogError: they are not what was written.
+        UnknownEventError: a newer release wrote an event.
     """
     where = f"stream {stream!r}, message {sequence}"
     found = checksum_of(label, body)
@@ -144,9 +163,10 @@ def decode_frame(stream: str, sequence: int, label: Label, body: bytes) -> Frame
             f"expected {label.checksum:08x}; restore the log from a copy"
         )
     try:
-        owner, events = _DECODE(body)
+        owner, pieces = _DECODE(body)
     except msgspec.MsgspecError as error:
         raise CorruptLogError(f"read {where}: the frame cannot be decoded: {error}; restore the log") from error
+    events = [event for piece in pieces for event in CODEC.decode_many(piece)]
     if len(events) != label.count:
         raise CorruptLogError(f"read {where}: found {len(events)} events, expected {label.count}; restore the log")
-    return Frame(stream, sequence, label, owner, tuple(events))
+    return Frame(stream, sequence, label, owner, events)

@@ -8,11 +8,10 @@ from collections.abc import Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
 from mpreg_mq.errors import CorruptLogError, EventLogError
-from mpreg_mq.events.codec import CODEC
 from mpreg_mq.events.log import Append, RecordedEvent
 from mpreg_mq.events.nats.appending import Appender, EncodedAppend
 from mpreg_mq.events.nats.engine import Engine
-from mpreg_mq.events.nats.frames import Frame, Head
+from mpreg_mq.events.nats.frames import Frame, Head, encode_pieces
 from mpreg_mq.events.nats.loop import LoopThread
 from mpreg_mq.events.nats.monitoring import warn_unless_synced
 from mpreg_mq.events.nats.reading import Assembler, Reader, position_of
@@ -116,7 +115,7 @@ class NatsEventLog:
         self._check_open()
         if self.read_only:
             raise EventLogError(f"append to {self.location}: it was opened read-only; open it for writing")
-        return [EncodedAppend(append, [CODEC.encode(event) for event in append.events]) for append in batch]
+        return [EncodedAppend(append, encode_pieces(append.events)) for append in batch]
 
     def sync(self) -> None:
         """Return when the servers answer; what survives a power cut is said at the class.
@@ -238,10 +237,7 @@ async def _open(target: NatsTarget, read_only: bool) -> tuple[Engine, dict[str, 
 
 
 def _records(frame: Frame) -> Iterator[RecordedEvent]:
-    for place, encoded in enumerate(frame.events):
+    for place, event in enumerate(frame.events):
         yield RecordedEvent(
-            position_of(frame.sequence, place + 1),
-            frame.stream,
-            frame.label.first_version + place,
-            CODEC.decode(*encoded),
+            position_of(frame.sequence, place + 1), frame.stream, frame.label.first_version + place, event
         )
