@@ -104,7 +104,12 @@ class EndLease(msgspec.Struct, frozen=True):
 
 
 class Detach(msgspec.Struct, frozen=True):
-    """All push subscriptions end with their process; audiences keep their places (C3)."""
+    """Subscriptions end with their process; audiences keep their places (C3).
+
+    ``subscription_ids`` of None means all push subscriptions: those of a process that ran the queue itself.
+    """
+
+    subscription_ids: tuple[str, ...] | None = None
 
 
 class Pause(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import attrs
@@ -37,6 +37,7 @@ class _Submission(NamedTuple):
 
 
 _Outcome = tuple[_Submission, BaseException | None]
+_AppendEach = Callable[[list[Append]], Sequence[BaseException | None]]
 
 
 @attrs.define(eq=False)
@@ -112,6 +113,9 @@ class JournalActor(pykka.ThreadingActor):
 
     def _outcomes(self, batch: list[_Submission]) -> list[_Outcome]:
         appends = [submission.append for submission in batch if submission.append is not None]
+        append_each = getattr(self._log, "append_each", None)
+        if append_each is not None and appends:
+            return self._each(batch, append_each, appends)
         error = self._try(appends)
         if error is None or len(appends) == 1:
             return [(submission, error) for submission in batch]
@@ -119,6 +123,16 @@ class JournalActor(pykka.ThreadingActor):
         return [
             (submission, None if submission.append is None else self._try([submission.append])) for submission in batch
         ]
+
+    @staticmethod
+    def _each(batch: list[_Submission], append_each: _AppendEach, appends: list[Append]) -> list[_Outcome]:
+        """For a log that appends to many streams at once and tells what became of each append."""
+        try:
+            errors = iter(append_each(appends))
+        # As in _try.
+        except BaseException as error:
+            return [(submission, error) for submission in batch]
+        return [(submission, None if submission.append is None else next(errors)) for submission in batch]
 
     def _try(self, appends: list[Append]) -> BaseException | None:
         try:

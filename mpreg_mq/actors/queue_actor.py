@@ -332,6 +332,7 @@ class QueueActor(DispatchingActor):
         c.NegativeAcknowledge: _command,
         c.ExtendLease: _command,
         c.EndLease: _command_in_order,
+        c.Detach: _command_in_order,
         c.Pause: _command_in_order,
         c.Resume: _command_in_order,
         c.Purge: _purge,

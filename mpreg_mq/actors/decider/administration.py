@@ -111,12 +111,13 @@ def decide_unsubscribe(state: QueueState, command: Unsubscribe, context: Context
 
 
 def decide_detach(state: QueueState, command: Detach, context: Context) -> Decision:
-    """Push subscriptions end with their process; places in audiences wait for the subscribers to come back (C3)."""
+    """Subscriptions end with their process; places in audiences wait for the subscribers to come back (C3)."""
+    wanted = command.subscription_ids
     events = tuple(
         e.SubscriberLeft(context.now, subscriber.id, subscription_id, False)
         for subscriber in state.subscribers
         for subscription_id, joined in subscriber.subscriptions.items()
-        if not joined.pull
+        if (not joined.pull if wanted is None else subscription_id in wanted)
     )
     return Decision(events, len(events))
 
