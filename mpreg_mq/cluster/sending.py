@@ -1,0 +1,74 @@
+"""A send as the node that takes it makes it: checked and encoded there, decided by the owner (S2, S3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mpreg_mq import topics
+from mpreg_mq._validation import describe
+from mpreg_mq.actors import commands as c
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.errors import (
+    InvalidOptionError,
+    InvalidTopicError,
+    MessageQueueError,
+    PayloadError,
+    QueueClosedError,
+    QueueNotFoundError,
+)
+from mpreg_mq.model import DeliveryResult, RejectionReason
+from mpreg_mq.options import guarantee_of, message_options
+from mpreg_mq.payload import encode_payload, fingerprint
+
+_REASONS: tuple[tuple[type[MessageQueueError], RejectionReason], ...] = (
+    (PayloadError, RejectionReason.PAYLOAD_NOT_ENCODABLE),
+    (InvalidTopicError, RejectionReason.INVALID_TOPIC),
+    (InvalidOptionError, RejectionReason.INVALID_OPTION),
+    (QueueNotFoundError, RejectionReason.UNKNOWN_QUEUE),
+    (QueueClosedError, RejectionReason.CLOSING),
+    (MessageQueueError, RejectionReason.STORE_ERROR),
+)
+
+
+def send_command(
+    configuration: QueueConfiguration, topic: Any, payload: Any, guarantee: Any, options: dict[str, Any]
+) -> c.Send:
+    """The command for one send.
+
+    Raises:
+        InvalidTopicError, InvalidOptionError, PayloadError: it cannot be one.
+    """
+    problem = topics.topic_problem(topic)
+    if problem is not None:
+        raise InvalidTopicError(problem)
+    checked = message_options(options)
+    key = None
+    if configuration.enable_deduplication:
+        key = checked.deduplication_id
+        if key is None:
+            key = fingerprint(topic, payload, checked.headers)
+    return c.Send(topic, encode_payload(payload), guarantee_of(guarantee), checked, key)
+
+
+def failed_result(error: MessageQueueError) -> DeliveryResult:
+    """The result of a send that came to nothing, as far as is known."""
+    reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+    return DeliveryResult(False, None, error_message=str(error), rejection=reason)
+
+
+def batch_entry(message: Mapping[str, Any] | tuple[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """Topic, payload and own options of one entry of a batch (S5).
+
+    Raises:
+        InvalidOptionError: it is neither a pair nor a mapping with these.
+    """
+    if isinstance(message, Mapping):
+        own = dict(message)
+        if "topic" in own and "payload" in own:
+            return own.pop("topic"), own.pop("payload"), own
+    elif isinstance(message, tuple) and len(message) == 2:
+        return message[0], message[1], {}
+    raise InvalidOptionError(
+        f"messages: got {describe(message)}, expected (topic, payload) or a mapping with 'topic' and 'payload'"
+    )

@@ -1,0 +1,467 @@
+"""Nodes that share queues, against a real server: every node takes every request, and owners come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import pytest
+
+from mpreg_mq import (
+    ConfigurationError,
+    DeliveryGuarantee,
+    InvalidOptionError,
+    MessageQueueManager,
+    QueueClosedError,
+    QueueConfiguration,
+    QueuedMessage,
+    QueueNotFoundError,
+    RejectionReason,
+    VirtualClock,
+)
+from mpreg_mq.events import open_log
+from mpreg_mq.projections import QueueState
+from tests.support.clusters import created, make_node, owned_by, running_nodes, until
+from tests.support.nats_servers import fresh_stream, require_nats, shared_server
+from tests.support.running import Recorder
+
+
+@pytest.fixture
+def url() -> str:
+    """The address of a log that is not there yet."""
+    require_nats()
+    return shared_server().url(fresh_stream(), "storage=memory")
+
+
+async def crash(node: Any) -> None:
+    """End a node as its process's end would."""
+    await node.node.kill()
+    node._closed = True
+
+
+# --- requests from anywhere ---------------------------------------------------------------------------------
+
+
+def test_every_node_takes_every_request(url: str) -> None:
+    """Given a queue of one node, then the other and a client send, fetch, extend, give back and acknowledge."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes, make_node(url, "client", owns_queues=False) as client:
+            owner, other = await created(nodes, "q")
+            for number, node in enumerate((owner, other, client)):
+                assert (await node.send_message("q", "t", number, priority=number)).success
+            results = await client.send_messages("q", [("t", 3), {"topic": "t", "payload": 4, "headers": {"k": "v"}}])
+            assert [result.success for result in results] == [True, True]
+            messages = await client.receive_messages("q", "w", 10, 1.0)
+            assert [message.payload for message in messages] == [0, 1, 2, 3, 4]
+            assert (messages[2].priority, messages[4].headers) == (2, {"k": "v"})
+            assert await other.extend_lease("q", messages[0].id, "w", 60)
+            assert await owner.acknowledge_message("q", messages[0].id, "w")
+            assert await client.acknowledge_messages("q", [m.id for m in messages[1:4]], "w") == [True] * 3
+            assert not await client.acknowledge_message("q", messages[0].id, "w")
+            assert await other.negative_acknowledge("q", messages[4].id, "w", "not now")
+            (again,) = await owner.receive_messages("q", "w")
+            assert (again.payload, again.delivery_attempt) == (4, 2)
+            statistics = await client.get_queue_statistics("q")
+            assert (statistics.messages_sent, statistics.messages_acknowledged) == (5, 4)
+
+    asyncio.run(story())
+
+
+def test_queues_are_created_on_their_node_and_known_everywhere(url: str) -> None:
+    """Given queues created from anywhere, then each has one owner, all nodes list them, and deleting ends them."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as (a, b), make_node(url, "client", owns_queues=False) as client:
+            for number in range(6):
+                assert await client.create_queue(f"q.{number}", QueueConfiguration(f"q.{number}", max_size=number + 1))
+            assert not await a.create_queue("q.1")
+            await until(lambda: len(a.list_queues()) == len(b.list_queues()) == 6)
+            assert {a.owner_of(name) for name in a.list_queues()} == {"a", "b"}
+            assert b.queue_configs["q.3"].max_size == 4
+            assert (await client.send_message("new", "t", 1)).success
+            assert await a.delete_queue("q.1")
+            assert not await b.delete_queue("q.1")
+            await until(lambda: "q.1" not in b.list_queues() and "q.1" not in client.list_queues())
+            assert await b.create_queue("q.1")
+            assert (await a.get_queue_statistics("q.1")).messages_sent == 0
+
+    asyncio.run(story())
+
+
+def test_bad_requests_are_refused_where_they_are_made_or_by_the_owner(url: str) -> None:
+    """Given bad names, options, payloads and queues, then every verb answers as a manager on one node does."""
+
+    async def story() -> None:
+        manager = make_node(url, "early")
+        with pytest.raises(QueueClosedError, match="not running"):
+            await manager.create_queue("q")
+        async with running_nodes(url, "a", "b") as nodes:
+            _, other = await created(nodes, "q", QueueConfiguration("q", max_payload_bytes=100, max_size=1))
+            with pytest.raises(ConfigurationError, match="queue name"):
+                await other.create_queue("../x")
+            with pytest.raises(ConfigurationError, match="expected the same"):
+                await other.create_queue("x", QueueConfiguration("y"))
+            for reason, send in (
+                (RejectionReason.INVALID_TOPIC, other.send_message("q", "a..b", 1)),
+                (RejectionReason.INVALID_OPTION, other.send_message("q", "t", 1, colour="red")),
+                (RejectionReason.PAYLOAD_NOT_ENCODABLE, other.send_message("q", "t", object())),
+                (RejectionReason.PAYLOAD_TOO_LARGE, other.send_message("q", "t", "x" * 200)),
+                (RejectionReason.UNKNOWN_QUEUE, other.send_message("../x", "t", 1)),
+            ):
+                assert (await send).rejection is reason
+            results = await other.send_messages("q", [("t", 1), ("a..b", 2), ("t", 3)])
+            assert [result.rejection for result in results] == [
+                None,
+                RejectionReason.INVALID_TOPIC,
+                RejectionReason.CAPACITY,
+            ]
+            with pytest.raises(InvalidOptionError, match="topic"):
+                await other.send_messages("q", ["t"])
+            with pytest.raises(InvalidOptionError, match="max_messages"):
+                await other.receive_messages("q", "w", 0)
+            with pytest.raises(InvalidOptionError, match="callback"):
+                other.subscribe_to_queue("q", "s", "#")
+            with pytest.raises(QueueNotFoundError, match="'nowhere' does not exist"):
+                await other.receive_messages("nowhere", "w")
+            assert not await other.acknowledge_message("nowhere", "m", "w")
+            assert other.subscribe_to_queue("nowhere", "s", "#", print) is None
+            assert await other.get_queue_statistics("nowhere") is None
+
+    asyncio.run(story())
+
+
+def test_administration_reaches_the_owner(url: str) -> None:
+    """Given a queue of another node, then pausing, dead letters, redriving and purging work from here."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes:
+            _, other = await created(nodes, "q", QueueConfiguration("q", max_retries=0))
+            await other.send_messages("q", [("t", 1), ("t", 2), ("t", 3)])
+            assert await other.pause_queue("q")
+            assert await other.receive_messages("q", "w", 3) == []
+            assert await other.resume_queue("q")
+            for message in await other.receive_messages("q", "w", 2):
+                assert await other.negative_acknowledge("q", message.id, "w", "broken")
+            dead = await other.list_dead_letters("q")
+            assert [(entry.payload, entry.last_error) for entry in dead] == [(1, "broken"), (2, "broken")]
+            assert len(await other.redrive_dead_letters("q", [dead[0].id])) == 1
+            assert await other.purge_dead_letters("q") == 1
+            assert await other.purge_queue("q") == 2
+
+    asyncio.run(story())
+
+
+def test_callbacks_run_where_they_subscribed(url: str) -> None:
+    """Given callbacks on three nodes, then each gets messages, failures are tried again, and unsubscribing ends it."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes, make_node(url, "client", owns_queues=False) as client:
+            owner, other = await created(nodes, "q", QueueConfiguration("q", retry_backoff_seconds=0.01))
+            await until(lambda: client.list_queues() == ["q"])
+            seen = [Recorder() for _ in range(3)]
+            subscriptions = [
+                node.subscribe_to_queue("q", f"s{number}", "to.*", seen[number])
+                for number, node in enumerate((owner, other, client))
+            ]
+            for number in range(60):
+                assert (await other.send_message("q", "to.all", number)).success
+            await until(lambda: sum(len(one.messages) for one in seen) == 60)
+            assert sorted(payload for one in seen for payload in one.payloads) == list(range(60))
+
+            failures: list[QueuedMessage] = []
+
+            async def fail_once(message: QueuedMessage) -> None:
+                failures.append(message)
+                await asyncio.sleep(0)
+                if message.delivery_attempt == 1:
+                    raise RuntimeError("once")
+
+            client.subscribe_to_queue("q", "failing", "fail.#", fail_once, blocking=False)
+            await owner.send_message("q", "fail.x", "f")
+            await until(lambda: [message.delivery_attempt for message in failures] == [1, 2])
+            assert client.unsubscribe_from_queue("q", subscriptions[2])
+            assert not client.unsubscribe_from_queue("q", subscriptions[2])
+            await until(lambda: len(owner.node.ownership.queues["q"].queue.subscriptions) == 3)
+
+    asyncio.run(story())
+
+
+def test_guarantees_hold_over_nodes(url: str) -> None:
+    """Given subscribers on two nodes, then a broadcast reaches both, and fire-and-forget whoever is there now."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes:
+            owner, other = await created(nodes, "q")
+            first, second = Recorder(), Recorder()
+            owner.subscribe_to_queue("q", "s1", "#", first)
+            other.subscribe_to_queue("q", "s2", "#", second)
+            await until(lambda: len(owner.node.ownership.queues["q"].queue.subscriptions) == 2)
+            assert (await other.send_message("q", "t", "all", DeliveryGuarantee.BROADCAST)).success
+            await until(lambda: first.payloads == second.payloads == ["all"])
+            assert (await other.send_message("q", "t", "now", DeliveryGuarantee.FIRE_AND_FORGET)).success
+            await until(lambda: first.payloads == second.payloads == ["all", "now"])
+            statistics = await other.get_queue_statistics("q")
+            assert statistics.messages_acknowledged == 1
+
+    asyncio.run(story())
+
+
+def test_a_blocking_callback_does_not_hold_up_its_node(url: str) -> None:
+    """Given a blocking callback, then it runs on a thread, one message at a time."""
+    import threading
+
+    async def story() -> None:
+        async with running_nodes(url, "a") as (node,):
+            await node.create_queue("q")
+            threads: list[threading.Thread] = []
+            node.subscribe_to_queue(
+                "q", "s", "#", lambda message: threads.append(threading.current_thread()), blocking=True
+            )
+            await node.send_messages("q", [("t", number) for number in range(3)])
+            await until(lambda: len(threads) == 3)
+            assert threading.main_thread() not in threads
+
+    asyncio.run(story())
+
+
+# --- owners come and go -------------------------------------------------------------------------------------
+
+
+def test_queues_move_to_a_node_that_joins_and_back_when_it_leaves(url: str) -> None:
+    """Given queues and messages, when a node joins and leaves, then its share goes and comes back, without failover."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a") as (a,):
+            names = [f"q{number}" for number in range(8)]
+            for name in names:
+                await a.create_queue(name)
+                await a.send_message(name, "t", name)
+            async with make_node(url, "b") as b:
+                await until(lambda: 0 < len(b.node.ownership.queues) < 8 and len(a.node.ownership.queues) < 8)
+                await until(lambda: len(a.node.ownership.queues) + len(b.node.ownership.queues) == 8)
+                for name in names:
+                    (message,) = await b.receive_messages(name, "w", wait_seconds=5)
+                    assert message.payload == name
+            await until(lambda: len(a.node.ownership.queues) == 8)
+            assert a.metrics()["failovers"] == 0
+            # The leases that the other node gave are honoured by this one.
+            assert await a.receive_messages("q0", "other") == []
+
+    asyncio.run(story())
+
+
+def test_a_draining_node_gives_its_queues_away_and_still_forwards(url: str) -> None:
+    """Given a node that drains, then it owns nothing any more, and what is sent to it arrives."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes:
+            owner, other = await created(nodes, "q")
+            await owner.drain()
+            await owned_by(nodes, "q", other)
+            assert owner.node.ownership.queues == {}
+            assert (await owner.send_message("q", "t", 1)).success
+            (message,) = await owner.receive_messages("q", "w")
+            assert message.payload == 1
+
+    asyncio.run(story())
+
+
+def test_failover_honours_due_times_attempts_keys_and_leases(url: str) -> None:
+    """Given a queue in every state, when its owner crashes, then the next one goes on there (O3, R1, U1, L1)."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        configuration = QueueConfiguration("q", enable_deduplication=True, max_retries=2, retry_backoff_seconds=50)
+        async with running_nodes(url, "a", "b", clock=clock) as nodes:
+            owner, other = await created(nodes, "q", configuration)
+            await other.send_message("q", "leased", "leased", visibility_timeout_seconds=30)
+            (leased,) = await other.receive_messages("q", "w")
+            await other.send_message("q", "failed", "failed")
+            (failed,) = await other.receive_messages("q", "w")
+            assert await other.negative_acknowledge("q", failed.id, "w", "once", 20)
+            first = await other.send_message("q", "delayed", "delayed", delay_seconds=10, deduplication_id="key")
+            await crash(owner)
+            nodes.remove(owner)
+            await owned_by(nodes, "q", other)
+            assert other.metrics()["failovers"] == 1
+            duplicate = await other.send_message("q", "x", "x", deduplication_id="key")
+            assert (duplicate.rejection, duplicate.duplicate_of) == (RejectionReason.DUPLICATE, first.message_id)
+            assert await other.receive_messages("q", "w2", 9) == []
+            await clock.advance(10)
+            assert [m.payload for m in await other.receive_messages("q", "w2", 9)] == ["delayed"]
+            await clock.advance(10)
+            (again,) = await other.receive_messages("q", "w2", 9)
+            assert (again.payload, again.delivery_attempt) == ("failed", 2)
+            assert await other.acknowledge_message("q", leased.id, "w")
+            await clock.advance(20)
+            assert await other.receive_messages("q", "w2", 9) == []
+
+    asyncio.run(story())
+
+
+def test_a_callback_is_not_disturbed_by_a_failover(url: str) -> None:
+    """Given a callback at work when the owner crashes, then it runs once and is acknowledged at the new owner."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes, make_node(url, "client", owns_queues=False) as client:
+            owner, other = await created(nodes, "q")
+            await until(lambda: client.list_queues() == ["q"])
+            started, proceed = asyncio.Event(), asyncio.Event()
+            runs: list[QueuedMessage] = []
+
+            async def work(message: QueuedMessage) -> None:
+                runs.append(message)
+                started.set()
+                await proceed.wait()
+
+            client.subscribe_to_queue("q", "s", "#", work)
+            await client.send_message("q", "t", 1)
+            await started.wait()
+            await crash(owner)
+            nodes.remove(owner)
+            await owned_by(nodes, "q", other)
+            proceed.set()
+            queue = other.node.ownership.queues["q"].queue
+            await until(lambda: queue.get_statistics().messages_acknowledged == 1)
+            await other.send_message("q", "t", 2)
+            await until(lambda: [message.payload for message in runs] == [1, 2])
+
+    asyncio.run(story())
+
+
+def test_what_a_crashed_node_was_working_on_goes_to_others(url: str) -> None:
+    """Given a subscriber whose node crashes with a message, then the owner ends its lease and somebody else gets it."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a") as (owner,):
+            await owner.create_queue("q")
+            client = make_node(url, "client", owns_queues=False)
+            await client.start()
+            await until(lambda: client.list_queues() == ["q"])
+            started = asyncio.Event()
+
+            async def never(message: QueuedMessage) -> None:
+                started.set()
+                await asyncio.Event().wait()
+
+            client.subscribe_to_queue("q", "s", "#", never)
+            await client.send_message("q", "t", 1)
+            await started.wait()
+            for subscription in client._subscriptions.values():
+                subscription._fetching.cancel()
+            await crash(client)
+            seen = Recorder()
+            owner.subscribe_to_queue("q", "other", "#", seen)
+            await until(lambda: seen.payloads == [1])
+            assert seen.messages[0].delivery_attempt == 2
+            assert [one.subscriber_id for one in owner.node.ownership.queues["q"].queue.subscriptions.values()] == [
+                "other"
+            ]
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                if "CallbackSubscription._run" in repr(task):
+                    task.cancel()
+
+    asyncio.run(story())
+
+
+def test_an_owner_that_lost_its_queue_is_refused_by_the_servers_and_ends_its_actor(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given an owner that does not know that another claimed its queue, then its next append ends the ownership."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a") as (node,):
+            await node.create_queue("q")
+            thief: Any = open_log(url)
+            thief.claim("queue:q", "thief")
+            result = await node.node.carry_out("q", _send())
+            assert (result.outcome.value, "q" in node.node.ownership.queues) == ("unavailable", False)
+            assert node.metrics()["ownerships_lost"] == 1
+            thief.close()
+            # It is still the wanted owner, so it claims the queue again, above the thief's epoch.
+            await until(lambda: "q" in node.node.ownership.queues)
+            assert node.node.ownership.queues["q"].epoch == 3
+            assert (await node.send_message("q", "t", 1)).success
+
+    asyncio.run(story())
+    assert "queue q: a." in caplog.text
+    assert "does not own it any more" in caplog.text
+
+
+def _send() -> Any:
+    from mpreg_mq.actors.commands import Send
+
+    return Send("t", b"\x01")
+
+
+def test_a_node_id_that_somebody_else_takes_ends_the_earlier_one(url: str) -> None:
+    """Given two processes with one node id, then the earlier one loses its queues and says why."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a") as (first,):
+            await first.create_queue("q")
+            async with make_node(url, "a") as second:
+                await until(lambda: "q" in second.node.ownership.queues)
+                await until(lambda: first.node.ownership.queues == {})
+                assert (await second.send_message("q", "t", 1)).success
+                await until(lambda: first.node._replaced)
+
+    asyncio.run(story())
+
+
+def test_a_log_from_one_node_becomes_a_clusters(url: str) -> None:
+    """Given a log that a manager on one node wrote, when nodes join on it, then they own its queues."""
+
+    async def story() -> None:
+        async with MessageQueueManager(log=url) as manager:
+            await manager.create_queue("q", QueueConfiguration("q", max_size=7))
+            await manager.send_message("q", "t", "before")
+            await manager.create_queue("gone")
+            await manager.delete_queue("gone")
+        async with running_nodes(url, "a", "b") as nodes:
+            await until(lambda: all(node.list_queues() == ["q"] for node in nodes))
+            assert nodes[1].queue_configs["q"].max_size == 7
+            (message,) = await nodes[1].receive_messages("q", "w", wait_seconds=5)
+            assert message.payload == "before"
+
+    asyncio.run(story())
+
+
+def test_the_log_tells_the_same_as_the_owners(url: str) -> None:
+    """Given sends and acknowledgments over changing owners, then the fold of the log is the last owner's state (I4)."""
+
+    async def story() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            a = await stack.enter_async_context(make_node(url, "a"))
+            await a.create_queue("q")
+            for number in range(3):
+                await a.send_messages("q", [("t", (number, index)) for index in range(20)])
+                async with make_node(url, f"other{number}") as other:
+                    for message in await other.receive_messages("q", "w", 7, 1.0):
+                        assert await other.acknowledge_message("q", message.id, "w")
+            await until(lambda: "q" in a.node.ownership.queues)
+            state = a.node.ownership.queues["q"].queue._actor.state
+            state.check()
+            log = open_log(url, read_only=True)
+            rebuilt = QueueState.replay(record.event for record in log.read_stream("queue:q"))
+            log.close()
+            assert rebuilt.describe() == state.describe()
+            assert rebuilt.statistics.counts.messages_acknowledged == 21
+
+    asyncio.run(story())
+
+
+def test_without_an_owner_a_send_is_refused_in_time(url: str) -> None:
+    """Given a queue whose only node is gone, then a client's send is refused as a store error that says what to do."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a") as (node,):
+            await node.create_queue("q")
+        async with make_node(url, "client", owns_queues=False, request_timeout_seconds=0.5) as client:
+            result = await client.send_message("q", "t", 1)
+            assert result.rejection is RejectionReason.STORE_ERROR
+            assert "no owner answered within 0.5 s" in str(result.error_message)
+
+    asyncio.run(story())
