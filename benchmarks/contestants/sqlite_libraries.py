@@ -115,7 +115,9 @@ class LiteQueue(BlockingQueue):
         """A commit to take it and one to mark it done."""
         message = self._queue.pop()
         msgspec.json.decode(message.data)
-        self._queue.done(message.message_id)
+        # Releases from 0.10 on ask for the claim that taking the message made.
+        claim = {"claim_id": message.claim_id} if hasattr(message, "claim_id") else {}
+        self._queue.done(message.message_id, **claim)
 
     def end(self) -> None:
         """Close its connection."""
