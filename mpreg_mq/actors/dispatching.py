@@ -24,7 +24,7 @@ from mpreg_mq.actors.recording import RecordingActor
 from mpreg_mq.actors.runtime import LoopFuture
 from mpreg_mq.actors.store import Store
 from mpreg_mq.actors.subscriber_actor import Deliver, Outcome, Settled
-from mpreg_mq.actors.views import delivered_message
+from mpreg_mq.actors.views import delivered_message, queued_message
 from mpreg_mq.actors.waiting import ParkedSend, WaitingReceive
 from mpreg_mq.clock import Clock, TimerHandle
 from mpreg_mq.errors import MessageQueueError, PayloadError
@@ -262,6 +262,7 @@ class DispatchingActor(RecordingActor):
             steps = 0
             if self._rejoin and self._recovering is None:
                 self._join_again()
+            self._context()
             while self._step():
                 steps += 1
                 if steps % STEPS_BETWEEN_LOOKS == 0 and time.perf_counter() >= end:
@@ -295,7 +296,8 @@ class DispatchingActor(RecordingActor):
         if self._recovering is not None:
             return False
         state = self.state
-        context = self._context()
+        # Its time is that of the turn's beginning, or of the latest thing that took any.
+        context = self._shared_context
         if state.messages.deadlines.earliest <= context.now and self._act_on_time(context):
             return True
         if self._closing or not self.started:
@@ -334,12 +336,13 @@ class DispatchingActor(RecordingActor):
             self._settle_failure(event, "the subscriber is not attached in this process")
             return
         try:
-            copy = delivered_message(message, event, state.configuration)
+            copy = queued_message(message.event, state.configuration, event.attempt, event.deadline)
         except PayloadError as error:
             self._settle_failure(event, str(error))
             return
         delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
         outcome = self._call_out(attachment, delivery)
+        self._context()
         if outcome is None:
             self._settle_success(event, attachment)
         elif isinstance(outcome, str):
@@ -376,6 +379,7 @@ class DispatchingActor(RecordingActor):
     def _on_settled(self, message: Settled) -> None:
         if message.attempt:
             self._running.pop((message.message_id, message.subscriber_id, message.attempt), None)
+            self._context()
             try:
                 if message.outcome is None:
                     self._settle_success(message, self._attachments.get(message.subscriber_id))
@@ -398,7 +402,8 @@ class DispatchingActor(RecordingActor):
     def _settle_success(self, done: e.MessageDelivered | Settled, attachment: Attachment | None) -> None:
         subscribe = attachment.subscriptions.get(done.subscription_id) if attachment is not None else None
         if subscribe is None or subscribe.auto_acknowledge:
-            events = acknowledge(self.state, done.message_id, done.subscriber_id, done.attempt, self._context()).events
+            context = self._shared_context
+            events = acknowledge(self.state, done.message_id, done.subscriber_id, done.attempt, context).events
             if events:
                 self._record(events)
 

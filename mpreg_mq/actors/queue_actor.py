@@ -47,11 +47,9 @@ class QueueActor(DispatchingActor):
 
     def send(self, command: c.Send) -> Any:
         """:meth:`call` for a send, by the shortest way."""
-        reply = self.actor_inbox.try_now(self._send_now, command)
+        handler = self._send if self._recovering is None else self.on_receive
+        reply = self.actor_inbox.try_now(handler, command)
         return self.call(command) if reply is BUSY else reply
-
-    def _send_now(self, command: c.Send) -> Any:
-        return self._send(command) if self._recovering is None else self.on_receive(command)
 
     def call(self, message: Any) -> Any:
         """Handle a message at once where this thread may; else a :class:`LoopFuture` of the reply.

@@ -20,6 +20,7 @@ from mpreg_mq.actors.store import Store, stream_of
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import EventLogError, MessageQueueError, QueueClosedError
 from mpreg_mq.events import types as e
+from mpreg_mq.events.log import Append
 from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
@@ -40,6 +41,7 @@ class RecordingActor(LoopActor):
         self._store = store
         self._clock = clock
         self._now = clock.now
+        self._log_append = store.log.append
         # Without a journal an append is there at once, so nothing ever waits to be durable.
         self._durable = self.state.version if store.journal is not None else NEVER_WAIT
         self._shared_context = Context(0.0, run, self._durable)
@@ -113,9 +115,11 @@ class RecordingActor(LoopActor):
                     outbox += events
                     return reply
                 self._flush_outbox(before)
-            journal = self._store.journal
+            if self._store.journal is None:
+                self._log_append((Append(self.stream, before, events),))
+                return reply
             loop = self.loop
-            if journal is None or loop is None or not loop.is_running() or (wait and self._synchronous):
+            if loop is None or not loop.is_running() or (wait and self._synchronous):
                 self._append(before, events)
                 return reply
         except Exception as error:

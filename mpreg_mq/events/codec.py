@@ -232,9 +232,7 @@ class Codec:
             items = self._decode_many(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise _corrupt("a list of events", 1, body, error) from error
-        return [
-            self.decode(_tag(number % _MOST_TYPES), number // _MOST_TYPES + 1, bytes(raw)) for number, raw in items
-        ]
+        return [self.decode(_tag(number % _MOST_TYPES), number // _MOST_TYPES + 1, bytes(raw)) for number, raw in items]
 
     def encode_json(self, event: Event) -> EncodedEvent:
         """As :meth:`encode`, with a body of JSON, in which bytes are base64; O(size of the event).

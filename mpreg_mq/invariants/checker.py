@@ -163,9 +163,11 @@ class _StreamChecker:
                 rule.finish()
 
 
-_OF_ONE_MESSAGE = frozenset(
-    kind for kind in e.EVENT_TYPES if "message_id" in attrs.fields_dict(kind)
-) - {e.MessageEnqueued, e.FireAndForgetSent, e.DeadLetterRedriven}
+_OF_ONE_MESSAGE = frozenset(kind for kind in e.EVENT_TYPES if "message_id" in attrs.fields_dict(kind)) - {
+    e.MessageEnqueued,
+    e.FireAndForgetSent,
+    e.DeadLetterRedriven,
+}
 """Events about one message that was accepted before."""
 
 

@@ -141,7 +141,8 @@ class Lanes:
         self._lane_of_topic: dict[str, Lane] = {}
         self._lanes_of: dict[str, list[Lane]] = {}
         self._heads: list[Head] = []
-        self._starved: set[str] = set()
+        self.starved: set[str] = set()
+        """Subscribers for which a lane may wait; whoever can take something again has to be woken."""
         self._numbers = count()
         self._stale = False
 
@@ -167,12 +168,12 @@ class Lanes:
     def subscriptions_changed(self, subscriber_id: str) -> None:
         """Audiences have to be worked out again before the next look."""
         self._stale = True
-        self._starved.add(subscriber_id)
+        self.starved.add(subscriber_id)
 
     def wake(self, subscriber_id: str) -> None:
         """The subscriber may be able to take a message again. O(1) unless a lane had waited for it."""
-        if subscriber_id in self._starved:
-            self._starved.discard(subscriber_id)
+        if subscriber_id in self.starved:
+            self.starved.discard(subscriber_id)
             for lane in self._lanes_of.get(subscriber_id, ()):
                 self._offer(lane)
 
@@ -204,7 +205,7 @@ class Lanes:
             if subscriber is None:
                 heappop(heads)
                 lane.offered = None
-                self._starved.update(lane.members)
+                self.starved.update(lane.members)
                 continue
             return first[3], subscriber
         return None
@@ -231,7 +232,7 @@ class Lanes:
         self._lane_of_topic.clear()
         self._lanes_of.clear()
         self._heads.clear()
-        self._starved.clear()
+        self.starved.clear()
 
     def _choose(self, lane: Lane) -> Subscriber | None:
         get = self._subscribers.get

@@ -40,6 +40,9 @@ class Slot(msgspec.Struct, eq=False):
     timer: Deadline | None = None
 
 
+_NO_SLOT = cast(Slot, None)
+
+
 class Message(msgspec.Struct, eq=False):
     """An accepted, unfinished message. ``members`` is its audience once that is fixed (G3, G4)."""
 
@@ -53,8 +56,8 @@ class Message(msgspec.Struct, eq=False):
     max_attempts: int
     group_id: str | None
     expires_at: float | None
-    # Never None: whoever makes a message gives it its slot, and the two refer to each other.
-    slot: Slot = cast(Slot, None)
+    # None only before and after its life: message and slot refer to each other.
+    slot: Slot = _NO_SLOT
     members: dict[str, Slot] | None = None
     acknowledgments: int = 0
     exhausted: int = 0
@@ -80,6 +83,11 @@ class Message(msgspec.Struct, eq=False):
         if self.members is not None:
             return self.members.get(subscriber_id)
         return self.slot if self.slot.last_subscriber == subscriber_id else None
+
+    def let_go(self) -> None:
+        """It is finished. Without the cycle of message and slot its memory is free at once, with no collector."""
+        self.slot = _NO_SLOT
+        self.members = None
 
 
 class Defaults:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from sortedcontainers import SortedList
@@ -56,11 +56,15 @@ class Messages(Projection):
         self._defaults: Defaults | None = None
         self.version = 0
         self.next_seq = 1
+        self.pending_count = 0
+        """Unfinished messages without an open lease, delayed ones included (C1)."""
         self.leased_count = 0
         self.accepted_count = 0
         self.finished_count = 0
         self.audiences: dict[str, Message] = {}
         self._by_id: OrderedDict[str, Message] = OrderedDict()
+        self.get: Callable[[str], Message | None] = self._by_id.get
+        """The unfinished message of an id, or None."""
         self._groups: dict[str, SortedList[tuple[float, int, Message]]] = {}
         self._group_holders: dict[str, Message] = {}
         self._circuits: dict[str, Deadline] = {}
@@ -71,15 +75,6 @@ class Messages(Projection):
 
     def __iter__(self) -> Iterator[Message]:
         return iter(self._by_id.values())
-
-    @property
-    def pending_count(self) -> int:
-        """Unfinished messages without an open lease, delayed ones included (C1)."""
-        return len(self._by_id) - self.leased_count
-
-    def get(self, message_id: str) -> Message | None:
-        """The unfinished message, or None."""
-        return self._by_id.get(message_id)
 
     def pending(self) -> list[Message]:
         """Messages without an open lease, in queue order; O(n log n)."""
@@ -127,6 +122,7 @@ class Messages(Projection):
         self.audiences.clear()
         self.deadlines.clear()
         self.lanes.clear()
+        self.pending_count = 0
         self.leased_count = 0
 
     def _on_enqueued(self, event: e.MessageEnqueued) -> None:
@@ -141,10 +137,15 @@ class Messages(Projection):
         by_id[message_id] = message = defaults.message(event, seq, self.version)
         self.next_seq = seq + 1
         self.accepted_count += 1
+        self.pending_count += 1
         if message.expires_at is not None:
             message.ttl_timer = self.deadlines.add(message.expires_at, DeadlineKind.TTL, message)
         if message.group_id is None:
-            self._queue(message.slot, event.at)
+            slot = message.slot
+            if slot.due_at > event.at:
+                slot.timer = self.deadlines.add(slot.due_at, DeadlineKind.DUE, slot)
+            else:
+                self.lanes.place(slot)
         else:
             self._join_group(message, message.group_id, event.at)
 
@@ -199,6 +200,7 @@ class Messages(Projection):
         message.live += 1
         if message.live == 1:
             self.leased_count += 1
+            self.pending_count -= 1
             if message.ttl_timer is not None:
                 self.deadlines.remove(message.ttl_timer)
                 message.ttl_timer = None
@@ -334,9 +336,12 @@ class Messages(Projection):
         message.live -= 1
         if not message.live:
             self.leased_count -= 1
+            self.pending_count += 1
             if message.expires_at is not None:
                 message.ttl_timer = self.deadlines.add(message.expires_at, DeadlineKind.TTL, message)
-        self.lanes.wake(lease.subscriber_id)
+        lanes = self.lanes
+        if lease.subscriber_id in lanes.starved:
+            lanes.wake(lease.subscriber_id)
 
     def _finish(self, message: Message, now: float) -> None:
         self._stop(message.slot)
@@ -349,8 +354,10 @@ class Messages(Projection):
             message.ttl_timer = None
         del self._by_id[message.id]
         self.finished_count += 1
+        self.pending_count -= 1
         if message.group_id is not None:
             self._leave_group(message, message.group_id, now)
+        message.let_go()
 
     def _stop(self, slot: Slot) -> None:
         """Nothing more happens to this slot."""
@@ -385,6 +392,7 @@ class Messages(Projection):
         self.lanes.check()
         assert self.accepted_count == self.finished_count + len(self)
         assert self.leased_count == sum(1 for message in self if message.live)
+        assert self.pending_count == len(self) - self.leased_count
         assert self.audiences.keys() == {message.id for message in self if message.members is not None}
         timers = 0
         for message in self:

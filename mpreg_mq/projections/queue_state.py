@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import attrs
 
@@ -19,6 +19,13 @@ from mpreg_mq.projections.statistics import Statistics
 from mpreg_mq.projections.subscribers import Subscribers
 
 
+class NotCreated:
+    """Stands for the configuration until there is one: a descriptor that an instance's own attribute hides."""
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise ProjectionError("the queue has no configuration: its stream does not begin with QueueCreated")
+
+
 class QueueState(Projection):
     """Fold of a queue's stream; the live queue, recovery and replay all use this class.
 
@@ -26,7 +33,7 @@ class QueueState(Projection):
     force, raises :class:`ProjectionError` where the stream does not begin with QueueCreated.
     """
 
-    configuration: QueueConfiguration
+    configuration: QueueConfiguration = NotCreated()  # type: ignore[assignment]
 
     HANDLED: ClassVar[Handled] = {
         e.QueueCreated: "_on_created",
@@ -57,15 +64,6 @@ class QueueState(Projection):
             self.deduplication,
         )
         self._chains: dict[type[e.Event], tuple[Handler, ...]] = {}
-
-    # Asked only where the attribute is missing, so that looking at it costs nothing; hidden from type checkers,
-    # which would take any name for an attribute.
-    if not TYPE_CHECKING:  # pragma: no branch
-
-        def __getattr__(self, name: str) -> NoReturn:
-            if name == "configuration":
-                raise ProjectionError("the queue has no configuration: its stream does not begin with QueueCreated")
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _accepted(self, message_id: str) -> e.MessageEnqueued | None:
         message = self.messages.get(message_id)

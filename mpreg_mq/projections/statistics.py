@@ -76,7 +76,7 @@ class Statistics(Projection):
         self._processing_seconds += event.at - delivered_at
         self._processed += 1
         if event.completes:
-            self._finish(event.message_id)
+            del self._delivered_at[event.message_id]
             self.counts.messages_acknowledged += 1
 
     def _on_delivery_failed(self, event: e.DeliveryFailed) -> None:

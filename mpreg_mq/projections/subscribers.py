@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import ClassVar
 
 from mpreg_mq.events import types as e
@@ -89,6 +89,8 @@ class Subscribers(Projection):
 
     def __init__(self) -> None:
         self._by_id: dict[str, Subscriber] = {}
+        self.get: Callable[[str], Subscriber | None] = self._by_id.get
+        """The subscriber of an id, present or with leases left over; None if unknown."""
         self._by_subscription: dict[str, str] = {}
         self._patterns: TopicTrie[str] = TopicTrie()
         self._holders: dict[str, tuple[str, ...]] = {}
@@ -100,10 +102,6 @@ class Subscribers(Projection):
 
     def __iter__(self) -> Iterator[Subscriber]:
         return iter(self._by_id.values())
-
-    def get(self, subscriber_id: str) -> Subscriber | None:
-        """The subscriber, present or with leases left over; None if unknown."""
-        return self._by_id.get(subscriber_id)
 
     def subscription(self, subscription_id: str) -> e.SubscriberJoined | None:
         """The subscription, or None."""

@@ -304,9 +304,3 @@ def test_dead_letters_refuse_the_end_of_what_was_never_accepted() -> None:
     for projection in (DeadLetters(), QueueState.replay([e.QueueCreated(1.0, "q", QueueConfiguration("q"))])):
         with pytest.raises(ProjectionError, match="ghost"):
             projection.apply(dead)
-
-
-def test_a_queue_state_has_no_other_attributes() -> None:
-    """Given a name that is none of its own, then it is an ordinary AttributeError."""
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = QueueState().nothing  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ def decide_dispatch(state: QueueState, context: Context) -> Decision:
                 messages.park(slot)
                 continue
             return Decision((e.MessageExpired(context.now, message.id),))
-        if needs_audience(message):
+        if message.guarantee is not DeliveryGuarantee.AT_LEAST_ONCE and message.members is None:
             return Decision((fix_audience(state, message, context),))
         return Decision((deliver(state, slot, subscriber, context),))
     return NOTHING
@@ -56,16 +56,11 @@ def decide_receive(state: QueueState, command: Receive, context: Context) -> Dec
             if not message.live:
                 events.append(e.MessageExpired(context.now, message.id))
             continue
-        if needs_audience(message):
+        if message.guarantee is not DeliveryGuarantee.AT_LEAST_ONCE and message.members is None:
             events.append(fix_audience(state, message, context))
         events.append(deliver(state, slot, subscriber, context, pull=command))
         taken.append(message.id)
     return Decision(tuple(events), taken)
-
-
-def needs_audience(message: Message) -> bool:
-    """Whether the message goes to an audience that is not fixed yet (G3, G4)."""
-    return message.members is None and message.guarantee is not DeliveryGuarantee.AT_LEAST_ONCE
 
 
 def fix_audience(state: QueueState, message: Message, context: Context) -> e.AudienceFixed:

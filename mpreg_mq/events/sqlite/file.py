@@ -190,9 +190,7 @@ class LogFile:
         connection.execute("BEGIN")
         try:
             base = schema.read_head(connection, "base", self.path)
-            row = connection.execute(
-                "SELECT position, checksum FROM records ORDER BY position DESC LIMIT 1"
-            ).fetchone()
+            row = connection.execute("SELECT position, checksum FROM records ORDER BY position DESC LIMIT 1").fetchone()
             found = connection.execute(_STREAMS).fetchall()
         finally:
             connection.execute("ROLLBACK")
@@ -494,4 +492,3 @@ def _forget_all_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_all_in_child)
-
