@@ -33,7 +33,7 @@ from mpreg_mq import (
 )
 from mpreg_mq.actors import commands as c
 from mpreg_mq.projections import QueueState
-from tests.support.running import Recorder, until
+from tests.support.running import Recorder, until, wait_until
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -357,6 +357,12 @@ def test_the_factories_differ(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     asyncio.run(story())
 
 
+def acknowledged(manager: BlockingMessageQueueManager) -> int:
+    statistics = manager.get_queue_statistics("q")
+    assert statistics is not None
+    return statistics.messages_acknowledged
+
+
 def test_the_blocking_facade_has_the_same_verbs(log: str) -> None:
     """Given no asyncio, then queues work from threads, callbacks may call the manager, and it closes once."""
     with BlockingMessageQueueManager(log=log) as manager:
@@ -370,6 +376,8 @@ def test_the_blocking_facade_has_the_same_verbs(log: str) -> None:
         manager.subscribe_to_queue("q", "t", "second", lambda message: done.set(), blocking=False)
         assert manager.send_message("q", "first", 1).success
         assert done.wait(20)
+        # The first callback returns on its own thread, some time after what it sent was delivered.
+        wait_until(lambda: acknowledged(manager) == 2)
         manager.send_messages("q", [("third", 3), ("third", 4)])
         three, four = [
             *manager.receive_messages("q", "p", 2, 5, topic_pattern="third"),

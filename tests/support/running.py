@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +28,15 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not holds():
             await asyncio.sleep(0)
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait on a thread without a loop until something holds."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    pause = threading.Event()
+    while not holds():
+        assert time.monotonic() < deadline, "it does not come to hold"
+        pause.wait(0.001)
 
 
 class Recorder:
