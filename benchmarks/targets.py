@@ -87,10 +87,10 @@ def _times(row: str, entry: str) -> Value:
     return ratio(_rate(row), _rate(row, entry))
 
 
-def _flat(name: str) -> Target:
+def _flat(name: str, things: str) -> Target:
     row = f"scale-{name}"
     value = ratio(figure(row, "many", scale.COST), figure(row, "few", scale.COST))
-    return Target(row, f"cost with 1 million {name} to that with 1 thousand", value, 1.5, TIMES, at_least=False)
+    return Target(row, f"cost with 1 million {things}, to that with 1 thousand", value, 1.5, TIMES, at_least=False)
 
 
 def _latency(metric: str, bound: float) -> Target:
@@ -135,9 +135,9 @@ TARGETS: tuple[Target, ...] = (
     ),
     _latency("p50", 2.0),
     _latency("p99", 5.0),
-    _flat("pending"),
-    _flat("deduplication"),
-    _flat("patterns"),
+    _flat("pending", "messages pending"),
+    _flat("deduplication", "keys held"),
+    _flat("patterns", "patterns"),
     _queues("seconds to create 10,000", many_queues.CREATE, 3.0, "{:.2f} s"),
     _queues("memory of each", many_queues.BYTES, 10_240, "{:,.0f} bytes"),
     _queues("CPU while idle", many_queues.IDLE, 0.5, "{:.2f} % of a core"),

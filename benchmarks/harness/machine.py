@@ -26,6 +26,9 @@ CLIENTS = (
 )
 """Distributions whose versions belong to a result."""
 
+MEASURED = ("mpreg_mq", "benchmarks", ":!benchmarks/history.jsonl")
+"""What a result depends on, as git names paths."""
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -59,7 +62,7 @@ def git(*arguments: str, directory: Path = ROOT) -> str | None:
 def describe() -> dict[str, str]:
     """The machine, the interpreter and the moment, as names and texts."""
     commit = git("rev-parse", "--short", "HEAD") or "unknown"
-    dirty = " with changes" if git("status", "--porcelain", "--", "mpreg_mq", "benchmarks") else ""
+    dirty = " with changes" if git("status", "--porcelain", "--", *MEASURED) else ""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit + dirty,
