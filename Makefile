@@ -41,18 +41,30 @@ bench-record: $(STAMP) ## Record what this commit costs in benchmarks/history.js
 soak: $(STAMP) ## Run the tests with many more examples, seeds and cycles (takes long)
 	@HYPOTHESIS_PROFILE=soak MPREG_MQ_TESTS=soak $(PY) -m pytest -n 2
 
-test-mpreg: $(STAMP) ## Run the tests against a real MPREG: MPREG_SOURCE=dir of its checkout
-	@if ! reason=$$(PYTHONPATH='$(MPREG_SOURCE)' $(PY) -c 'import mpreg' 2>&1); then \
-		echo "test-mpreg: SKIPPED, mpreg cannot be imported ($$(echo "$$reason" | tail -n 1))"; \
-		echo "test-mpreg: set MPREG_SOURCE to a checkout of MPREG, and install what it needs into $(VENV)"; \
-	elif [ ! -d tests/mpreg ]; then \
-		echo "test-mpreg: SKIPPED, there is no tests/mpreg"; \
+test-mpreg: $(STAMP) ## Run the tests against a real MPREG: MPREG_SOURCE=dir [PYTHON=python3.14 VENV=.venv-mpreg]
+	@if [ -z '$(MPREG_SOURCE)' ]; then \
+		if ! $(PY) -c 'import mpreg.server' 2>/dev/null; then \
+			echo "test-mpreg: SKIPPED, there is no MPREG. It needs MPREG_SOURCE=dir, a checkout of"; \
+			echo "test-mpreg: https://github.com/mattsta/mpreg (commit 4dc0027 is what was tested), and the Python that"; \
+			echo "test-mpreg: its code is for, 3.14: make test-mpreg MPREG_SOURCE=dir PYTHON=python3.14 VENV=.venv-mpreg"; \
+			exit 0; \
+		fi; \
 	else \
-		PYTHONPATH='$(MPREG_SOURCE)' $(PY) -m pytest tests/mpreg; \
-	fi
+		$(PY) -c 'import sys, tomllib; print("\n".join(tomllib.load(open(sys.argv[1], "rb"))["project"]["dependencies"]))' \
+			'$(MPREG_SOURCE)/pyproject.toml' > '$(VENV)/mpreg-requirements.txt' && \
+		$(PY) -m pip install --quiet --disable-pip-version-check -r '$(VENV)/mpreg-requirements.txt' hypothesis || exit 1; \
+		if ! reason=$$(PYTHONPATH='$(MPREG_SOURCE)' $(PY) -c 'import mpreg.server' 2>&1); then \
+			echo "test-mpreg: FAILED, MPREG in $(MPREG_SOURCE) cannot be imported with $$($(PY) --version):" >&2; \
+			echo "test-mpreg: $$(echo "$$reason" | tail -n 1)" >&2; \
+			echo "test-mpreg: a SyntaxError means that its code is for a newer Python: name one, and an environment of its" >&2; \
+			echo "test-mpreg: own, for example PYTHON=python3.14 VENV=.venv-mpreg" >&2; \
+			exit 1; \
+		fi; \
+	fi; \
+	PYTHONPATH='$(MPREG_SOURCE)' $(PY) -m pytest tests/mpreg tests/exchange
 
 clean: ## Remove environments, builds and caches
-	rm -rf .venv .venv3* build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv3* .venv-* build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp says that the environment holds what pyproject.toml asks for. Where the standard venv module cannot

@@ -17,6 +17,7 @@ COMMANDS = {
     "top": ("mpreg_mq.cli.top", "The queues of a live log, refreshed."),
     "dlq": ("mpreg_mq.cli.dlq", "List, show, redrive and purge dead letters."),
     "fork": ("mpreg_mq.cli.fork", "A new log that is the old one up to a moment."),
+    "serve": ("mpreg_mq.cli.serve", "Run an MPREG server with these queues."),
     "completion": ("mpreg_mq.cli.completion", "Print the script for completion in a shell."),
 }
 

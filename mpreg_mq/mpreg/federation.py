@@ -13,7 +13,7 @@ from typing import Any
 
 from mpreg_mq.clock import Clock
 from mpreg_mq.mpreg.host import Host
-from mpreg_mq.mpreg.hosted_manager import HostedQueueManager, Request, current_request
+from mpreg_mq.mpreg.hosted_manager import HostedQueueManager, Request
 from mpreg_mq.mpreg.outgoing import Outgoing, RemoteClusterStatistics
 from mpreg_mq.mpreg.subscribers import GlobalSubscriptions, RemoteSubscribers
 
@@ -46,7 +46,7 @@ class QueueFederation:
         self._ttl = advert_ttl_seconds
         self._outgoing = Outgoing(inner, host, clock, acknowledgment_timeout_seconds)
         self._remote = RemoteSubscribers(host, manager, self._outgoing)
-        self._ours = GlobalSubscriptions(inner, host, manager)
+        self._ours = GlobalSubscriptions(host, manager, self._outgoing)
         self._messages = host.module("fabric.queue_messages")
         self.send_message_globally = self._outgoing.send_message_globally
         self.send_confirmed = self._outgoing.send_confirmed
@@ -96,7 +96,7 @@ class QueueFederation:
         target = content.get("target_cluster") or message.headers.target_cluster or self.inner.cluster_id
         ours = target == self.inner.cluster_id and (allowed is None or not source or source in allowed)
         if ours and kind == "queue_request":
-            await self._on_request(content, message, source_peer_url)
+            await self._on_request(content)
         elif ours and kind == "queue_ack" and self._outgoing.waits_for(content.get("ack_token")):
             self._outgoing.answered(content)
         elif ours and kind in ("queue_subscribe", "queue_unsubscribe"):
@@ -104,19 +104,23 @@ class QueueFederation:
         else:
             await self.inner.handle_fabric_message(message, source_peer_url=source_peer_url)
 
-    async def _on_request(self, content: dict[str, Any], message: Any, source_peer_url: str | None) -> None:
-        source = str(content.get("source_cluster", ""))
-        self._outgoing.cluster(source).received += 1
-        subscription = self.inner.subscriptions.get(content.get("subscription_id"))
+    async def _on_request(self, content: dict[str, Any]) -> None:
+        request = self._messages.QueueFederationRequest.from_dict(content)
+        self._outgoing.cluster(request.source_cluster).received += 1
+        subscription = self.inner.subscriptions.get(request.subscription_id)
         if subscription is not None and subscription.callback is not None:
-            await self._ours.deliver(subscription, self._messages.QueueFederationRequest.from_dict(content))
+            await self._ours.deliver(subscription, request)
             return
-        # MPREG hands the message to the queue manager, which sees by this whose it is.
-        before = current_request.set(Request(source, str(content.get("request_id", ""))))
-        try:
-            await self.inner.handle_fabric_message(message, source_peer_url=source_peer_url)
-        finally:
-            current_request.reset(before)
+        result = await self._manager.carry_out(
+            Request(request.source_cluster, request.request_id),
+            request.queue_name,
+            request.topic,
+            request.payload,
+            request.delivery_guarantee,
+            request.options.to_dict(),
+        )
+        error = None if result.success else result.error_message or "the queue refused the message"
+        await self._outgoing.answer(request, error)
 
     # --- looking, and the end -----------------------------------------------------------------------------
 

@@ -108,6 +108,12 @@ class Host:
         event: asyncio.Event = self.server._shutdown_event
         return event
 
+    @property
+    def listening(self) -> bool:
+        """Whether clients can connect."""
+        listener = self.server._transport_listener
+        return listener is not None and bool(getattr(listener, "listening", True))
+
     # --- the queue manager --------------------------------------------------------------------------------
 
     @property

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from os import PathLike
 from typing import Any
 
@@ -16,7 +15,7 @@ from mpreg_mq.clock import Clock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.events import EventLog
 from mpreg_mq.manager import MessageQueueManager
-from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, RejectionReason
+from mpreg_mq.model import DeliveryResult, RejectionReason
 from mpreg_mq.mpreg.host import Host
 
 MAX_REMEMBERED = 10_000
@@ -34,10 +33,6 @@ class Request:
     def key(self) -> str:
         """Its deduplication key: the same each time that it is transmitted."""
         return f"request:{self.cluster}:{self.request_id}"
-
-
-current_request: ContextVar[Request | None] = ContextVar("mpreg_mq_request", default=None)
-"""The request that is being carried out here."""
 
 
 async def _nothing(_: str) -> None:
@@ -87,21 +82,11 @@ class HostedQueueManager(MessageQueueManager):
             await self.listeners.deleted(name)
         return deleted
 
-    async def send_message(
-        self,
-        queue_name: str,
-        topic: str,
-        payload: Any,
-        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
-        **options: Any,
+    async def carry_out(
+        self, request: Request, queue_name: str, topic: str, payload: Any, guarantee: Any, options: dict[str, Any]
     ) -> DeliveryResult:
-        """See :meth:`MessageQueueManager.send_message`. A request of another cluster is accepted once, however often it
-        is transmitted: its id is a deduplication key in the log, and its answer is repeated."""
-        request = current_request.get()
-        if request is None:
-            return await super().send_message(queue_name, topic, payload, delivery_guarantee, **options)
-        # Callbacks that run before this returns send for themselves.
-        current_request.set(None)
+        """Send what another cluster asks for, once, however often that is transmitted: the request's id is a
+        deduplication key in the log, and its answer is repeated."""
         answer = self._answers.get((queue_name, request.key))
         if answer is not None:
             self.duplicate_requests += 1
@@ -111,7 +96,7 @@ class HostedQueueManager(MessageQueueManager):
         if len(self._answers) > MAX_REMEMBERED:
             self._answers.popitem(last=False)
         try:
-            result = await self._send_once(request.key, queue_name, topic, payload, delivery_guarantee, options)
+            result = await self._send_once(request.key, queue_name, topic, payload, guarantee, options)
         except BaseException:
             self._forget(queue_name, request, answer)
             raise

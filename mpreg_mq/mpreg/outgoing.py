@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from typing import Any
 
@@ -12,6 +13,9 @@ from mpreg_mq.clock import Clock, TimerHandle
 from mpreg_mq.model import DeliveryResult, MessageId
 from mpreg_mq.mpreg.host import Host
 from mpreg_mq.options import guarantee_of
+
+ANSWER_WAITS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+"""How long to wait between attempts to answer another cluster."""
 
 
 @attrs.define
@@ -66,6 +70,7 @@ class Outgoing:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._messages = host.module("fabric.queue_messages")
         self._federation = host.module("fabric.queue_federation")
+        self._fabric = host.module("fabric.message")
 
     def waits_for(self, token: object) -> bool:
         """Whether a message waits for the answer of this token."""
@@ -208,6 +213,57 @@ class Outgoing:
                 counts.undeliverable += 1
         return result
 
+    async def post(self, content: dict[str, Any], cluster_id: str, topic: str) -> bool:
+        """Put a content on its way to another cluster; False where there is none now."""
+        messenger = self.inner.messenger
+        message_id = str(uuid.uuid4())
+        headers = messenger.next_headers(message_id, None, target_cluster=cluster_id)
+        if headers is None:
+            return False
+        fabric = self._fabric
+        message = fabric.UnifiedMessage(
+            message_id=message_id,
+            topic=topic,
+            message_type=fabric.MessageType.QUEUE,
+            delivery=fabric.DeliveryGuarantee.AT_LEAST_ONCE,
+            payload=content,
+            headers=headers,
+            timestamp=time.time(),
+        )
+        return bool(await messenger.send_to_cluster(message, cluster_id, None))
+
+    async def answer(self, request: Any, error: str | None, subscriber_id: str = "") -> None:
+        """Answer a request of another cluster, as soon as there is a way to it: MPREG would give up at once, and a
+        server that has just connected knows its way there before the other knows the way back."""
+        if not request.ack_token:
+            return
+        content = self._messages.QueueFederationAck(
+            ack_token=request.ack_token,
+            message_id=request.request_id,
+            acknowledging_cluster=self.inner.cluster_id,
+            acknowledging_subscriber=subscriber_id,
+            success=error is None,
+            error_message=error,
+        ).to_dict()
+        topic = f"mpreg.queue.ack.{request.queue_name}"
+        if not await self.post(content, request.source_cluster, topic):
+            self._spawn(self._answer_later(content, request.source_cluster, topic))
+
+    async def _answer_later(self, content: dict[str, Any], cluster_id: str, topic: str) -> None:
+        for seconds in ANSWER_WAITS_SECONDS:
+            await self._sleep(seconds)
+            if await self.post(content, cluster_id, topic):
+                return
+        self.cluster(cluster_id).last_error = f"no way to cluster {cluster_id!r} for an answer"
+
+    async def _sleep(self, seconds: float) -> None:
+        over = asyncio.Event()
+        timer = self._clock.call_at(asyncio.get_running_loop(), self._clock.now() + seconds, over.set)
+        try:
+            await over.wait()
+        finally:
+            timer.cancel()
+
     def reaches(self, cluster_id: str) -> bool:
         """Whether there is a way to another cluster now."""
         messenger = self.inner.messenger
@@ -262,7 +318,9 @@ class Outgoing:
         task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
-        """Stop waiting for answers."""
+        """Stop waiting for answers, and trying to give some."""
+        for task in self._tasks:
+            task.cancel()
         for token in list(self._sent):
             self._settle(token, _failure("the server is closing"))
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -160,14 +158,14 @@ class RemoteSubscribers:
 class GlobalSubscriptions:
     """Our subscriptions to queues wherever they are, those included that come later or come back."""
 
-    def __init__(self, inner: Any, host: Host, manager: HostedQueueManager) -> None:
-        self.inner = inner
+    def __init__(self, host: Host, manager: HostedQueueManager, outgoing: Outgoing) -> None:
+        self.inner = outgoing.inner
+        self._outgoing = outgoing
         self._host = host
         self._manager = manager
         self._asked: dict[tuple[str, str], str] = {}
         self._outcomes: OrderedDict[tuple[str, str], asyncio.Future[str | None]] = OrderedDict()
         self._messages = host.module("fabric.queue_messages")
-        self._fabric = host.module("fabric.message")
 
     async def subscribe_globally(
         self,
@@ -190,7 +188,10 @@ class GlobalSubscriptions:
         )
         subscription = self.inner.subscriptions[subscription_id]
         for cluster, run in self._clusters_of(subscription).items():
-            self._asked[subscription_id, cluster] = run
+            # One that has the plugin takes it twice for once, and may not have been reached; it is asked again.
+            if not run:
+                self._asked[subscription_id, cluster] = run
+        await self._ask(subscription)
         return subscription_id
 
     async def unsubscribe_globally(self, subscription_id: str) -> bool:
@@ -225,12 +226,11 @@ class GlobalSubscriptions:
         """Subscribe at clusters that are new, or whose server was started again and knows nothing any more."""
         for cluster, run in self._clusters_of(subscription).items():
             key = (subscription.subscription_id, cluster)
-            if self._asked.get(key) != run:
+            if self._asked.get(key) != run and await self._tell(subscription, cluster, ended=False):
                 self._asked[key] = run
-                await self._tell(subscription, cluster, ended=False)
 
-    async def _tell(self, subscription: Any, cluster: str, *, ended: bool) -> None:
-        messages, fabric = self._messages, self._fabric
+    async def _tell(self, subscription: Any, cluster: str, *, ended: bool) -> bool:
+        messages = self._messages
         content = messages.QueueFederationSubscription(
             subscription_id=subscription.subscription_id,
             subscriber_id=subscription.subscriber_id,
@@ -241,22 +241,8 @@ class GlobalSubscriptions:
             source_cluster=self.inner.cluster_id,
             target_cluster=cluster,
         )
-        kinds = messages.QueueFederationKind
-        # Its own id each time: the fabric drops messages whose id it has seen.
-        message_id = str(uuid.uuid4())
-        headers = self.inner.messenger.next_headers(message_id, None, target_cluster=cluster)
-        if headers is None:
-            return
-        message = fabric.UnifiedMessage(
-            message_id=message_id,
-            topic="mpreg.queue.subscription",
-            message_type=fabric.MessageType.QUEUE,
-            delivery=fabric.DeliveryGuarantee.AT_LEAST_ONCE,
-            payload=content.to_dict(kind=kinds.UNSUBSCRIBE if ended else kinds.SUBSCRIBE),
-            headers=headers,
-            timestamp=time.time(),
-        )
-        await self.inner.messenger.send_to_cluster(message, cluster, None)
+        kind = messages.QueueFederationKind.UNSUBSCRIBE if ended else messages.QueueFederationKind.SUBSCRIBE
+        return await self._outgoing.post(content.to_dict(kind=kind), cluster, "mpreg.queue.subscription")
 
     async def deliver(self, subscription: Any, request: Any) -> None:
         """Give a message of another cluster's queue to its subscriber here, once, and answer whether that worked."""
@@ -277,10 +263,7 @@ class GlobalSubscriptions:
         else:
             self._manager.duplicate_requests += 1
             error = await asyncio.shield(outcome)
-        if request.ack_token:
-            await self.inner._send_ack(
-                request=request, success=error is None, subscriber_id=subscription.subscriber_id, error_message=error
-            )
+        await self._outgoing.answer(request, error, subscription.subscriber_id)
 
 
 async def _outcome(callback: Callable[[Any], Any], request: Any) -> str | None:

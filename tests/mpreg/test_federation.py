@@ -145,6 +145,27 @@ def test_clusters_that_are_not_allowed_are_left_alone() -> None:
     run(story())
 
 
+def test_an_answer_waits_for_a_way_back() -> None:
+    """Given a cluster that can be heard but not reached yet, when it sends, then it is answered once it can be."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("a", "b", clock=clock) as (a, b):
+            await b.manager.create_queue("jobs")
+            waiting = asyncio.create_task(a.federation.send_confirmed("jobs", "t", 1))
+            away = a.host.server.fabric.servers.pop("a")
+            await clock.advance(1.0)
+            assert len(b.manager.queue("jobs").pending_messages) == 1
+            assert not waiting.done()
+            a.host.server.fabric.servers["a"] = away
+            await clock.advance(1.0)
+            assert (await waiting).success
+            counts = a.get_federation_statistics()["b"]
+            assert counts.last_round_trip_seconds >= 1.0
+
+    run(story())
+
+
 # --- transmitting twice -------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,6 @@ from tests.support.mpreg_double.fabric.catalog import QueueEndpoint, QueueEntrie
 from tests.support.mpreg_double.fabric.catalog_delta import RoutingCatalogDelta
 from tests.support.mpreg_double.fabric.queue_messages import (
     QueueDeliveryGuarantee,
-    QueueFederationAck,
     QueueFederationKind,
     QueueFederationRequest,
     QueueFederationSubscription,
@@ -189,14 +188,7 @@ class FabricQueueFederationManager:
         return subscription_id
 
     async def handle_fabric_message(self, message: m.UnifiedMessage, *, source_peer_url: str | None = None) -> None:
-        content = message.payload
-        if content["kind"] != QueueFederationKind.REQUEST.value:
-            return
-        request = QueueFederationRequest.from_dict(content)
-        result = await self.queue_manager.send_message(
-            request.queue_name, request.topic, request.payload, request.delivery_guarantee, **request.options.to_dict()
-        )
-        await self._send_ack(request=request, success=result.success, error_message=result.error_message)
+        """What is not for this cluster goes on, here to nobody; what the plugin leaves to MPREG needs no more."""
 
     async def advertise_existing_queues(self) -> None:
         for queue_name, config in self.queue_manager.queue_configs.items():
@@ -217,22 +209,8 @@ class FabricQueueFederationManager:
         return next((entry.cluster_id for entry in found), None)
 
     async def _send_request(self, request: QueueFederationRequest) -> Result:
-        sent = await self._send(request.to_dict(kind=QueueFederationKind.REQUEST), request.target_cluster)
+        sent = await self._send(request.to_dict(), request.target_cluster)
         return Result(sent, request.request_id if sent else None, None if sent else "fabric_queue_send_failed")
-
-    async def _send_ack(
-        self,
-        *,
-        request: QueueFederationRequest,
-        success: bool,
-        subscriber_id: str | None = None,
-        error_message: str | None = None,
-    ) -> None:
-        if request.ack_token:
-            ack = QueueFederationAck(
-                request.ack_token, request.request_id, self.cluster_id, subscriber_id or "", success, error_message
-            )
-            await self._send(ack.to_dict(kind=QueueFederationKind.ACK), request.source_cluster)
 
     async def _send(self, content: dict[str, Any], target: str) -> bool:
         headers = self.messenger.next_headers("x", None, target_cluster=target)

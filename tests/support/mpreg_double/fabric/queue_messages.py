@@ -39,7 +39,7 @@ class QueueMessageOptions:
 
 @dataclass(frozen=True)
 class _Content:
-    def to_dict(self, *, kind: QueueFederationKind) -> dict[str, Any]:
+    def _as(self, kind: QueueFederationKind) -> dict[str, Any]:
         return {"kind": kind.value, **{key: _plain(value) for key, value in asdict(self).items()}}
 
     @classmethod
@@ -71,6 +71,9 @@ class QueueFederationRequest(_Content):
     required_cluster_acks: int = 1
     options: QueueMessageOptions = field(default_factory=QueueMessageOptions)
 
+    def to_dict(self) -> dict[str, Any]:
+        return self._as(QueueFederationKind.REQUEST)
+
 
 @dataclass(frozen=True)
 class QueueFederationAck(_Content):
@@ -80,6 +83,9 @@ class QueueFederationAck(_Content):
     acknowledging_subscriber: str
     success: bool = True
     error_message: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._as(QueueFederationKind.ACK)
 
 
 @dataclass(frozen=True)
@@ -92,3 +98,6 @@ class QueueFederationSubscription(_Content):
     auto_acknowledge: bool = True
     source_cluster: str = ""
     target_cluster: str = ""
+
+    def to_dict(self, *, kind: QueueFederationKind) -> dict[str, Any]:
+        return self._as(kind)
