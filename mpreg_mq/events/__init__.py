@@ -17,7 +17,7 @@ from mpreg_mq.events.jsonlines import JSONLinesEventLog
 from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot, base_version
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.opening import open_log
-from mpreg_mq.events.sqlite import SQLiteEventLog
+from mpreg_mq.events.sqlite import Damage, Repair, SQLiteEventLog, check_log, repair_log
 from mpreg_mq.events.transfer import OnProgress, Progress, export_log, import_log
 from mpreg_mq.events.types import (
     AudienceFixed,
@@ -68,6 +68,7 @@ __all__ = [
     "CircuitHalfOpened",
     "CircuitOpened",
     "Codec",
+    "Damage",
     "DeadLetterRedriven",
     "DeadLettersPurged",
     "DeliveryFailed",
@@ -100,6 +101,7 @@ __all__ = [
     "QueueResumed",
     "QuorumMissed",
     "RecordedEvent",
+    "Repair",
     "RetainingLog",
     "SQLiteEventLog",
     "Snapshot",
@@ -109,9 +111,11 @@ __all__ = [
     "TopicRouteRemoved",
     "Upcaster",
     "base_version",
+    "check_log",
     "decode",
     "encode",
     "export_log",
     "import_log",
     "open_log",
+    "repair_log",
 ]

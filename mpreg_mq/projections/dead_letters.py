@@ -9,6 +9,7 @@ import attrs
 
 from mpreg_mq.events import types as e
 from mpreg_mq.projections.base import Handled, Handler, Projection, contradiction
+from mpreg_mq.projections.dumps import DeadLettersDump, decode_events, encode_events
 
 
 @attrs.frozen
@@ -118,6 +119,20 @@ class DeadLetters(Projection):
         for message_id in ids:
             if store.pop(message_id, None) is None:
                 raise contradiction(event, f"{message_id} is not there")
+
+    def dump(self) -> DeadLettersDump:
+        """The entries as plain data; O(n). What unfinished messages were accepted with is the state's to dump."""
+        entries = self._entries.values()
+        return DeadLettersDump(
+            encode_events(entry.enqueued for entry in entries), encode_events(entry.ended for entry in entries)
+        )
+
+    def restore(self, dump: DeadLettersDump) -> None:
+        """Have the entries that were dumped."""
+        for accepted, ended in zip(decode_events(dump.accepted), decode_events(dump.ended), strict=True):
+            assert isinstance(accepted, e.MessageEnqueued)
+            assert isinstance(ended, e.MessageDeadLettered)
+            self._entries[accepted.message_id] = DeadEntry(accepted, ended)
 
     def check(self) -> None:
         """Assert that nothing is both dead and unfinished, and that entries carry their own id."""

@@ -9,6 +9,7 @@ from sortedcontainers import SortedList
 
 from mpreg_mq.events import types as e
 from mpreg_mq.projections.base import Handled, Projection
+from mpreg_mq.projections.dumps import DeduplicationDump
 
 
 class DeduplicationWindow(Projection):
@@ -73,6 +74,16 @@ class DeduplicationWindow(Projection):
         while expiries and expiries[0][0] <= now:
             _, key = expiries.pop(0)
             del self._held[key]
+
+    def dump(self) -> DeduplicationDump:
+        """The keys as plain data; O(n)."""
+        return DeduplicationDump(self._window_seconds, dict(self._held))
+
+    def restore(self, dump: DeduplicationDump) -> None:
+        """Hold the keys that were dumped."""
+        self._window_seconds = dump.window_seconds
+        self._held = dump.held
+        self._expiries = SortedList((until, key) for key, (until, _) in dump.held.items())
 
     def check(self) -> None:
         """Assert that each held key has exactly one expiry."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 from sortedcontainers import SortedList
 
+from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
 from mpreg_mq.projections.base import Handled, Projection, contradiction
 from mpreg_mq.projections.deadlines import Deadline, DeadlineKind, Deadlines
+from mpreg_mq.projections.dumps import MessagesDump, TimerDump, decode_events, encode_events
 from mpreg_mq.projections.lanes import Lanes
 from mpreg_mq.projections.message import Defaults, Message, Slot
+from mpreg_mq.projections.message_dumps import dump_message, dump_timer, restore_message, slots_with_dumps
 from mpreg_mq.projections.subscribers import Subscribers
 
 
@@ -385,6 +389,52 @@ class Messages(Projection):
             del self._groups[group_id]
         elif not head.started and head.slot.lane is None and head.slot.timer is None:
             self._queue(head.slot, now)
+
+    def dump(self) -> MessagesDump:
+        """The messages as plain data; O(n)."""
+        return MessagesDump(
+            encode_events(message.event for message in self),
+            [dump_message(message) for message in self],
+            {subscriber_id: dump_timer(timer) for subscriber_id, timer in self._circuits.items()},
+            self.next_seq,
+            self.accepted_count,
+            self.finished_count,
+        )
+
+    def restore(self, dump: MessagesDump, version: int, configuration: QueueConfiguration | None) -> None:
+        """Become what was dumped; only for a new projection, after that of the subscribers."""
+        if configuration is not None:
+            self._defaults = Defaults(configuration)
+        self.version = version
+        self.next_seq = dump.next_seq
+        self.accepted_count = dump.accepted_count
+        self.finished_count = dump.finished_count
+        timers: list[tuple[TimerDump, Any, Callable[[Deadline], None]]] = []
+        for event, dumped in zip(decode_events(dump.events), dump.messages, strict=True):
+            assert isinstance(event, e.MessageEnqueued)
+            message = restore_message(event, dumped, timers)
+            self._by_id[message.id] = message
+            self.leased_count += message.live > 0
+            if message.members is not None:
+                self.audiences[message.id] = message
+            if message.group_id is not None:
+                group = self._groups.setdefault(message.group_id, SortedList())
+                group.add((message.rank, message.seq, message))
+                if message.started:
+                    self._group_holders[message.group_id] = message
+        self.pending_count = len(self) - self.leased_count
+        for subscriber_id, timer in dump.circuits.items():
+            timers.append((timer, subscriber_id, partial(self._circuits.__setitem__, subscriber_id)))
+        for timer, target, keep in sorted(timers, key=lambda entry: entry[0].ordinal):
+            keep(self.deadlines.add(timer.when, DeadlineKind(timer.kind), target))
+        ready = [
+            slot
+            for message, dumped in zip(self, dump.messages, strict=True)
+            for slot, dumped_slot in slots_with_dumps(message, dumped)
+            if dumped_slot.ready
+        ]
+        for slot in sorted(ready, key=lambda slot: (slot.message.rank, slot.message.seq)):
+            self.lanes.place(slot)
 
     def check(self) -> None:
         """Assert that counts, groups, lanes, leases and deadlines agree (I2)."""

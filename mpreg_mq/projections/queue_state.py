@@ -13,6 +13,7 @@ from mpreg_mq.model import QueueStatistics
 from mpreg_mq.projections.base import Handled, Handler, Projection
 from mpreg_mq.projections.dead_letters import DeadLetters
 from mpreg_mq.projections.deduplication import DeduplicationWindow
+from mpreg_mq.projections.dumps import StateDump, decode_dump, encode_dump
 from mpreg_mq.projections.message import Slot
 from mpreg_mq.projections.messages import Messages
 from mpreg_mq.projections.statistics import Statistics
@@ -148,6 +149,49 @@ class QueueState(Projection):
                 for subscriber in self.subscribers
             },
         }
+
+    def dump(self) -> bytes:
+        """The state as the body of a snapshot; O(size of the state)."""
+        return encode_dump(
+            StateDump(
+                self.version,
+                self.last_at,
+                self.created,
+                self.deleted,
+                self.paused,
+                self.configuration if self.created else None,
+                self.subscribers.dump(),
+                self.messages.dump(),
+                self.statistics.dump(),
+                self.dead_letters.dump(),
+                self.deduplication.dump(),
+            )
+        )
+
+    @classmethod
+    def restore(cls, body: bytes) -> QueueState | None:
+        """The state that was dumped; None if another release did that, in a format that this one does not read.
+
+        Raises:
+            Exception: of any kind, where the body is not what :meth:`dump` gives.
+        """
+        dump = decode_dump(body)
+        if dump is None:
+            return None
+        state = cls()
+        state.version = dump.version
+        state.last_at = dump.last_at
+        state.created = dump.created
+        state.deleted = dump.deleted
+        state.paused = dump.paused
+        if dump.configuration is not None:
+            state.configuration = dump.configuration
+        state.subscribers.restore(dump.subscribers)
+        state.messages.restore(dump.messages, dump.version, dump.configuration)
+        state.statistics.restore(dump.statistics)
+        state.dead_letters.restore(dump.dead_letters)
+        state.deduplication.restore(dump.deduplication)
+        return state
 
     def check(self) -> None:
         """Check every projection, and that they agree with each other (I2)."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import attrs
+
 from mpreg_mq.events import types as e
 from mpreg_mq.model import QueueStatistics
 from mpreg_mq.projections.base import Handled, Projection, contradiction
+from mpreg_mq.projections.dumps import StatisticsDump
 
 
 class Statistics(Projection):
@@ -126,6 +129,18 @@ class Statistics(Projection):
     def average_processing_seconds(self) -> float:
         """Mean time from delivery to acknowledgment; 0.0 before the first."""
         return self._processing_seconds / self._processed if self._processed else 0.0
+
+    def dump(self) -> StatisticsDump:
+        """This projection as plain data; O(leased messages)."""
+        counts = attrs.evolve(self.counts)
+        return StatisticsDump(counts, dict(self._delivered_at), self._processing_seconds, self._processed)
+
+    def restore(self, dump: StatisticsDump) -> None:
+        """Become what was dumped."""
+        self.counts = dump.counts
+        self._delivered_at = dump.delivered_at
+        self._processing_seconds = dump.processing_seconds
+        self._processed = dump.processed
 
     def check(self) -> None:
         """Assert that no count is negative and that duplicates are among the rejected."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 from mpreg_mq.events import types as e
 from mpreg_mq.model import CircuitState
 from mpreg_mq.projections.base import Handled, Projection, contradiction
+from mpreg_mq.projections.dumps import SubscriberDump, SubscribersDump, decode_events, encode_events
 from mpreg_mq.topics import TopicTrie
 
 
@@ -242,6 +243,44 @@ class Subscribers(Projection):
     def _forget_if_gone(self, subscriber: Subscriber) -> None:
         if not subscriber.subscriptions and not subscriber.held:
             del self._by_id[subscriber.id]
+
+    def dump(self) -> SubscribersDump:
+        """This projection as plain data; O(n)."""
+        subscribers = [
+            SubscriberDump(
+                one.id,
+                encode_events(one.subscriptions.values()),
+                one.max_in_flight,
+                one.pull,
+                one.last_used,
+                one.failures,
+                one.circuit,
+                one.open_until,
+                one.probe,
+                list(one.held),
+            )
+            for one in self
+        ]
+        holders = {message_id: list(subscriber_ids) for message_id, subscriber_ids in self._holders.items()}
+        return SubscribersDump(subscribers, holders, self._deliveries)
+
+    def restore(self, dump: SubscribersDump) -> None:
+        """Become what was dumped; only for a new projection."""
+        for one in dump.subscribers:
+            for event in decode_events(one.subscriptions):
+                assert isinstance(event, e.SubscriberJoined)
+                self._on_joined(event)
+            subscriber = self._by_id.setdefault(one.id, Subscriber(one.id))
+            subscriber.max_in_flight = one.max_in_flight
+            subscriber.pull = one.pull
+            subscriber.last_used = one.last_used
+            subscriber.failures = one.failures
+            subscriber.circuit = one.circuit
+            subscriber.open_until = one.open_until
+            subscriber.probe = one.probe
+            subscriber.held.update(one.held)
+        self._holders = {key: tuple(value) for key, value in dump.holders.items()}
+        self._deliveries = dump.deliveries
 
     def check(self) -> None:
         """Assert that the indexes agree with the subscribers."""

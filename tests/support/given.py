@@ -97,7 +97,14 @@ class Scenario:
 
     def _settle(self) -> None:
         self.state.check()
-        assert QueueState.replay(self.history).describe() == self.state.describe()
+        described = self.state.describe()
+        assert QueueState.replay(self.history).describe() == described
+        restored = QueueState.restore(self.state.dump())
+        assert restored is not None
+        restored.check()
+        assert restored.describe() == described
+        # What comes next is decided from the snapshot.
+        self.state = restored
 
     # --- shorter ways to say it ---------------------------------------------------------------------------
 

@@ -9,7 +9,11 @@ from pathlib import Path
 
 from mpreg_mq.errors import CorruptLogError, EventLogError, LogFullError
 
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# A plain error is one of a table that is not there, or of text that is none: the statements are right.
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What a damaged file makes the sqlite3 module raise; it takes whatever SQLite says of the file for text."""
+
 _REFUSED = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -67,3 +71,5 @@ def explained(what: str, path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise explain(error, what, path) from error
+    except UnicodeDecodeError as error:
+        raise CorruptLogError(f"{what} {path}: {error}; the file is damaged, repair the log") from error

@@ -74,6 +74,10 @@ class LogFile:
         try:
             with explained("open", path):
                 self._open()
+        # Damage can have made anything of what the tables hold.
+        except (TypeError, ValueError, OverflowError) as error:
+            self._abandon()
+            raise CorruptLogError(f"open {path}: its tables cannot be understood ({error}); repair the log") from error
         except BaseException:
             self._abandon()
             raise
@@ -87,7 +91,9 @@ class LogFile:
         # Before the log itself: it is written after it, so what it says is in the log that is read then.
         recorded = read_head(self.path)
         has_wal = _size(f"{self.path}-wal") > 0
-        self._check_size()
+        if not has_wal and _size(f"{self.path}-journal") == 0:
+            # With one, writing was interrupted, and SQLite knows how to go on.
+            self._check_size()
         if self._read_only:
             self.reader.replace(self._connect_reader())
             if schema.check_owner(self._reading, self.path) != schema.SCHEMA_VERSION:
@@ -145,11 +151,11 @@ class LogFile:
     def _prepare(self, writer: sqlite3.Connection) -> bool:
         """Make the tables of an empty file or check whose it is, and switch WAL on; whether it was migrated."""
         migrated = False
-        if writer.execute("PRAGMA page_count").fetchone()[0] == 0:
+        if schema.is_nobodys(writer):
             # Before the write-ahead log is on, so that the file's own header says from the start whose it is.
             writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
             with self.transaction("EXCLUSIVE"):
-                if not writer.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                if schema.is_nobodys(writer):
                     schema.create_tables(writer)
         version = schema.check_owner(writer, self.path)
         if version < schema.SCHEMA_VERSION:
@@ -197,16 +203,17 @@ class LogFile:
         streams = {}
         for id_, name, base_version, version in found:
             streams[name] = Stream(id_, name, max(version or 0, base_version), base_version)
-        self.head = Head(*row) if row is not None and row[0] > base.position else base
+        head = base if row is None or row[0] <= base.position else Head(*row)
+        total = sum(stream.version for stream in streams.values())
+        if total != head.position:
+            raise CorruptLogError(
+                f"open {self.path}: its streams have {total} events, its last position is {head.position}; "
+                "repair the log"
+            )
+        self.head = head
         self.base = base
         self.streams = streams
         self._names = {stream.id: name for name, stream in streams.items()}
-        total = sum(stream.version for stream in streams.values())
-        if total != self.head.position:
-            raise CorruptLogError(
-                f"open {self.path}: its streams have {total} events, its last position is {self.head.position}; "
-                "repair the log"
-            )
 
     def _check_head(self, recorded: RecordedHead | None, dirty: bool) -> None:
         """Compare the log with where it is said to end.
@@ -442,17 +449,24 @@ class LogFile:
     def _abandon(self, *, remove_head: bool = False) -> None:
         """Close everything. The writer last: the connection that closes last checkpoints."""
         self.closed = True
-        self.reader.replace(None)
-        if self._writer is not None:
-            self._writer.close()
-        if self._head_file is not None:
-            if remove_head and _size(f"{self.path}-wal") == 0:
-                self._head_file.remove()
-            else:
-                self._head_file.give_up_reserve()
-                self._head_file.abandon()
+        # What cannot be written any more is in the write-ahead log, or was never acknowledged.
+        with contextlib.suppress(sqlite3.Error):
+            self.reader.replace(None)
+        with contextlib.suppress(sqlite3.Error):
+            if self._writer is not None:
+                self._writer.close()
+        self._leave_head(remove_head)
         if self._lock is not None:
             self._lock.release()
+
+    def _leave_head(self, remove: bool) -> None:
+        if self._head_file is None:
+            return
+        if remove and _size(f"{self.path}-wal") == 0:
+            self._head_file.remove()
+        else:
+            self._head_file.give_up_reserve()
+            self._head_file.abandon()
 
     def check_open(self) -> None:
         """Raise where the log must not be used."""

@@ -84,6 +84,7 @@ class RecordReader:
             if not rows:
                 raise self._missing(f"stream {stream!r}", after, last)
             for position, _, version, count, sum_, body, before in rows:
+                self._check_numbers(position, version, count)
                 first = version - count + 1
                 if first > after + 1 or (begun and first != after + 1):
                     raise self._gap(position, f"version {first} of {stream!r}", after + 1)
@@ -101,6 +102,7 @@ class RecordReader:
             if not rows:
                 raise self._missing("all", after, last)
             for position, stream_id, version, count, sum_, body in rows:
+                self._check_numbers(position, version, count)
                 first = position - count + 1
                 if first > after + 1 or (before is not None and first != after + 1):
                     raise self._gap(first, f"position {first}", after + 1)
@@ -112,6 +114,10 @@ class RecordReader:
                 yield self._checked(before, stream, position, version, count, sum_, body)
                 before = sum_
                 after = position
+
+    def _check_numbers(self, position: int, version: object, count: object) -> None:
+        if type(version) is not int or type(count) is not int:
+            raise self.damaged(position, f"found version {version!r} and {count!r} events, expected numbers")
 
     def _checksum_at(self, position: int) -> bytes:
         base = self._base()

@@ -46,6 +46,14 @@ def create_tables(connection: sqlite3.Connection) -> None:
     write_head(connection, "head", EMPTY)
 
 
+def is_nobodys(connection: sqlite3.Connection) -> bool:
+    """Whether a file is empty, or what a failure while its tables were made has left of it."""
+    if connection.execute("PRAGMA page_count").fetchone()[0] == 0:
+        return True
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return not tables and connection.execute("PRAGMA application_id").fetchone()[0] in (0, APPLICATION_ID)
+
+
 def read_meta(connection: sqlite3.Connection, key: str) -> Any:
     """A value of ``meta``, or None."""
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

@@ -1,0 +1,231 @@
+"""Checking a log file from end to end, and cutting a damaged one at the damage, after a backup."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from mpreg_mq.errors import CorruptLogError, EventLogError
+from mpreg_mq.events.sqlite import schema, snapshots
+from mpreg_mq.events.sqlite.failures import UNREADABLE
+from mpreg_mq.events.sqlite.file import Row, Stream
+from mpreg_mq.events.sqlite.log import SQLiteEventLog
+from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum
+from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head, sync_directory
+
+_ROWS = 200
+
+OnChecked = Callable[[int, int], None]
+"""Called now and then with the position that was reached and the last one."""
+
+
+@attrs.frozen
+class Damage:
+    """What is wrong with a log. ``position`` is that of the first event that cannot be believed, where it is known."""
+
+    position: int | None
+    reason: str
+
+
+@attrs.frozen
+class Repair:
+    """What a repair did. Events from ``cut_at`` on are gone; ``known_last`` is the last position ever recorded."""
+
+    path: Path
+    backup: Path
+    kept_events: int
+    cut_at: int
+    known_last: int
+    reason: str
+
+
+def check_log(path: str | os.PathLike[str], *, on_progress: OnChecked | None = None) -> Damage | None:
+    """Read a whole log file, its checksums and SQLite's own structure; what is wrong with it, or None.
+
+    It is opened read-only, and may be in use. O(size) time, O(1) memory.
+
+    Raises:
+        EventLogError: the file is missing, another program's, or a newer release's.
+    """
+    try:
+        log = SQLiteEventLog(path, read_only=True)
+    except CorruptLogError as error:
+        return Damage(error.position, str(error))
+    with closing(log):
+        try:
+            last = log.last_position()
+            for record in log.read_all():
+                if on_progress is not None and record.position % 10_000 == 0:
+                    on_progress(record.position, last)
+            found = log.check_structure()
+        except CorruptLogError as error:
+            return Damage(error.position, str(error))
+    return None if found is None else Damage(None, found)
+
+
+def repair_log(path: str | os.PathLike[str]) -> Repair | None:
+    """Cut a damaged log file before its first damaged record; None where it is not damaged.
+
+    The damaged files are kept: as ``<path>.damaged-1``, or the next number that is free. What was intact is copied
+    to a new file, which then takes the place of the old one; an interrupted repair changes nothing.
+
+    Raises:
+        LogLockedError: the log is in use.
+        EventLogError: the file is missing or another program's, or there is no room for the copies.
+    """
+    log = Path(os.path.abspath(path))
+    damage = check_log(log)
+    if damage is None:
+        return None
+    lock = WriterLock(log)
+    try:
+        backup = _back_up(log)
+        known = _known_last(log)
+        repaired = log.with_name(log.name + ".repaired")
+        repaired.unlink(missing_ok=True)
+        kept = _salvage(backup, repaired)
+        _take_place(repaired, log)
+    except OSError as error:
+        raise EventLogError(f"repair {log}: {error}") from error
+    finally:
+        lock.release()
+    return Repair(log, backup, kept.position, kept.position + 1, max(known, kept.position), damage.reason)
+
+
+def _sidecars(log: Path) -> list[Path]:
+    return [log.with_name(log.name + suffix) for suffix in ("-wal", "-shm")] + [head_path(log)]
+
+
+def _back_up(log: Path) -> Path:
+    for number in count(1):
+        backup = log.with_name(f"{log.name}.damaged-{number}")
+        if not backup.exists():
+            break
+    for source, target in zip([log, *_sidecars(log)], [backup, *_sidecars(backup)], strict=True):
+        if source.exists() and not source.name.endswith("-shm"):
+            shutil.copyfile(source, target)
+            with target.open("rb+") as file:
+                os.fsync(file.fileno())
+    sync_directory(log.parent)
+    return backup
+
+
+def _known_last(log: Path) -> int:
+    with suppress(EventLogError):
+        recorded = read_head(log)
+        if recorded is not None:
+            return recorded.head.position
+    return 0
+
+
+def _salvage(damaged: Path, repaired: Path) -> Head:
+    """Copy the records up to the first that is damaged; the head of what was copied."""
+    # Read from a copy of the backup: recovering its write-ahead log would change it.
+    scratch = damaged.with_name(damaged.name + ".scratch")
+    try:
+        for source, target in zip([damaged, *_sidecars(damaged)], [scratch, *_sidecars(scratch)], strict=True):
+            if source.exists():
+                shutil.copyfile(source, target)
+        with (
+            closing(sqlite3.connect(scratch, isolation_level=None)) as source_connection,
+            closing(sqlite3.connect(repaired, isolation_level=None)) as target_connection,
+        ):
+            target_connection.execute("PRAGMA synchronous = FULL")
+            target_connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            target_connection.execute("BEGIN EXCLUSIVE")
+            schema.create_tables(target_connection)
+            head = _copy(source_connection, target_connection, scratch)
+            target_connection.execute("COMMIT")
+            return head
+    finally:
+        for file in (scratch, *_sidecars(scratch)):
+            file.unlink(missing_ok=True)
+
+
+def _copy(source: sqlite3.Connection, target: sqlite3.Connection, path: Path) -> Head:
+    base = EMPTY
+    with suppress(*UNREADABLE, CorruptLogError):
+        base = schema.read_head(source, "base", path)
+    streams: dict[int, Stream] = {}
+    for row in _readable(source, "SELECT id, name, base_version FROM streams"):
+        with suppress(TypeError, ValueError, sqlite3.IntegrityError):
+            stream = Stream(int(row[0]), str(row[1]), int(row[2]), int(row[2]))
+            target.execute(
+                "INSERT INTO streams (id, name, base_version) VALUES (?, ?, ?)",
+                (stream.id, stream.name, stream.base_version),
+            )
+            streams[stream.id] = stream
+    head = base
+    for record in _intact(source, base, streams):
+        target.execute(f"{schema.INSERT_RECORD} (?, ?, ?, ?, ?, ?)", record)
+        head = Head(record[0], record[4])
+        streams[record[1]].version = record[2]
+    for stream in streams.values():
+        if not stream.version:
+            target.execute("DELETE FROM streams WHERE id = ?", (stream.id,))
+            continue
+        rows = list(_readable(source, snapshots.FIND, stream.id, stream.base_version, stream.version))
+        for snapshot in snapshots.checked(rows, stream, path):
+            snapshots.save(target, stream, snapshot)
+    schema.write_head(target, "base", base)
+    schema.write_head(target, "head", head)
+    return head
+
+
+def _readable(connection: sqlite3.Connection, statement: str, *parameters: int) -> Iterator[tuple[Any, ...]]:
+    """Rows until SQLite cannot go on."""
+    with suppress(*UNREADABLE):
+        yield from connection.execute(statement, parameters)
+
+
+def _intact(connection: sqlite3.Connection, base: Head, streams: dict[int, Stream]) -> Iterator[Row]:
+    """The records from the base on whose checksums chain, in order, until one does not."""
+    position, before = base
+    while True:
+        rows = list(
+            _readable(
+                connection,
+                "SELECT position, stream_id, version, count, checksum, body FROM records "
+                "WHERE position > ? ORDER BY position LIMIT ?",
+                position,
+                _ROWS,
+            )
+        )
+        if not rows:
+            return
+        for row in rows:
+            if not _chains(row, position, before, streams):
+                return
+            yield row
+            position, before = row[0], row[4]
+
+
+def _chains(row: tuple[Any, ...], position: int, before: bytes, streams: dict[int, Stream]) -> bool:
+    last, stream_id, version, events, sum_, body = row
+    stream = streams.get(stream_id)
+    # Damage can have made anything of the columns.
+    with suppress(Exception):
+        return (
+            stream is not None
+            and last == position + events
+            and version == stream.version + events
+            and sum_ == checksum(before, last, version, events, stream.name, body)
+        )
+    return False
+
+
+def _take_place(repaired: Path, log: Path) -> None:
+    with repaired.open("rb+") as file:
+        os.fsync(file.fileno())
+    for file_beside in _sidecars(log):
+        file_beside.unlink(missing_ok=True)
+    repaired.replace(log)
+    sync_directory(log.parent)

@@ -1,0 +1,245 @@
+"""Whatever happens to the bytes of a log, it is never taken for what it is not, and can be repaired."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mpreg_mq.errors import EventLogError, LogLockedError
+from mpreg_mq.events import (
+    Append,
+    Event,
+    MessageCompleted,
+    RecordedEvent,
+    Snapshot,
+    SQLiteEventLog,
+    check_log,
+    repair_log,
+)
+from tests.support.effort import repetitions
+
+FILES = ("orders.db", "orders.db-wal", "orders.db-head")
+
+
+def event(number: int) -> Event:
+    return MessageCompleted(at=float(number), message_id=f"m{number}")
+
+
+def fill(log: SQLiteEventLog) -> None:
+    """A few records of two streams, with a snapshot."""
+    for number in range(12):
+        stream = "queue:a" if number % 3 else "queue:b"
+        log.append([Append(stream, log.stream_version(stream), (event(number), event(number)))])
+        if number == 5:
+            log.save_snapshot(Snapshot("queue:a", 6, b"state"))
+
+
+Files = dict[str, bytes]
+Damage = Callable[[bytes, int], Iterable[bytes]]
+
+EVERY_PLACE = 20 // repetitions(test=20, soak=20)
+"""1; more in a quick run."""
+MANY_PLACES = 60 // repetitions(test=20, soak=60)
+"""3, or 1 in a soak run: three files take three times as long."""
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> tuple[Files, list[RecordedEvent]]:
+    """The files of a log that was closed, and its events."""
+    path = small_log(tmp_path)
+    return {path.name: path.read_bytes()}, read(path)
+
+
+@pytest.fixture
+def crashed(tmp_path: Path) -> tuple[Files, list[RecordedEvent]]:
+    """The files of a log whose process was killed, and its events."""
+    path = small_log(tmp_path)
+    with closing(SQLiteEventLog(path, reserve_bytes=0)) as log:
+        for number in (20, 21):
+            log.append([Append("queue:b", log.stream_version("queue:b"), (event(number),))])
+        return {name: (path.parent / name).read_bytes() for name in FILES}, list(log.read_all())
+
+
+def small_log(directory: Path) -> Path:
+    """A closed log in small pages, so that there are few bytes that are not used."""
+    path = directory / "source" / FILES[0]
+    path.parent.mkdir()
+    with closing(SQLiteEventLog(path)) as log:
+        fill(log)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for pragma in ("journal_mode = DELETE", "page_size = 512", "auto_vacuum = 0"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA journal_mode = WAL")
+    return path
+
+
+def read(path: Path) -> list[RecordedEvent]:
+    with closing(SQLiteEventLog(path, read_only=True)) as log:
+        return list(log.read_all())
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory in memory where there is one: a file is written and read some ten thousand times in it."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
+        yield Path(directory)
+
+
+def flipped(content: bytes, stride: int) -> Iterator[bytes]:
+    """The content with one byte changed, at each place of a stride."""
+    for at in range(0, len(content), stride):
+        yield content[:at] + bytes([content[at] ^ 0xFF]) + content[at + 1 :]
+
+
+def cut(content: bytes, stride: int) -> Iterator[bytes]:
+    """The content without its end, at each place of a stride."""
+    return (content[:length] for length in range(0, len(content), stride))
+
+
+def write(files: Files, directory: Path) -> Path:
+    for name in (*FILES, "orders.db-shm", "orders.db-lock"):
+        (directory / name).unlink(missing_ok=True)
+    for name, content in files.items():
+        (directory / name).write_bytes(content)
+    return directory / FILES[0]
+
+
+def accepted(path: Path, *, read_only: bool = True) -> list[RecordedEvent] | None:
+    """What a log gives its readers, or None if it refuses."""
+    try:
+        with closing(SQLiteEventLog(path, read_only=read_only, reserve_bytes=0)) as log:
+            everything = list(log.read_all())
+            by_stream = [record for stream in log.streams() for record in log.read_stream(stream)]
+            assert sorted(by_stream, key=lambda record: record.position) == everything
+            for snapshot in log.snapshots("queue:a"):
+                assert snapshot == Snapshot("queue:a", 6, b"state")
+            return everything
+    except EventLogError:
+        return None
+
+
+def check_all(files: Files, name: str, damage: Damage, records: list[RecordedEvent], place: Path, stride: int) -> int:
+    """Damage one of the files in every way: each is refused, or reads just the same; how often it was refused."""
+    refused = 0
+    for content in damage(files[name], stride):
+        found = accepted(write({**files, name: content}, place))
+        refused += found is None
+        assert found in (None, records)
+    return refused
+
+
+@pytest.mark.parametrize("damage", [flipped, cut])
+def test_no_damage_to_a_closed_log_is_accepted(
+    closed: tuple[Files, list[RecordedEvent]], damage: Damage, place: Path
+) -> None:
+    """For all bytes, flipped, and all lengths, cut: the log is refused, or it reads just the same."""
+    files, records = closed
+    assert check_all(files, "orders.db", damage, records, place, EVERY_PLACE) > 0
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [flipped, cut])
+def test_no_damage_to_a_crashed_log_is_accepted(
+    crashed: tuple[Files, list[RecordedEvent]], name: str, damage: Damage, place: Path
+) -> None:
+    """For all bytes and lengths of the log, its write-ahead log and its head: refused, or just the same."""
+    files, records = crashed
+    assert accepted(write(files, place)) == records
+    check_all(files, name, damage, records, place, MANY_PLACES)
+
+
+# --- repair -------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_log_needs_no_repair(closed: tuple[Files, list[RecordedEvent]], place: Path) -> None:
+    """Given a log that is not damaged, then nothing is found, and repairing it does nothing."""
+    path = write(closed[0], place)
+    assert check_log(path) is None
+    assert repair_log(path) is None
+    assert path.read_bytes() == closed[0]["orders.db"]
+    assert not list(place.glob("*damaged*"))
+
+
+def test_a_damaged_record_is_cut_off_after_a_backup(closed: tuple[Files, list[RecordedEvent]], place: Path) -> None:
+    """Given a damaged record, then repair keeps all before it and a backup of the whole, and says where it cut."""
+    files, records = closed
+    path = write(files, place)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE records SET body = zeroblob(5) WHERE position = 16")
+    damage = check_log(path)
+    assert damage is not None
+    assert damage.position == 15
+    assert "checksum" in damage.reason
+    content = path.read_bytes()
+    repair = repair_log(path)
+    assert repair is not None
+    assert (repair.kept_events, repair.cut_at, repair.reason) == (14, 15, damage.reason)
+    assert repair.backup.read_bytes() == content
+    with closing(SQLiteEventLog(path)) as log:
+        assert list(log.read_all()) == records[:14]
+        assert log.snapshots("queue:a") == [Snapshot("queue:a", 6, b"state")]
+        log.append([Append("queue:a", log.stream_version("queue:a"), (event(99),))])
+    assert check_log(path) is None
+
+
+def test_a_lost_end_is_repaired_to_what_is_there(crashed: tuple[Files, list[RecordedEvent]], place: Path) -> None:
+    """Given a log that lost its write-ahead log, then repair says how far it once was, and the rest goes on."""
+    files, records = crashed
+    path = write({name: content for name, content in files.items() if name != "orders.db-wal"}, place)
+    repair = repair_log(path)
+    assert repair is not None
+    assert (repair.kept_events, repair.cut_at, repair.known_last) == (24, 25, 26)
+    assert accepted(path, read_only=False) == records[:24]
+
+
+def test_each_repair_has_a_backup_of_its_own(closed: tuple[Files, list[RecordedEvent]], place: Path) -> None:
+    """Given two repairs, then the second does not overwrite the backup of the first."""
+    path = write(closed[0], place)
+    backups = []
+    for position in (16, 8):
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute(f"DELETE FROM records WHERE position = {position}")
+        repair = repair_log(path)
+        assert repair is not None
+        backups.append(repair.backup.name)
+    assert backups == ["orders.db.damaged-1", "orders.db.damaged-2"]
+
+
+def test_whatever_is_refused_can_be_repaired(crashed: tuple[Files, list[RecordedEvent]], place: Path) -> None:
+    """For many kinds of damage to a crashed log: once repaired, it holds what was before the damage, and goes on."""
+    files, records = crashed
+    repaired = 0
+    for name in FILES:
+        contents = [*flipped(files[name], 1), *cut(files[name], 1)]
+        for content in contents[:: len(contents) // repetitions(test=40, soak=2000) or 1]:
+            path = write({**files, name: content}, place)
+            if accepted(path) is not None:
+                continue
+            # Without its first bytes nobody can know that it is a log.
+            if name == FILES[0] and content[:100] != files[name][:100]:
+                continue
+            assert repair_log(path) is not None
+            found = accepted(path, read_only=False)
+            assert found is not None
+            assert found == records[: len(found)]
+            repaired += 1
+            for file in place.iterdir():
+                file.unlink()
+    assert repaired > 0
+
+
+def test_a_log_in_use_is_not_repaired(closed: tuple[Files, list[RecordedEvent]], place: Path) -> None:
+    """Given a damaged log that a process has open, then repairing it is refused."""
+    path = write(closed[0], place)
+    with closing(SQLiteEventLog(path)):
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("UPDATE records SET body = zeroblob(5) WHERE position = 16")
+        with pytest.raises(LogLockedError):
+            repair_log(path)

@@ -1,0 +1,214 @@
+"""The disk fails at any one operation, or from one on: no append is answered wrongly, and the log comes back."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import apsw
+import pytest
+
+from mpreg_mq.errors import EventLogError, LogFullError
+from mpreg_mq.events import Append, Event, MessageCompleted, MessageEnqueued, Snapshot, SQLiteEventLog, check_log
+from tests.support.effort import LEVEL
+from tests.support.faulty_disk import Disk, on_disk, open_on
+
+STRIDE = 10 if LEVEL == "quick" else 1
+"""Every operation fails once; every tenth in a quick run."""
+
+FOR_EVER = 1 << 30
+
+Made = list[tuple[str, Event]]
+
+
+# SQLite has no way to pass some errors of a file system on; apsw reports those as unraisable.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory in memory where there is one."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
+        yield Path(directory)
+
+
+def event(number: int, size: int = 1) -> Event:
+    return MessageCompleted(at=float(number), message_id="m" * size)
+
+
+class Client:
+    """Does the same things in the same order each time, and notes what was answered."""
+
+    def __init__(self) -> None:
+        self.acknowledged: Made = []
+        self.unknown: list[tuple[str, Event]] = []
+        self.failures = 0
+
+    def work(self, log: SQLiteEventLog) -> None:
+        """Appends of one and several streams, small and large; a snapshot; a truncation."""
+        for number in range(4):
+            self.append(log, number)
+        self.attempt(lambda: log.save_snapshot(Snapshot("queue:a", log.stream_version("queue:a"), b"state")))
+        for number in range(4, 7):
+            self.append(log, number)
+        self.attempt(log.sync)
+
+    def append(self, log: SQLiteEventLog, number: int) -> None:
+        """One batch; once it failed it is not tried again."""
+        made: Made = []
+        batch = []
+        for stream, size in (("queue:a", 1), (f"queue:{number % 3}", 3000)):
+            version = log.stream_version(stream) + sum(name == stream for name, _ in made)
+            batch.append(Append(stream, version, (event(number, size),)))
+            made.append((stream, event(number, size)))
+        try:
+            log.append(batch)
+            self.acknowledged += made
+        except EventLogError as error:
+            self.failures += 1
+            if "is not known" in str(error):
+                self.unknown += made
+
+    def attempt(self, do: Callable[[], object]) -> None:
+        """Something that changes no events, and may fail."""
+        try:
+            do()
+        except EventLogError:
+            self.failures += 1
+
+    def check(self, log: SQLiteEventLog) -> None:
+        """Everything acknowledged is there, and besides only what was answered with "unknown"."""
+        found = [(record.stream, record.event) for record in log.read_all()]
+        assert [made for made in found if made not in self.unknown] == self.acknowledged
+
+
+def opened(disk: Disk, *, mend: bool) -> SQLiteEventLog:
+    """The log, opened again until that works; ``mend`` the disk after the first failure."""
+    for _ in range(5):
+        with suppress(EventLogError):
+            return open_on(disk)
+        if mend:
+            disk.fault = None
+    return open_on(disk)
+
+
+def operations(place: Path) -> int:
+    """How many operations there are from opening the log to closing it."""
+    disk = Disk(place / "counted")
+    disk.directory.mkdir()
+    with on_disk(disk), closing(open_on(disk)) as log:
+        Client().work(log)
+    return disk.operations
+
+
+def failing_at(first: int, last: int, error: type[Exception]) -> Callable[[int, str], Exception | None]:
+    return lambda number, name: error("disk on fire") if first <= number <= last else None
+
+
+@pytest.mark.parametrize("error", [apsw.IOError, apsw.FullError])
+@pytest.mark.parametrize("lasting", [1, 3, FOR_EVER])
+def test_a_failing_disk_makes_no_answer_wrong(place: Path, error: type[Exception], lasting: int) -> None:
+    """For all operations that fail, once, a few times or from then on until the disk is mended: whoever was told
+    that an append is stored, or is not, was told the truth; and the log takes events again (S1, I5)."""
+    failures = 0
+    for first in range(1, operations(place), STRIDE):
+        disk = Disk(place / f"{first}")
+        disk.directory.mkdir()
+        client = Client()
+        with on_disk(disk):
+            disk.fault = failing_at(first, first + lasting - 1, error)
+            log = opened(disk, mend=lasting == FOR_EVER)
+            client.work(log)
+            disk.fault = None
+            client.append(log, 7)
+            client.append(log, 8)
+            assert [made[1].at for made in client.acknowledged[-4:]] == [7.0, 7.0, 8.0, 8.0], first
+            client.check(log)
+            log.close()
+        failures += client.failures
+        with closing(SQLiteEventLog(disk.directory / "log.db", reserve_bytes=0)) as log:
+            client.check(log)
+        assert check_log(disk.directory / "log.db") is None
+    assert failures > 0
+
+
+@pytest.mark.parametrize("lasting", [1, FOR_EVER])
+def test_a_failing_disk_during_recovery_changes_nothing(place: Path, lasting: int) -> None:
+    """For all operations that fail while a crashed log is opened: opening fails or works, and the next one works,
+    with everything that was acknowledged (I5)."""
+    crashed = Disk(place / "crashed")
+    crashed.directory.mkdir()
+    client = Client()
+    with on_disk(crashed), closing(open_on(crashed)) as log:
+        client.work(log)
+        files = {file.name: file.read_bytes() for file in crashed.directory.iterdir() if "-lock" not in file.name}
+    first = 0
+    opened_without_failing = False
+    while not opened_without_failing:
+        first += STRIDE
+        disk = Disk(place / f"{first}")
+        disk.directory.mkdir()
+        for name, content in files.items():
+            if not name.endswith("-shm"):
+                (disk.directory / name).write_bytes(content)
+        with on_disk(disk):
+            disk.fault = failing_at(first, first + lasting - 1, apsw.IOError)
+            with suppress(EventLogError):
+                with closing(open_on(disk)) as log:
+                    client.check(log)
+                opened_without_failing = disk.operations < first
+        with closing(SQLiteEventLog(disk.directory / "log.db", reserve_bytes=0)) as log:
+            client.check(log)
+
+
+def test_a_commit_that_was_done_is_answered_so(place: Path) -> None:
+    """Given a disk that reports an error after it has written everything, then the append succeeds: the log opens its
+    file again and finds it there."""
+    disk = Disk(place / "disk")
+    disk.directory.mkdir()
+    with on_disk(disk), closing(open_on(disk)) as log:
+        log.append([Append("queue:a", 0, (event(1),))])
+        failed: list[int] = []
+
+        def fail_the_next_sync(number: int, name: str) -> Exception | None:
+            if name == "sync" and not failed:
+                failed.append(number)
+                return apsw.IOError("written, but the answer was lost")
+            return None
+
+        disk.fault = fail_the_next_sync
+        with suppress(EventLogError):
+            log.append([Append("queue:a", 1, (event(2),))])
+        assert failed
+        found = [record.event for record in log.read_all()]
+        assert found in ([event(1)], [event(1), event(2)])
+        log.append([Append("queue:a", len(found), (event(3),))])
+
+
+def test_a_full_disk_keeps_room_to_finish(place: Path) -> None:
+    """Given a disk that is full, then new messages are refused with the reason, what finishes messages is not, and
+    reading goes on; when there is room again, new messages are accepted."""
+    disk = Disk(place / "disk")
+    disk.directory.mkdir()
+    message = MessageEnqueued(at=1.0, message_id="m", topic="t", payload=b"p")
+    with on_disk(disk), closing(open_on(disk, reserve_bytes=1 << 16)) as log:
+        log.append([Append("queue:a", 0, (message,))])
+        assert log.has_room()
+        head = log._file._head_file
+        assert head is not None
+        disk.fault = lambda number, name: apsw.FullError("full") if name == "write" and head.reserved else None
+        with pytest.raises(LogFullError, match="no room on its disk"):
+            log.append([Append("queue:a", 1, (message,))])
+        full = True
+        head.reserve = lambda: not full  # type: ignore[method-assign]
+        assert not log.has_room()
+        with pytest.raises(LogFullError, match="only to finish"):
+            log.append([Append("queue:a", 1, (message,))])
+        log.append([Append("queue:a", 1, (event(2),))])
+        assert [record.version for record in log.read_all()] == [1, 2]
+        full = False
+        assert log.has_room()
+        log.append([Append("queue:a", 2, (message,))])
