@@ -14,6 +14,8 @@ from mpreg_mq.errors import MessageQueueError
 HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 ERROR = 1
 """Exit status of an error; click's own for wrong usage is 2."""
+BROKEN = 3
+"""Exit status where a promise was broken."""
 
 
 class LazyGroup(click.Group):

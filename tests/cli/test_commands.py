@@ -239,3 +239,34 @@ def test_queue_names_complete(incident_path: Path) -> None:
     env = {"_MPREG_MQ_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": "4"}
     result = CliRunner().invoke(root, [], prog_name="mpreg-mq", env=env)
     assert sorted(result.stdout.split()) == ["plain,mail", "plain,orders"]
+
+
+def test_rerun(run: Runner) -> None:
+    """Given the settings that the queues had, then nothing differs and all is well; given others, each difference."""
+    assert text(run("rerun", "LOG")) == "107 decisions made again, 0 differ\n"
+    shown = text(run("rerun", "LOG", "--set", "max_retries=1"))
+    assert "DeliveryFailed + MessageRequeued -> DeliveryFailed + MessageDeadLettered" in shown
+    assert "  + dead letter after 2 attempts" in shown
+    difference, summary = lines(run("rerun", "LOG", "--set", "max_retries=1", "--json"))
+    assert difference["decided"][1]["type"] == "MessageDeadLettered"
+    assert (summary["differences"], summary["followed"]) == (1, 2)
+    for wrong in ("max_retries", "max_retry=1", "max_retries=-1"):
+        assert run("rerun", "LOG", "--set", wrong).exit_code == 2
+
+
+def test_a_rerun_that_differs_with_todays_code_is_status_3(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given code that decides otherwise, then the exit status says that a promise was broken."""
+    monkeypatch.setattr("mpreg_mq.actors.decider.settling.backoff_seconds", lambda *_: 7.123456)
+    result = run("rerun", "LOG")
+    assert result.exit_code == 3
+    assert "2 differ" in result.stdout
+
+
+def test_export_test(run: Runner, tmp_path: Path) -> None:
+    """Given a message, then a test file; one that exists is never written over."""
+    out = str(tmp_path / "test_11.py")
+    assert "events of orders/11-00a1 written to" in text(run("export-test", "LOG", "11-00a1", "-o", out))
+    assert "def test_orders_11_00a1_goes_the_same_way" in Path(out).read_text()
+    again = run("export-test", "LOG", "11-00a1", "-o", out)
+    assert again.exit_code == 1
+    assert "exists" in again.stderr

@@ -236,7 +236,8 @@ class WhyStory(RuleBasedStateMachine):
             answer = ask(copy, message_id)
             assert answer.standing is Standing.WAITING, answer
             blocker = answer.common[0] if answer.common else choice.choice(answer.ways).blockers[0]
-            assert blocker not in before, "a blocker that was removed is gone"
+            # Later it may come back: a lease that removed it can run out while time removes another one.
+            assert blocker not in before[-1:], "a blocker that was removed is gone"
             before.append(blocker)
             start = len(copy.history)
             Remover(copy, message_id).remove(blocker)

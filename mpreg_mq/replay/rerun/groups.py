@@ -1,0 +1,100 @@
+"""From the events of a queue to its decisions: which events were recorded together, by one decision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from mpreg_mq.events import RecordedEvent
+from mpreg_mq.events import types as e
+
+FOLLOWERS = (
+    e.AudienceMemberLeft,
+    e.CircuitOpened,
+    e.CircuitClosed,
+    e.MessageRequeued,
+    e.QuorumMissed,
+    e.MessageCompleted,
+    e.MessageDeadLettered,
+    e.MessageFailed,
+)
+"""Events that are a consequence of the one before them, where that began a decision at the same time."""
+
+_LEADERS = (e.SubscriberLeft, e.MessageAcknowledged, e.DeliveryFailed, e.LeaseExpired)
+_FETCHED = (e.AudienceFixed, e.MessageExpired, e.MessageDelivered)
+
+Group = list[RecordedEvent]
+
+
+def groups(records: Iterable[RecordedEvent]) -> Iterator[Group]:
+    """The records of one stream, divided into the decisions that recorded them; each is given when the next begins."""
+    group: Group = []
+    for record in records:
+        if group and not _belongs(group, record.event):
+            yield from _settled(group)
+            group = []
+        group.append(record)
+    if group:
+        yield from _settled(group)
+
+
+def _belongs(group: Group, event: Any) -> bool:
+    first: Any = group[0].event
+    last: Any = group[-1].event
+    if event.at != first.at:
+        return False
+    if isinstance(first, _LEADERS):
+        if isinstance(event, FOLLOWERS):
+            return _same_subject(first, event)
+        ends_with_process = isinstance(event, e.SubscriberLeft) and not event.unsubscribed
+        return ends_with_process and isinstance(first, e.SubscriberLeft) and not first.unsubscribed
+    if isinstance(first, e.SubscriberJoined):
+        return isinstance(event, e.AudienceFixed) and event.subscriber_ids == (first.subscriber_id,)
+    if isinstance(last, e.MessageDropped):
+        return isinstance(event, e.MessageEnqueued) and event.redriven_from is None
+    if isinstance(last, e.MessagesPurged):
+        return isinstance(event, e.QueueDeleted)
+    if isinstance(last, e.MessageEnqueued):
+        return isinstance(event, e.DeadLetterRedriven) and event.new_message_id == last.message_id
+    if isinstance(first, _FETCHED) and isinstance(event, _FETCHED):
+        return not isinstance(last, e.MessageDelivered) or _fetcher(last) is not None
+    return False
+
+
+def _same_subject(first: Any, event: Any) -> bool:
+    if isinstance(first, e.SubscriberLeft):
+        return not isinstance(event, e.CircuitOpened | e.CircuitClosed | e.MessageRequeued)
+    if isinstance(event, e.CircuitOpened | e.CircuitClosed):
+        return bool(event.subscriber_id == first.subscriber_id)
+    return bool(event.message_id == first.message_id)
+
+
+def _fetcher(event: Any) -> str | None:
+    """Who fetched, where the event is a delivery to somebody that fetches."""
+    return event.subscriber_id if isinstance(event, e.MessageDelivered) and event.pull else None
+
+
+def _settled(group: Group) -> Iterator[Group]:
+    """Tell what one receive brought from expiries, audiences and deliveries that came by themselves."""
+    if not isinstance(group[0].event, _FETCHED):
+        yield group
+        return
+    start = 0
+    while start < len(group):
+        end = start
+        while end < len(group) and not isinstance(group[end].event, e.MessageDelivered):
+            end += 1
+        fetcher = _fetcher(group[end].event) if end < len(group) else None
+        if fetcher is None:
+            yield [group[start]]
+            start += 1
+            continue
+        taken = end + 1
+        for number in range(taken, len(group)):
+            delivered = isinstance(group[number].event, e.MessageDelivered)
+            if delivered and _fetcher(group[number].event) != fetcher:
+                break
+            if delivered:
+                taken = number + 1
+        yield group[start:taken]
+        start = taken
