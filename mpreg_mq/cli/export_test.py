@@ -12,7 +12,7 @@ from mpreg_mq.cli.output import Output, json_option
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import EventLog
 from mpreg_mq.replay.formats import plural
-from mpreg_mq.replay.rerun.story import story_of, story_as_test
+from mpreg_mq.replay.rerun.story import story_as_test, story_of
 
 
 @click.command(

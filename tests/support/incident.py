@@ -48,9 +48,16 @@ def same_ids() -> Iterator[None]:
 
 
 class Warehouse:
-    """Ships orders that have a ``sku``."""
+    """Ships orders that have a ``sku``, each in its time."""
 
-    def __call__(self, message: QueuedMessage) -> None:
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+
+    async def __call__(self, message: QueuedMessage) -> None:
+        done = asyncio.Event()
+        seconds = 0.05 + 0.02 * (message.payload["order"] % 7)
+        self._clock.call_at(asyncio.get_running_loop(), self._clock.now() + seconds, done.set)
+        await done.wait()
         message.payload["sku"]
 
 
@@ -59,7 +66,7 @@ async def _story(log: Any) -> None:
     manager = MessageQueueManager(log=log, clock=clock)
     await manager.create_queue("orders", ORDERS)
     await manager.create_queue("mail", QueueConfiguration("mail", max_retries=1))
-    manager.subscribe_to_queue("orders", "warehouse", "order.*", Warehouse())
+    manager.subscribe_to_queue("orders", "warehouse", "order.*", Warehouse(clock))
     manager.subscribe_to_queue("mail", "mailer", "mail.#", lambda message: None)
     manager.subscribe_to_queue("mail", "archive", "#", lambda message: None)
 
