@@ -12,6 +12,7 @@ COMMANDS = {
     "show": ("mpreg_mq.cli.log_show", "Events, by queue, message, topic, type and time."),
     "export": ("mpreg_mq.cli.log_export", "Write the log to a file of JSON lines."),
     "import": ("mpreg_mq.cli.log_import", "Read such a file into a log."),
+    "copy": ("mpreg_mq.cli.log_copy", "Copy the log into another store, and compare."),
 }
 
 
