@@ -21,6 +21,7 @@ COMMANDS = {
     "dlq": ("mpreg_mq.cli.dlq", "List, show, redrive and purge dead letters."),
     "fork": ("mpreg_mq.cli.fork", "A new log that is the old one up to a moment."),
     "serve": ("mpreg_mq.cli.serve", "Run an MPREG server with these queues."),
+    "cluster": ("mpreg_mq.cli.cluster", "Queues on several nodes: status, moving, draining."),
     "completion": ("mpreg_mq.cli.completion", "Print the script for completion in a shell."),
 }
 

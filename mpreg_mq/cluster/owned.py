@@ -17,6 +17,7 @@ from mpreg_mq.actors.store import Store
 from mpreg_mq.cluster import wire
 from mpreg_mq.cluster.wire import Outcome, Reply
 from mpreg_mq.errors import EventLogError, MessageQueueError, QueueClosedError
+from mpreg_mq.events.types import Event, MessageAcknowledged
 from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, QueuedMessage, RejectionReason
 from mpreg_mq.queue import MessageQueue
 
@@ -24,6 +25,9 @@ logger = logging.getLogger("mpreg_mq")
 
 MEMBER = "mpreg-mq-member"
 """Metadata of a subscription whose callback runs on a node: which member that is."""
+
+ACKNOWLEDGMENTS_REMEMBERED = 10_000
+"""The latest acknowledgments that an owner recognises when somebody asks again."""
 
 OnFired = Callable[[str, c.Send], None]
 
@@ -43,6 +47,7 @@ class OwnedQueue:
         self._on_fired = on_fired
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._running: set[asyncio.Task[Any]] = set()
+        self._acknowledged: dict[tuple[str, str], None] = {}
 
     # --- requests -----------------------------------------------------------------------------------------
 
@@ -145,10 +150,30 @@ class OwnedQueue:
             await self._committed()
         return messages
 
-    async def _acknowledge(self, many: wire.AcknowledgeMany) -> list[bool]:
+    async def _acknowledge(self, many: wire.AcknowledgeMany) -> list[wire.Acknowledged]:
         actor = self.queue._actor
         replies = [actor.call(one) for one in many.acknowledgments]
-        return [bool(await reply) if isinstance(reply, LoopFuture) else bool(reply) for reply in replies]
+        outcomes = []
+        for one, reply in zip(many.acknowledgments, replies, strict=True):
+            counted = await reply if isinstance(reply, LoopFuture) else reply
+            before = (one.message_id, one.subscriber_id) in self._acknowledged
+            if counted:
+                self._remember(one.message_id, one.subscriber_id)
+                outcomes.append(wire.Acknowledged.COUNTED)
+            else:
+                outcomes.append(wire.Acknowledged.BEFORE if before else wire.Acknowledged.NO)
+        return outcomes
+
+    def _remember(self, message_id: str, subscriber_id: str) -> None:
+        self._acknowledged[message_id, subscriber_id] = None
+        if len(self._acknowledged) > ACKNOWLEDGMENTS_REMEMBERED:
+            del self._acknowledged[next(iter(self._acknowledged))]
+
+    def remember(self, recent: Iterable[Event]) -> None:
+        """Note the acknowledgments among the events before this ownership: their senders may ask again."""
+        for event in recent:
+            if type(event) is MessageAcknowledged:
+                self._remember(event.message_id, event.subscriber_id)
 
     async def _subscribe(self, request: wire.SubscribeRequest) -> str:
         actor = self.queue._actor

@@ -23,12 +23,16 @@ from mpreg_mq.cluster.watched_log import WatchedLog
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import EventLogError, MessageQueueError, OwnershipLostError
 from mpreg_mq.events.nats.engine import MismatchError, RefusedError, UnansweredError
+from mpreg_mq.events.types import Event
 from mpreg_mq.projections import QueueState
 from mpreg_mq.queue import MessageQueue, make_actor
 
 logger = logging.getLogger("mpreg_mq")
 
 TAKEOVERS_AT_ONCE = 8
+
+RECENT_EVENTS = 5000
+"""How far back a new owner looks for acknowledgments whose answers may have been lost."""
 
 
 class Ownership:
@@ -132,9 +136,14 @@ class Ownership:
         if not state.created or state.deleted:
             await self._forget(name)
             return
-        self._serve(name, state, head.epoch)
+        recent = await asyncio.to_thread(self._recent, stream, state.version)
+        self._serve(name, state, head.epoch).remember(recent)
         self._metrics.last_takeover_seconds = asyncio.get_running_loop().time() - started
         logger.info("queue %s: owned by %s, epoch %d, %d events", name, self.member, head.epoch, state.version)
+
+    def _recent(self, stream: str, version: int) -> list[Event]:
+        """The last events before this ownership."""
+        return [record.event for record in self._log.read_stream(stream, max(0, version - RECENT_EVENTS))]
 
     def _serve(self, name: str, state: QueueState, epoch: int, created: QueueConfiguration | None = None) -> OwnedQueue:
         actor = make_actor(name, self.store, self._clock, state)

@@ -12,7 +12,7 @@ from mpreg_mq.actors import commands as c
 from mpreg_mq.cluster import wire
 from mpreg_mq.cluster.node import Node
 from mpreg_mq.cluster.transport import NobodyThereError
-from mpreg_mq.cluster.wire import Outcome, Reply
+from mpreg_mq.cluster.wire import Acknowledged, Outcome, Reply
 from mpreg_mq.errors import EventLogError, QueueNotFoundError
 from mpreg_mq.events.nats.engine import UnansweredError
 from mpreg_mq.model import DeliveryResult, RejectionReason
@@ -122,7 +122,10 @@ class Router:
 
     @staticmethod
     def _answered(asked: msgspec.Struct, answer: Any, unknown: bool) -> Any:
-        """A duplicate of a try that nobody answered is that try's success."""
+        """A duplicate of a try that nobody answered is that try's success, and so is an acknowledgment of before."""
+        if type(asked) is wire.AcknowledgeMany:
+            counted = (Acknowledged.COUNTED, Acknowledged.BEFORE) if unknown else (Acknowledged.COUNTED,)
+            return [outcome in counted for outcome in answer]
         if unknown and type(asked) is c.Send and answer.rejection is RejectionReason.DUPLICATE:
             return DeliveryResult(True, answer.duplicate_of)
         return answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import Enum, IntEnum
 from typing import Any
 
 import msgspec
@@ -40,6 +40,17 @@ class DetachRequest(msgspec.Struct, frozen=True):
 
     subscription_ids: tuple[str, ...]
     reason: str
+
+
+class Acknowledged(IntEnum):
+    """What became of an acknowledgment."""
+
+    NO = 0
+    """It does not count (L2)."""
+    COUNTED = 1
+    BEFORE = 2
+    """It does not count again, the subscriber has acknowledged the message already: whoever asks because the first
+    answer was lost takes that for a success."""
 
 
 class AcknowledgeMany(msgspec.Struct, frozen=True):
@@ -85,7 +96,7 @@ KINDS: dict[str, tuple[type[msgspec.Struct], Any]] = {
     "send": (c.Send, DeliveryResult),
     "send_batch": (c.SendBatch, list[DeliveryResult]),
     "receive": (ReceiveRequest, list[QueuedMessage]),
-    "acknowledge": (AcknowledgeMany, list[bool]),
+    "acknowledge": (AcknowledgeMany, list[Acknowledged]),
     "negative_acknowledge": (c.NegativeAcknowledge, bool),
     "extend": (c.ExtendLease, bool),
     "subscribe": (SubscribeRequest, str),
