@@ -132,9 +132,9 @@ class Cluster:
         urls = ", ".join(f"nats://127.0.0.1:{port}" for port in routes)
         self.servers = []
         for number in range(size):
-            cluster = (
-                "" if size == 1 else f"cluster {{ name: test, listen: 127.0.0.1:{routes[number]}, routes: [{urls}] }}\n"
-            )
+            # Clients know all servers, and must not be told a way around a proxy.
+            members = f"name: test, listen: 127.0.0.1:{routes[number]}, routes: [{urls}], no_advertise: true"
+            cluster = "" if size == 1 else f"cluster {{ {members} }}\n"
             self.servers.append(Server(f"n{number + 1}", directory, ports[number], monitors[number], cluster, settings))
 
     @property
