@@ -23,7 +23,7 @@ class Committed:
     """An append of this actor came to its end: ``version`` is durable, or ``error`` says why not."""
 
     version: int
-    waiters: tuple[tuple[LoopFuture[Any], Any], ...]
+    waiters: list[tuple[LoopFuture[Any], Any]]
     error: BaseException | None
 
 

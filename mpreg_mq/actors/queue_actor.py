@@ -122,6 +122,7 @@ class QueueActor(DispatchingActor):
     def _close_at_once(self, reason: str) -> None:
         self._begin_close(BeginClose())
         self._finish_close(FinishClose(reason))
+        self.send_off()
         if self._store.journal is not None:
             self._store.journal.flush()
 
@@ -317,6 +318,7 @@ class QueueActor(DispatchingActor):
         """The timers and turns of the loop before are lost; plan them anew."""
         self._timer = None
         self._turn_scheduled = False
+        self.send_off()
         self._after()
 
     _handlers: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {

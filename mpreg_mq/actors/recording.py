@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pykka
 
 from mpreg_mq.actors import commands as c
@@ -30,6 +31,14 @@ NEVER_WAIT = 1 << 62
 _AFTER_DELETION = (c.Open, c.Detach, c.EndLease)
 
 
+class Unsent(msgspec.Struct, eq=False):
+    """Events of one loop iteration that go to the journal together, and who waits for their commit."""
+
+    before: int
+    events: list[e.Event] = msgspec.field(default_factory=list)
+    waiters: list[tuple[LoopFuture[Any], Any]] = msgspec.field(default_factory=list)
+
+
 class RecordingActor(LoopActor):
     """Decides, records, and rebuilds its state from the log after a failure."""
 
@@ -45,6 +54,7 @@ class RecordingActor(LoopActor):
         # Without a journal an append is there at once, so nothing ever waits to be durable.
         self._durable = self.state.version if store.journal is not None else NEVER_WAIT
         self._shared_context = Context(0.0, run, self._durable)
+        self._unsent: Unsent | None = None
         self._outstanding = 0
         self._outbox: list[e.Event] | None = None
         self._synchronous = False
@@ -125,31 +135,47 @@ class RecordingActor(LoopActor):
         except Exception as error:
             raise self._rebuilt_after(error) from error
         if not wait:
-            self._submit(before, events, ())
+            self._submit(before, events)
             return reply
         later: LoopFuture[Any] = LoopFuture()
-        self._submit(before, events, ((later, reply),))
+        self._submit(before, events).waiters.append((later, reply))
         return later
 
     def _append(self, before: int, events: Sequence[e.Event]) -> None:
+        """Append and wait for the commit, after everything before it."""
+        self.send_off()
         self._store.append(self.stream, before, events)
         if self._store.journal is not None:
             self._durable = before + len(events)
 
-    def _submit(
-        self, before: int, events: tuple[e.Event, ...], waiters: tuple[tuple[LoopFuture[Any], Any], ...]
-    ) -> None:
-        version = before + len(events)
-        self._outstanding += 1
+    def _submit(self, before: int, events: Sequence[e.Event]) -> Unsent:
+        """Have events appended soon: all that come in this iteration of the loop go to the journal as one append."""
+        unsent = self._unsent
+        if unsent is None:
+            loop = self.loop
+            assert loop is not None, "without a loop events are appended at once"
+            unsent = self._unsent = Unsent(before)
+            self._outstanding += 1
+            loop.call_soon(self.send_off)
+        unsent.events += events
+        return unsent
+
+    def send_off(self) -> None:
+        """Hand what was gathered to the journal."""
+        unsent = self._unsent
+        if unsent is None:
+            return
+        self._unsent = None
+        version = unsent.before + len(unsent.events)
 
         def done(error: BaseException | None) -> None:
-            committed = Committed(version, waiters, error)
+            committed = Committed(version, unsent.waiters, error)
             try:
                 self.actor_ref.tell(committed)
             except pykka.ActorDeadError:
-                _answer(waiters, None if error is None else self._store_error(error))
+                _answer(unsent.waiters, None if error is None else self._store_error(error))
 
-        self._store.submit(self.stream, before, events, done, self.loop)
+        self._store.submit(self.stream, unsent.before, unsent.events, done, self.loop)
 
     def _flush_outbox(self, version: int) -> None:
         """Submit what a turn has recorded so far; ``version`` is the state's after it."""
@@ -160,7 +186,7 @@ class RecordingActor(LoopActor):
             if self._store.journal is None:
                 self._append(version - len(events), events)
             else:
-                self._submit(version - len(events), events, ())
+                self._submit(version - len(events), events)
 
     def _committed(self, message: Committed) -> None:
         self._outstanding -= 1
@@ -229,7 +255,7 @@ class RecordingActor(LoopActor):
         self._after_rebuild()
 
 
-def _answer(waiters: tuple[tuple[LoopFuture[Any], Any], ...], error: BaseException | None) -> None:
+def _answer(waiters: list[tuple[LoopFuture[Any], Any]], error: BaseException | None) -> None:
     for future, reply in waiters:
         if error is None:
             future.set(reply)

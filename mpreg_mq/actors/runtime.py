@@ -85,7 +85,8 @@ class LoopFuture(pykka.Future[T]):
     _get_hook: Callable[[float | None], T] | None
     _value: Any
     _failure: tuple[BaseException, TracebackType | None] | None
-    _callbacks: list[Callable[[LoopFuture[T]], object]] | None
+    # Callables, and the waiters of tasks that are suspended here.
+    _callbacks: list[Callable[[LoopFuture[T]], object] | asyncio.Future[None]] | None
     _inbox: LoopInbox | None
 
     def __init__(self) -> None:
@@ -251,8 +252,18 @@ class LoopFuture(pykka.Future[T]):
         value: T = self._value
         return value
 
-    def _run(self, callbacks: list[Callable[[LoopFuture[T]], object]]) -> None:
+    def _run(self, callbacks: list[Callable[[LoopFuture[T]], object] | asyncio.Future[None]]) -> None:
+        here = _get_running_loop()
         for callback in callbacks:
+            if isinstance(callback, asyncio.Future):
+                loop = callback.get_loop()
+                if loop is here:
+                    _release(callback)
+                else:
+                    # A closed loop has no task left to wake.
+                    with contextlib.suppress(RuntimeError):
+                        loop.call_soon_threadsafe(_release, callback)
+                continue
             try:
                 callback(self)
             except Exception:
@@ -283,26 +294,27 @@ class LoopFuture(pykka.Future[T]):
             self.remove_done_callback(notify)
 
     def _suspend(self) -> Generator[Any, None, None]:
-        loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[None] = loop.create_future()
-
-        def release() -> None:
-            if not waiter.done():
-                waiter.set_result(None)
-
-        def wake(_: LoopFuture[T]) -> None:
-            if _get_running_loop() is loop:
-                release()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with _futures_lock:
+            if self._done:
+                return
+            if self._callbacks is None:
+                self._callbacks = [waiter]
             else:
-                # A closed loop has no task left to wake.
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(release)
-
-        self.add_done_callback(wake)
+                self._callbacks.append(waiter)
         try:
             yield from waiter
-        finally:
-            self.remove_done_callback(wake)
+        except BaseException:
+            # Cancelled: what resolves it has nobody to wake.
+            with _futures_lock:
+                if self._callbacks is not None:
+                    self._callbacks.remove(waiter)
+            raise
+
+
+def _release(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 @attrs.frozen(eq=False)

@@ -104,6 +104,7 @@ class OwnedQueue:
 
         actor = self.queue._actor
         # An append without events comes after those before it, and fails where they failed.
+        actor.send_off()
         self._store.submit(actor.stream, actor.state.version, (), settle, loop)
         await confirmed
 

@@ -176,3 +176,58 @@ def test_unknown_messages_are_refused() -> None:
         queue._actor.actor_ref.ask("hello")
     assert queue._actor.actor_ref.is_alive()
     queue.shutdown_sync()
+
+
+def test_sends_of_one_loop_iteration_reach_the_log_as_one_append() -> None:
+    """Given senders that are all ready, then the journal gets their events together, and each has its own answer."""
+
+    async def story() -> None:
+        log = FlakyLog(blocking=True)
+        queue = make_queue(log=log)
+        await until(lambda: queue._actor._outstanding == 0)
+        appends: list[int] = []
+        append = log.append
+
+        def counting(batch: Sequence[Append]) -> None:
+            appends.extend(len(one.events) for one in batch)
+            append(batch)
+
+        log.append = counting  # type: ignore[method-assign]
+        results = await asyncio.gather(*(queue.send_message("a", number) for number in range(50)))
+        assert [result.success for result in results] == [True] * 50
+        assert appends == [50]
+        assert [message.payload for message in queue.pending_messages] == list(range(50))
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_what_was_gathered_is_not_lost_with_its_loop() -> None:
+    """Given a loop that ended before it sent off what it had gathered, then the next use of the queue stores it."""
+    log = FlakyLog(blocking=True)
+    queue = make_queue(log=log)
+
+    async def send_and_leave() -> None:
+        sending = asyncio.create_task(queue.send_message("a", 1))
+        await asyncio.sleep(0)
+        assert queue._actor._unsent is not None
+        asyncio.get_running_loop().stop()
+        await sending
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(send_and_leave())
+    loop.run_forever()
+    assert not task.done()
+    for left in asyncio.all_tasks(loop):
+        left.cancel()
+
+    async def read() -> None:
+        assert [message.payload for message in queue.pending_messages] == [1]
+        assert (await queue.send_message("a", 2)).success
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(read())
+    loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    loop.close()
