@@ -7,13 +7,12 @@ from collections.abc import Awaitable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-import pykka
-
 from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.manager import MessageQueueManager
 from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, QueuedMessage, QueueType, RejectionReason
 from mpreg_mq.queue import MessageQueue
 from mpreg_mq.testing.clients import Operation, Outcome
+from mpreg_mq.testing.crash import crash, running_actors
 from mpreg_mq.testing.loop import SimulatedClock, SimulatedLoop
 from mpreg_mq.testing.scenario import QUEUE_NAME, Faults
 
@@ -43,7 +42,7 @@ class Process:
         self.counted = 0.0
         self.loop = SimulatedLoop(Random(f"{world.seed}/loop {number}"))
         self.clock = SimulatedClock(self.loop, start)
-        self._before = {ref.actor_urn for ref in pykka.ActorRegistry.get_all()}
+        self._before = running_actors()
         self.log = world.disk.open(self.loop, blocking=world.blocking)
         self.manager = MessageQueueManager(log=self.log, clock=self.clock)
         self.queue: MessageQueue | None = None
@@ -80,25 +79,7 @@ class Process:
     def crash(self) -> None:
         """The process is gone between two steps: nothing of it runs any more, and its log cannot write."""
         self.alive = False
-        self.log.crash()
-        tasks = asyncio.all_tasks(self.loop)
-        self.loop.close()
-        for task in tasks:
-            coroutine: Any = task.get_coro()
-            coroutine.close()
-        for coroutine in self._working:
-            coroutine.close()
-        self._forget_actors()
-
-    def ended(self) -> None:
-        """The process came to its own end."""
-        self.alive = False
-        self._forget_actors()
-
-    def _forget_actors(self) -> None:
-        for ref in pykka.ActorRegistry.get_all():
-            if ref.actor_urn not in self._before:
-                pykka.ActorRegistry.unregister(ref)
+        crash(self.loop, self.log, self.manager.queues.values(), self._before, self._working)
 
     # --- handlers -----------------------------------------------------------------------------------------
 

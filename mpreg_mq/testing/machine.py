@@ -1,0 +1,307 @@
+"""``QueueMachine``: a Hypothesis state machine that drives a real queue, for subclasses with handlers of their own.
+
+    class Shop(QueueMachine):
+        topics = st.just("order.paid")
+
+        def begin(self):
+            self.shipped = Counter()
+            self.handle("order.#", self.ship)
+
+        def ship(self, message): ...
+
+        @invariant()
+        def never_ships_twice(self): ...
+
+    TestShop = Shop.TestCase
+
+Time is virtual, the disk is simulated, and what it found shrinks to a short story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from random import Random
+from typing import Any, ClassVar, TypeVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.invariants import check_history
+from mpreg_mq.model import Callback, DeliveryGuarantee
+from mpreg_mq.projections import QueueState
+from mpreg_mq.queue import MessageQueue
+from mpreg_mq.testing.crash import crash, running_actors
+from mpreg_mq.testing.disk import SimulatedDisk
+from mpreg_mq.testing.loop import SimulatedClock, SimulatedLoop
+from mpreg_mq.testing.model import ModelMessage, QueueModel
+from mpreg_mq.testing.seams import deterministic
+from mpreg_mq.topics import matches
+
+T = TypeVar("T")
+
+MOMENT_SECONDS = 0.01
+"""What each step takes: enough for the simulated disk to have written it."""
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """Sends, fetches, settles, waits, restarts and crashes; after every step the queue is what the model says.
+
+    Messages on topics that a handler of yours takes are left out of the exact model; they, like all, are held against
+    every rule of docs/semantics.md at the end of each story.
+    """
+
+    configuration: ClassVar[QueueConfiguration] = QueueConfiguration(
+        "q",
+        max_retries=2,
+        default_visibility_timeout_seconds=10.0,
+        retry_backoff_seconds=1.0,
+        retry_jitter=0.0,
+    )
+    """The queue's configuration. The exact model needs a FIFO queue without jitter or a limit that is reached."""
+    topics: ClassVar[st.SearchStrategy[str]] = st.sampled_from(("a.x", "a.y", "b"))
+    payloads: ClassVar[st.SearchStrategy[Any]] = st.integers(0, 99)
+    workers: ClassVar[tuple[str, ...]] = ("w1", "w2")
+    exact: ClassVar[bool] = True
+    """Whether to compare with the model; switch it off for configurations that the model does not know."""
+
+    messages: Bundle[str] = Bundle("messages")
+
+    def begin(self) -> None:
+        """Set up your state and call :meth:`handle`; called once, when the queue is new."""
+
+    def handle(self, pattern: str, callback: Callback) -> None:
+        """Subscribe a handler, now and after each restart."""
+        self._handlers.append((pattern, callback))
+        self._subscribe(pattern, callback)
+
+    # --- running it ---------------------------------------------------------------------------------------
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._actors_before = running_actors()
+        self._handlers: list[tuple[str, Callback]] = []
+        self._random = Random(0)
+        self._seams = deterministic(self._random)
+        self._seams.__enter__()
+        self.disk = SimulatedDisk()
+        self.model = QueueModel(self.configuration)
+        self.loop = SimulatedLoop()
+        self.clock = SimulatedClock(self.loop)
+        self.queue = self.loop.run_until_complete(self._open())
+        self.restarts = 0
+
+    @initialize()
+    def set_up(self) -> None:
+        """Let the subclass begin."""
+        self.begin()
+        self._settle()
+
+    async def _open(self) -> MessageQueue:
+        self.log = self.disk.open(self.loop)
+        queue = MessageQueue(self.configuration, log=self.log, clock=self.clock)
+        for name in self.workers:
+            if not any(joined.subscriber_id == name for joined in queue.subscriptions.values()):
+                queue.subscribe(name, "#", max_in_flight=1000)
+        return queue
+
+    def _subscribe(self, pattern: str, callback: Callback) -> None:
+        self.queue.subscribe(f"handler {pattern}", pattern, callback)
+        self._settle()
+
+    def run(self, work: Awaitable[T]) -> T:
+        """Do something with the queue, and let what follows from it happen."""
+        result = self.loop.run_until_complete(work)
+        self._settle()
+        return result
+
+    def _settle(self) -> None:
+        self.loop.advance(MOMENT_SECONDS)
+        self.model.advance(self.now)
+
+    @property
+    def now(self) -> float:
+        """The queue's time."""
+        return self.clock.now()
+
+    def _modelled(self, topic: str) -> bool:
+        return self.exact and not any(matches(pattern, topic) for pattern, _ in self._handlers)
+
+    # --- what may happen ----------------------------------------------------------------------------------
+
+    @rule(target=messages, data=st.data())
+    def send(self, data: st.DataObject) -> Any:
+        """Somebody sends a message."""
+        topic, payload = data.draw(self.topics, "topic"), data.draw(self.payloads, "payload")
+        options = data.draw(_OPTIONS, "options")
+        now = self.now
+        result = self.run(self.queue.send_message(topic, payload, DeliveryGuarantee.AT_LEAST_ONCE, **options))
+        if not result.success:
+            return multiple()
+        message_id = str(result.message_id)
+        if self._modelled(topic):
+            retries = options.get("max_retries", self.configuration.max_retries)
+            ttl = options.get("message_ttl_seconds")
+            self.model.accept(
+                ModelMessage(
+                    message_id,
+                    topic,
+                    payload,
+                    retries + 1,
+                    now + options.get("delay_seconds", 0.0),
+                    float("inf") if ttl is None else now + ttl,
+                    options.get("group_id"),
+                )
+            )
+        return message_id
+
+    @rule(worker=st.sampled_from(("w1", "w2")), count=st.integers(1, 3))
+    def fetch(self, worker: str, count: int) -> None:
+        """A worker fetches messages."""
+        self.model.advance(self.now)
+        expected = self.model.available(self.now)[:count]
+        now = self.now
+        got = self.run(self.queue.receive_messages(worker, count))
+        modelled = [message for message in got if self.model.get(str(message.id)) is not None]
+        if self.exact and len(modelled) == len(got) and not self._handlers:
+            assert [(str(message.id), message.payload) for message in got] == [
+                (message.id, message.payload) for message in expected
+            ], "a worker is given what stands first"
+            for given, message in zip(got, expected, strict=True):
+                assert given.delivery_attempt == message.attempts + 1, "attempts count up (R1)"
+        taken = [found for message in modelled if (found := self.model.get(str(message.id))) is not None]
+        self.model.take(taken, worker, now, self.configuration.default_visibility_timeout_seconds)
+
+    @rule(message=messages, worker=st.sampled_from(("w1", "w2")))
+    def acknowledge(self, message: str, worker: str) -> None:
+        """A worker acknowledges a message, whether it has it or not."""
+        modelled = self.model.get(message)
+        self.model.advance(self.now)
+        expected = modelled is not None and self.model.acknowledges(modelled, worker)
+        counted = self.run(self.queue.acknowledge_message(message, worker))
+        if modelled is not None:
+            assert counted is expected, "an acknowledgment counts from who has the message (L2)"
+
+    @rule(message=messages, worker=st.sampled_from(("w1", "w2")), delay=st.sampled_from((0.0, 3.0)))
+    def refuse(self, message: str, worker: str, delay: float) -> None:
+        """A worker gives a message back."""
+        modelled = self.model.get(message)
+        now = self.now
+        self.model.advance(now)
+        counted = self.run(self.queue.negative_acknowledge(message, worker, "no", delay))
+        if modelled is not None:
+            holds = modelled.state == "held" and modelled.holder == worker and modelled.deadline > now
+            assert counted is holds, "only who has a message can give it back (L3)"
+            if holds:
+                self.model.fail(modelled, now, delay)
+                self.model.advance(self.now)
+
+    @rule(message=messages, worker=st.sampled_from(("w1", "w2")), seconds=st.sampled_from((2.0, 30.0)))
+    def extend(self, message: str, worker: str, seconds: float) -> None:
+        """A worker asks for more time."""
+        modelled = self.model.get(message)
+        now = self.now
+        self.model.advance(now)
+        holds = modelled is not None and modelled.state == "held" and modelled.holder == worker
+        if modelled is not None and holds:
+            modelled.deadline = now + seconds
+        counted = self.run(self.queue.extend_lease(message, worker, seconds))
+        if modelled is not None:
+            assert counted is holds, "only who has a message can keep it for longer (L3)"
+
+    @rule(seconds=st.sampled_from((0.5, 5.0, 60.0)))
+    def wait(self, seconds: float) -> None:
+        """Time passes."""
+        self.loop.advance(seconds)
+        self.model.advance(self.now)
+
+    @rule()
+    def restart(self) -> None:
+        """The queue is shut down, which ends leases, and opened again."""
+        self.model.advance(self.now)
+        for message in self.model.messages:
+            if message.state == "held":
+                self.model.fail(message, self.now, 0.0)
+        self.run(self.queue.shutdown())
+        self._come_back()
+
+    @rule()
+    def crash(self) -> None:
+        """The process ends at once; what workers have stays theirs until their leases run out."""
+        self._crash()
+        self._come_back()
+
+    def _crash(self) -> None:
+        crash(self.loop, self.log, [self.queue], self._actors_before)
+
+    def _come_back(self) -> None:
+        self.restarts += 1
+        start = self.now
+        self.loop = SimulatedLoop()
+        self.clock = SimulatedClock(self.loop, start)
+        self.queue = self.loop.run_until_complete(self._open())
+        for pattern, callback in self._handlers:
+            self._subscribe(pattern, callback)
+        self._settle()
+
+    @rule()
+    def redrive(self) -> None:
+        """All dead letters are sent again, as new messages at the end."""
+        dead = {str(letter.id): letter for letter in self.queue.list_dead_letters()}
+        now = self.now
+        new = self.run(self.queue.redrive_dead_letters())
+        for old_id, new_id in zip(dead, new, strict=False):
+            old = self.model.get(old_id)
+            if old is not None:
+                ttl = dead[old_id].message.message_ttl_seconds
+                delay = dead[old_id].message.delay_seconds
+                self.model.accept(
+                    ModelMessage(
+                        str(new_id),
+                        old.topic,
+                        old.payload,
+                        old.max_attempts,
+                        now + delay,
+                        float("inf") if ttl is None else now + ttl,
+                        old.group_id,
+                    )
+                )
+                self.model.messages.remove(old)
+        self.model.advance(self.now)
+
+    # --- what must hold -----------------------------------------------------------------------------------
+
+    @invariant()
+    def the_queue_is_what_the_model_says(self) -> None:
+        """Pending, leased and dead are the same messages here and there."""
+        known = {message.id for message in self.model.messages}
+        pending = [str(message.id) for message in self.queue.pending_messages if str(message.id) in known]
+        assert pending == self.model.in_state("pending")
+        leased = [message_id for message_id in self.queue.in_flight_messages if message_id in known]
+        assert leased == self.model.in_state("held")
+        dead = {str(letter.id) for letter in self.queue.dead_letter_queue if str(letter.id) in known}
+        assert dead == set(self.model.in_state("dead"))
+
+    def teardown(self) -> None:
+        """At the end of each story its log is checked by every rule, and compared with the live queue (I4)."""
+        try:
+            self._settle()
+            records = self.disk.records()
+            violations = check_history(records)
+            assert not violations, "\n".join(str(violation) for violation in violations[:5])
+            folded = QueueState.replay(record.event for record in records)
+            assert folded.describe() == self.queue._actor.state.describe(), "I4: the queue is the fold of its log"
+        finally:
+            self._crash()
+            self._seams.__exit__(None, None, None)
+
+
+_OPTIONS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
+    {},
+    optional={
+        "delay_seconds": st.sampled_from((1.0, 7.0)),
+        "message_ttl_seconds": st.sampled_from((3.0, 25.0)),
+        "max_retries": st.integers(0, 2),
+        "group_id": st.sampled_from(("g", "h")),
+    },
+)

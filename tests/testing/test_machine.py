@@ -1,0 +1,129 @@
+"""QueueMachine: the real queue against the obvious model, in several configurations, and as users subclass it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, rule, run_state_machine_as_test
+
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.model import OverflowPolicy, QueuedMessage, QueueType
+from mpreg_mq.testing import QueueMachine
+from tests.support.effort import repetitions
+
+STEPS = 50
+
+
+def effort(examples: int) -> settings:
+    """Settings for a share of the 500 examples (2,000 in the soak)."""
+    return settings(
+        max_examples=repetitions(test=examples, soak=4 * examples),
+        stateful_step_count=STEPS,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+class Fetching(QueueMachine):
+    """Workers who fetch, against the exact model."""
+
+
+class Impatient(QueueMachine):
+    """One attempt, no backoff, short leases."""
+
+    configuration = QueueConfiguration(
+        "q", max_retries=0, retry_backoff_seconds=0.0, retry_jitter=0.0, default_visibility_timeout_seconds=1.0
+    )
+
+
+class Handled(QueueMachine):
+    """A handler that raises at times takes a part of the topics; workers compete for the rest."""
+
+    seen: ClassVar[Counter[str]] = Counter()
+
+    def begin(self) -> None:
+        self.calls = 0
+        self.handle("a.#", self.work)
+
+    def work(self, message: QueuedMessage) -> None:
+        self.calls += 1
+        assert message.delivery_attempt <= self.configuration.max_retries + 1
+        if message.payload % 3 == 0:
+            raise ValueError("a multiple of three")
+
+
+class Strict(QueueMachine):
+    """Everything that the model does not know, held against the rules alone."""
+
+    exact = False
+    configuration = QueueConfiguration(
+        "q",
+        queue_type=QueueType.PRIORITY,
+        max_size=3,
+        overflow_policy=OverflowPolicy.DROP_OLDEST,
+        enable_deduplication=True,
+        deduplication_window_seconds=20.0,
+        circuit_breaker_failure_threshold=1,
+        max_retries=1,
+        enable_dead_letter_queue=False,
+    )
+    payloads = st.integers(0, 3)
+
+
+for machine, examples in ((Fetching, 200), (Impatient, 100), (Handled, 100), (Strict, 100)):
+    machine.TestCase.settings = effort(examples)
+
+TestFetching = Fetching.TestCase
+TestImpatient = Impatient.TestCase
+TestHandled = Handled.TestCase
+TestStrict = Strict.TestCase
+
+
+class Forgetful(QueueMachine):
+    """A user's handler with a fault: it takes for granted that a message comes once."""
+
+    topics = st.just("order.paid")
+
+    def begin(self) -> None:
+        self.shipped: Counter[int] = Counter()
+        self.fails = False
+        self.handle("order.#", self.ship)
+
+    def ship(self, message: QueuedMessage) -> None:
+        self.shipped[message.id] += 1  # type: ignore[index]
+        if self.fails:
+            raise ConnectionError("the label printer is gone, after the parcel went")
+
+    @rule()
+    def printer_breaks(self) -> None:
+        self.fails = True
+
+    @invariant()
+    def nothing_is_shipped_twice(self) -> None:
+        assert all(count == 1 for count in self.shipped.values()), self.shipped
+
+
+def test_a_fault_in_a_handler_shrinks_to_a_short_story() -> None:
+    """Given a handler that does its work before it fails, then the machine finds that it ships twice, in few steps."""
+    with pytest.raises(AssertionError) as caught:
+        run_state_machine_as_test(
+            Forgetful,
+            settings=settings(
+                max_examples=200,
+                stateful_step_count=20,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                report_multiple_bugs=False,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate, Phase.shrink],
+            ),
+        )
+    told = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    steps = [line for line in told.splitlines() if "state." in line and "nothing_is_shipped_twice" not in line]
+    assert "printer_breaks" in told
+    assert len([line for line in steps if "the_queue_is" not in line]) <= 8
