@@ -13,6 +13,7 @@ COMMANDS = {
     "trace": ("mpreg_mq.cli.trace", "The life of one message."),
     "why": ("mpreg_mq.cli.why", "Why a message is where it is."),
     "diff": ("mpreg_mq.cli.diff", "What changed between two moments, or two logs."),
+    "verify": ("mpreg_mq.cli.verify", "Whether every promise was kept."),
     "report": ("mpreg_mq.cli.report", "A page about the log, with pictures."),
     "rerun": ("mpreg_mq.cli.rerun", "What today's code, or other settings, would decide otherwise."),
     "export-test": ("mpreg_mq.cli.export_test", "A pytest file that tells a message's story to the current code."),

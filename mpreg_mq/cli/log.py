@@ -13,6 +13,7 @@ COMMANDS = {
     "export": ("mpreg_mq.cli.log_export", "Write the log to a file of JSON lines."),
     "import": ("mpreg_mq.cli.log_import", "Read such a file into a log."),
     "copy": ("mpreg_mq.cli.log_copy", "Copy the log into another store, and compare."),
+    "repair": ("mpreg_mq.cli.log_repair", "Cut a damaged log before the damage, and keep what was damaged."),
 }
 
 

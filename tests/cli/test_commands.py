@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +280,40 @@ def test_report(run: Runner, tmp_path: Path) -> None:
     assert "Life of message 11-00a1" in out.read_text()
     (done,) = lines(run("report", "LOG", "-o", str(out), "-m", "1-00a2", "--json"))
     assert done["bytes"] == out.stat().st_size
+
+
+def test_verify(run: Runner, tmp_path: Path) -> None:
+    """Given a log, then the verdict; status 0 when all is kept, 3 when a promise was broken, 1 when it is damaged."""
+    assert "every promise kept" in text(run("verify", "LOG"))
+    (summary,) = lines(run("verify", "LOG", "--json"))
+    assert summary["ok"]
+    path = tmp_path / "broken.db"
+    history = History().joined("a").sent("1").delivered("1", "a").delivered("1", "a", 2)
+    writer = SQLiteEventLog(path)
+    writer.append([Append("queue:q", 0, history.events)])
+    writer.close()
+    broken = run("verify", str(path))
+    assert broken.exit_code == 3
+    assert "L1 broken at position 5 of queue:q, message 1" in broken.stdout
+    assert "delivered to a, attempt 1" in broken.stdout
+    as_json = run("verify", str(path), "--json")
+    assert as_json.exit_code == 3
+    assert json.loads(as_json.stdout.splitlines()[0])["evidence"]
+
+
+def test_a_damaged_log_is_repaired_beside_a_copy(run: Runner, tmp_path: Path) -> None:
+    """Given a damaged log, then verify and others end with status 1, repair cuts it, and a whole log is let alone."""
+    path = tmp_path / "copy.db"
+    run("fork", "LOG", str(path))
+    assert "nothing to repair" in text(run("log", "repair", str(path)))
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute("UPDATE records SET body = x'ff' WHERE position BETWEEN 60 AND 70")
+    connection.close()
+    for arguments in (("verify", str(path)), ("replay", str(path)), ("stats", str(path)), ("rerun", str(path))):
+        result = run(*arguments)
+        assert result.exit_code == 1, arguments
+        assert "readable up to position" in result.stderr
+    assert "the damaged file is" in text(run("log", "repair", str(path)))
+    assert "every promise kept" in text(run("verify", str(path)))
+    assert list(tmp_path.glob("copy.db.damaged-1"))

@@ -121,6 +121,7 @@ def test_nothing_acknowledged_is_lost(place: Path, part: int) -> None:
             assert found in (client.acknowledged[base:], client.tried[base:]), seed
             log.append([Append("queue:after", 0, (MessageCompleted(at=1.0, message_id="m"),))])
 
+
 def test_normal_loses_and_says_so(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     """For all moments of a power cut, with synchronous NORMAL: a beginning of what was acknowledged is there. Some
     of these runs lose something, which shows that the disk of these tests does; each is warned of (I5)."""

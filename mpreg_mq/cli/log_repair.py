@@ -1,0 +1,37 @@
+"""``mpreg-mq log repair``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import click
+
+from mpreg_mq.cli.output import Output, json_option
+from mpreg_mq.events import repair_log
+from mpreg_mq.replay.formats import plural
+
+
+@click.command(epilog="\b\nExample:\n  mpreg-mq log repair orders.db")
+@click.argument("log", type=click.Path(path_type=Path))
+@json_option
+def command(log: Path, output: Output) -> None:
+    """Cut the damaged file LOG before its first damaged event; the damaged file is kept beside it.
+
+    No process may have LOG open. A log that is whole is not touched.
+    """
+    done = repair_log(log)
+    if output.as_json:
+        fields = {} if done is None else attrs.asdict(done, value_serializer=lambda _, __, value: _plain(value))
+        output.record({"repaired": done is not None, **fields})
+    elif done is None:
+        output.line(f"{log} is whole: nothing to repair")
+    else:
+        lost = max(0, done.known_last - done.kept_events)
+        output.line(f"{log}: {plural(done.kept_events, 'event')} kept, cut at position {done.cut_at:,}")
+        output.line(f"  {plural(lost, 'event')} lost that are known to have been there; {done.reason}")
+        output.line(f"  the damaged file is {done.backup}")
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
