@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mpreg_mq import MessageQueueManager
-from mpreg_mq.errors import CorruptLogError, EventLogError, OwnershipLostError, VersionConflictError
+from mpreg_mq.errors import CorruptLogError, EventLogError, LogFullError, OwnershipLostError, VersionConflictError
 from mpreg_mq.events import Append, Event, EventLog, MessageCompleted, MessageEnqueued, RecordedEvent, open_log
 from tests.support.nats_servers import fresh_stream, nats_cluster, require_nats, shared_server
 from tests.support.running import Recorder, until
@@ -184,6 +184,18 @@ def test_without_a_server_an_append_is_refused_in_time_and_goes_on_later() -> No
         log.append([Append("queue:a", version, events(1, version + 1))])
         assert read(log, "queue:a") == list(events(version + 1))
         log.close()
+
+
+def test_a_full_stream_refuses_new_events_and_keeps_the_old(log: Any) -> None:
+    """Given a stream that an administrator has limited, then an append beyond is refused as a full log."""
+    log.append([Append("queue:a", 0, events(1))])
+    name = log.target.stream
+    settings = log._call(log._engine.api(f"STREAM.INFO.{name}", {}))["config"]
+    log._call(log._engine.api(f"STREAM.UPDATE.{name}", {**settings, "max_bytes": 4096}))
+    with pytest.raises(LogFullError, match="maximum bytes exceeded"):
+        log.append([Append("queue:a", 1, (large(0.1),))])
+    log.append([Append("queue:a", 1, events(1, 2))])
+    assert read(log, "queue:a") == list(events(2))
 
 
 def test_nobody_there_is_said_when_opening() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from mpreg_mq.errors import EventLogError, OwnershipLostError
+from mpreg_mq.errors import EventLogError, LogFullError, OwnershipLostError
 from mpreg_mq.events.log import Append, version_conflict
 from mpreg_mq.events.nats.engine import Engine, MismatchError, Outgoing, Patience, RefusedError, Stored, UnansweredError
 from mpreg_mq.events.nats.frames import EVENTS_PER_FRAME, HEADER, NO_HEAD, Head, Label, Piece, encode_frame
@@ -152,7 +152,7 @@ class Appender:
                 head = await self._known_head(append.stream)
                 if head.version != append.expected_version or not append.events:
                     head = await self._refreshed(append.stream)
-                self._check_owner(append.stream, head)
+                self.check_owner(append.stream, head)
                 version = head.version
             if append.expected_version != version:
                 raise version_conflict(append, version)
@@ -164,7 +164,8 @@ class Appender:
                 runs[-1].count += piece.count
         return runs
 
-    def _check_owner(self, stream: str, head: Head) -> None:
+    def check_owner(self, stream: str, head: Head) -> None:
+        """Raise unless this log may append to a stream that ends so."""
         epoch = self._epochs.get(stream, 0)
         if head.epoch > epoch:
             raise OwnershipLostError(
@@ -214,7 +215,8 @@ class Appender:
             except UnansweredError as unanswered:
                 last = unanswered
             except RefusedError as refused:
-                raise EventLogError(f"append to {self._engine.target.location}: JetStream says: {refused}") from refused
+                kind = LogFullError if "maximum" in str(refused) else EventLogError
+                raise kind(f"append to {self._engine.target.location}: JetStream says: {refused}") from refused
             if not await patience.wait():
                 self._forget(plan)
                 raise EventLogError(
@@ -281,6 +283,20 @@ class Appender:
                 except EventLogError:
                     self._epochs[stream] = earlier
                     raise
+
+    async def begin_at(self, stream: str, version: int) -> None:
+        """Let an empty stream begin after a version: a frame without events says so.
+
+        Raises:
+            EventLogError: refused, or the outcome is unknown.
+        """
+        async with self._locks.setdefault(stream, asyncio.Lock()):
+            self._heads[stream] = Head(0, version)
+            try:
+                await self._commit([_Run(stream, [])])
+            except _ChangedError:
+                self._heads.pop(stream, None)
+                raise EventLogError(f"adopt: stream {stream!r} has events, expected an empty log") from None
 
     def release(self, stream: str) -> None:
         """Forget that this log owns a stream; its next append is refused."""

@@ -387,6 +387,8 @@ def _checked(data: bytes) -> dict[str, Any]:
     description = str(error.get("description", "no reason given"))
     if error_code in _MISMATCHES:
         raise MismatchError(code, error_code, description)
+    if "maximum" in description and error_code == 10077:
+        raise RefusedError(code, error_code, description)
     if code in _TRANSIENT_CODES or error_code in _TRANSIENT_ERRORS:
         raise UnansweredError(f"{description} ({error_code or code})")
     raise RefusedError(code, error_code, description)

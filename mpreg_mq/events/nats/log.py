@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mpreg_mq.errors import CorruptLogError, EventLogError
-from mpreg_mq.events.log import Append, RecordedEvent
+from mpreg_mq.events.log import Append, RecordedEvent, Snapshot, truncated_below
 from mpreg_mq.events.nats.appending import Appender, EncodedAppend
 from mpreg_mq.events.nats.engine import Engine
 from mpreg_mq.events.nats.frames import Frame, Head, encode_pieces
 from mpreg_mq.events.nats.loop import LoopThread
 from mpreg_mq.events.nats.monitoring import warn_unless_synced
 from mpreg_mq.events.nats.reading import Assembler, Reader, position_of
+from mpreg_mq.events.nats.retaining import Bases, Retention
 from mpreg_mq.events.nats.target import NatsTarget
 
 logger = logging.getLogger("mpreg_mq")
@@ -61,6 +62,7 @@ class NatsEventLog:
             raise
         self._appender = Appender(self._engine)
         self._reader = Reader(self._engine)
+        self._retention = Retention(self._engine, self._reader, self._appender)
         replicas = info["config"]["num_replicas"]
         if replicas != target.replicas:
             logger.info("event log %s: the stream has %s replicas, not %d", target.location, replicas, target.replicas)
@@ -72,6 +74,11 @@ class NatsEventLog:
             coroutine.close()
             raise
         return self._thread.call(coroutine)
+
+    def _check_writable(self, what: str) -> None:
+        self._check_open()
+        if self.read_only:
+            raise EventLogError(f"{what} {self.location}: it was opened read-only; open it for writing")
 
     def _check_open(self) -> None:
         if self._closed:
@@ -112,9 +119,7 @@ class NatsEventLog:
         return self._call(self._appender.append_each(self._encoded(batch)))
 
     def _encoded(self, batch: Sequence[Append]) -> list[EncodedAppend]:
-        self._check_open()
-        if self.read_only:
-            raise EventLogError(f"append to {self.location}: it was opened read-only; open it for writing")
+        self._check_writable("append to")
         return [EncodedAppend(append, encode_pieces(append.events)) for append in batch]
 
     def sync(self) -> None:
@@ -169,7 +174,7 @@ class NatsEventLog:
             CorruptLogError: while iterating, at bytes that are not what was written, or where events are missing.
         """
         head = self.head(stream)
-        return self._stream_records(stream, max(0, after_version), head)
+        return self._stream_records(stream, max(0, after_version, self.base_version(stream)), head)
 
     def _stream_records(self, stream: str, after_version: int, head: Head) -> Iterator[RecordedEvent]:
         self._check_open()
@@ -183,10 +188,17 @@ class NatsEventLog:
             if not messages:
                 break
             sequence = messages[-1].sequence + 1
-            for frame in assembler.frames(messages):
+            try:
+                frames = assembler.frames(messages)
+            except CorruptLogError:
+                self._raise_if_truncated(version, lambda bases: bases.versions.get(stream, 0), stream)
+                raise
+            for frame in frames:
                 for record in _records(frame):
                     if record.version > version:
                         self._check_open()
+                        if record.version != version + 1:
+                            raise truncated_below(stream, version, record.version - 1)
                         version = record.version
                         yield record
         if version != head.version:
@@ -197,7 +209,8 @@ class NatsEventLog:
 
     def read_all(self, after_position: int = 0) -> Iterator[RecordedEvent]:
         """All events above ``after_position``, read and refused as in :meth:`read_stream`; O(1) to start."""
-        return self._all_records(max(0, after_position), self._call(self._reader.last_sequence()))
+        after_position = max(0, after_position, self.base_position())
+        return self._all_records(after_position, self._call(self._reader.last_sequence()))
 
     def _all_records(self, after_position: int, up_to: int) -> Iterator[RecordedEvent]:
         sequence = self._call(self._reader.start(after_position))
@@ -207,11 +220,70 @@ class NatsEventLog:
             if not messages:
                 return
             sequence = messages[-1].sequence + 1
-            for frame in assembler.frames(messages):
+            try:
+                frames = assembler.frames(messages)
+            except CorruptLogError:
+                self._raise_if_truncated(after_position, lambda bases: bases.position, "all")
+                raise
+            for frame in frames:
                 for record in _records(frame):
                     if record.position > after_position:
                         self._check_open()
+                        after_position = record.position
                         yield record
+
+    def _raise_if_truncated(self, after: int, base_of: Callable[[Bases], int], what: str) -> None:
+        """Where events are missing because they were truncated meanwhile, that is what to say."""
+        base = base_of(self._call(self._retention.bases(fresh=True)))
+        if base > after:
+            raise truncated_below(what, after, base)
+
+    # --- snapshots and retention --------------------------------------------------------------------------
+
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """See :meth:`mpreg_mq.events.log.RetainingLog.save_snapshot`; it goes to JetStream's object store.
+
+        Raises:
+            OwnershipLostError: another node owns the stream: what this one has folded may not be in the log.
+            EventLogError: its version is out of range, or it could not be stored.
+        """
+        self._check_writable("save a snapshot in")
+        self._call(self._retention.save(snapshot))
+
+    def snapshots(self, stream: str) -> list[Snapshot]:
+        """The snapshots of a stream, newest first; damaged ones are left out, with a warning."""
+        return self._call(self._retention.snapshots(stream))
+
+    def base_position(self) -> int:
+        """Position up to which events were truncated; 0 where all are there."""
+        return self._call(self._retention.bases()).position
+
+    def base_version(self, stream: str) -> int:
+        """Version up to which a stream's events were truncated; 0 where all are there."""
+        return self._call(self._retention.bases()).versions.get(stream, 0)
+
+    def truncate(self, position: int, bases: Mapping[str, Snapshot]) -> None:
+        """See :meth:`mpreg_mq.events.log.RetainingLog.truncate`; O(messages that go)."""
+        self._check_writable("truncate")
+        self._call(self._retention.truncate(position, bases))
+
+    def reclaim(self) -> bool:
+        """Purge the truncated messages of one stream; whether there are more."""
+        self._check_writable("reclaim")
+        return self._call(self._retention.reclaim())
+
+    def size_bytes(self) -> int:
+        """Bytes that the events take on one replica."""
+        return self._call(self._retention.size_bytes())
+
+    def adopt(self, position: int, bases: Mapping[str, Snapshot]) -> None:
+        """Begin an empty log with streams that were truncated elsewhere; its positions are its own, from the start."""
+        self._check_writable("adopt")
+        self._call(self._retention.adopt(bases))
+
+    def has_room(self) -> bool:
+        """True, as far as this log knows: the servers say at an append when they are full."""
+        return not self._closed
 
     # --- the end ------------------------------------------------------------------------------------------
 

@@ -138,6 +138,20 @@ class Reader:
         """The next messages of a stream, or none at its end."""
         return await self._engine.chunk(events_subject(self._engine.stream, stream), sequence, up_to, CHUNK_BYTES)
 
+    async def first_above(self, stream: str, version: int, head: Head) -> int:
+        """Sequence of the first message of the frame that goes beyond a version; of the last message, if none does."""
+        sequence = await self.find(stream, version, head)
+        while sequence <= head.sequence:
+            messages = await self.chunk(stream, sequence, head.sequence)
+            if not messages:
+                break
+            for message in messages:
+                label = label_of(message)
+                if label.last_version > version:
+                    return message.sequence - label.part + 1
+            sequence = messages[-1].sequence + 1
+        return head.sequence
+
     async def find(self, stream: str, after_version: int, head: Head) -> int:
         """A sequence from which reading a stream gives every event above a version; O(log messages) requests."""
         if after_version <= 0:
