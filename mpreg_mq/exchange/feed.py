@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
 
@@ -30,6 +30,14 @@ MAX_BATCH = 1000
 FIRST_WAIT_SECONDS = 0.01
 LAST_WAIT_SECONDS = 1.0
 """Bounds of the wait before a full queue is looked at again."""
+
+
+def background(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """A task of the running loop that begins with the loop's next turn, in an empty context: it is nobody's callback.
+
+    It is made without the loop's task factory, because MPREG's client sets one whose tasks begin at once.
+    """
+    return asyncio.Task(coroutine, loop=asyncio.get_running_loop(), context=Context())
 
 
 @attrs.frozen(eq=False)
@@ -69,8 +77,7 @@ class QueueFeed:
         counts.buffered += 1
         self._waiting.append(message)
         if self._task is None:
-            # An empty context: what is sent from here is nobody's callback.
-            self._task = asyncio.get_running_loop().create_task(self._drain(), context=Context())
+            self._task = background(self._drain())
 
     def _drop_oldest(self, route: Route) -> None:
         index = next(index for index, waiting in enumerate(self._waiting) if waiting.route.key == route.key)

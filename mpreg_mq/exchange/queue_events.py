@@ -19,6 +19,7 @@ import attrs
 from mpreg_mq.actors.store import STREAM_PREFIX
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Append, EventLog
+from mpreg_mq.exchange.feed import background
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -121,7 +122,7 @@ class QueueEventPublisher:
 
     def _wake(self) -> None:
         if self._task is None and self._waiting:
-            self._task = asyncio.get_running_loop().create_task(self._drain())
+            self._task = background(self._drain())
 
     async def _drain(self) -> None:
         try:

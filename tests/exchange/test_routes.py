@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections import Counter
 from collections.abc import Coroutine
@@ -552,6 +553,24 @@ def test_what_a_queue_cannot_take_is_counted_and_stops_nothing(payload: object) 
 
 
 # --- threads and loops --------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with Python 3.12")
+def test_routes_and_events_work_on_a_loop_whose_tasks_begin_at_once() -> None:
+    """Given a loop with eager tasks, as MPREG's client makes it, when messages are published one after the other, then
+    each is in the queue before its turn is over, and so are the events of it."""
+
+    async def story() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined, unused-ignore]
+        async with MessageQueueManager(QueueManagerConfiguration(publish_queue_events=True)) as manager:
+            await manager.route_topic_to_queue("a", "q")
+            await manager.route_topic_to_queue("mpreg.queue.q.message_enqueued", "events")
+            for number in range(5):
+                await manager.publish_to_topic_exchange("a", number)
+                await until(lambda number=number: len(pending(manager)) == number + 1)  # type: ignore[misc]
+            await until(lambda: len(pending(manager, "events")) == 5)
+
+    run(story())
 
 
 def test_messages_published_on_another_thread_arrive() -> None:
