@@ -63,7 +63,10 @@ class QueueFeed:
 
     def statistics(self, route: Route) -> TopicRouteStatistics:
         """The counts of a route into this queue; live."""
-        return self.counts.setdefault(route.key, TopicRouteStatistics())
+        counts = self.counts.get(route.key)
+        if counts is None:
+            counts = self.counts[route.key] = TopicRouteStatistics()
+        return counts
 
     def put(self, message: RoutedMessage) -> None:
         """Take a message; O(1) but where an old one is dropped for it, which is O(waiting)."""

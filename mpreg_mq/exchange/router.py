@@ -83,8 +83,6 @@ class TopicRouter:
         self._loop = _running_loop()
         self._recording = asyncio.Lock()
         self._closed = False
-        self.table = RouteTable()
-        self._version = 0
         self._load()
         for pattern in self.table.patterns():
             self._subscribe(pattern)
@@ -298,9 +296,11 @@ class TopicRouter:
         await stored
 
     def _load(self) -> None:
-        records = list(self._store.log.read_stream(ROUTES_STREAM))
-        self.table = RouteTable.replay(record.event for record in records)
-        self._version = len(records)
+        self._version = 0
+        self.table = RouteTable()
+        for record in self._store.log.read_stream(ROUTES_STREAM):
+            self.table.apply(record.event)
+            self._version = record.version
 
     def _check_open(self) -> None:
         if self._closed:
@@ -374,11 +374,10 @@ def _entry(route: Route, message: Any, trail: Trail) -> dict[str, Any]:
     Raises:
         PayloadError: the payload cannot be encoded.
     """
-    options = attrs.asdict(route.routing.options, filter=lambda _, value: value is not None)
-    headers = {**options.get("headers", {}), **origin_headers(message, route.routing.topic_pattern, trail)}
+    headers = {**route.options.get("headers", {}), **origin_headers(message, route.routing.topic_pattern, trail)}
     message_id = str(message.message_id)
     return {
-        **options,
+        **route.options,
         "topic": message.topic,
         "payload": msgspec.Raw(encode_payload(message.payload)),
         "headers": headers,

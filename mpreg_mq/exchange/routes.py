@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import count
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import attrs
 
@@ -26,11 +26,16 @@ class Route:
 
     routing: TopicRouting
     order: int
+    key: RouteKey
+    """What tells it from other routes."""
+    options: dict[str, Any]
+    """The send options that it sets."""
 
-    @property
-    def key(self) -> RouteKey:
-        """What tells it from other routes."""
-        return self.routing.topic_pattern, self.routing.queue_name
+    @classmethod
+    def of(cls, routing: TopicRouting, order: int) -> Route:
+        """The route of this age."""
+        options = attrs.asdict(routing.options, filter=lambda _, value: value is not None)
+        return cls(routing, order, (routing.topic_pattern, routing.queue_name), options)
 
 
 class RouteTable(Projection):
@@ -55,7 +60,7 @@ class RouteTable(Projection):
             event.max_buffered,
         )
         known = self._routes.get((event.topic_pattern, event.queue_name))
-        route = Route(routing, next(self._orders) if known is None else known.order)
+        route = Route.of(routing, next(self._orders) if known is None else known.order)
         self._routes[route.key] = route
         self._by_pattern.setdefault(event.topic_pattern, {})[event.queue_name] = route
         self._by_queue.setdefault(event.queue_name, TopicTrie()).add(event.topic_pattern, route.order)
