@@ -129,4 +129,5 @@ def _part(
     more = f", the first {limit}" if count > limit else ""
     right = tuple(name for name in columns if name in ("place", "attempt", "attempts", "age", "in flight"))
     output.line()
-    output.table(table(columns, map(cells, shown), right=right, title=f"{title}: {count:,}{more}"))
+    output.line(f"{title}: {count:,}{more}")
+    output.table(table(columns, map(cells, shown), right=right))

@@ -19,7 +19,7 @@ from mpreg_mq.events import Append, EventLog, MemoryEventLog
 from mpreg_mq.replay import Moment, ReadingStoppedError
 from mpreg_mq.replay.report import collect, render, report
 from mpreg_mq.replay.report.charts import nice_top
-from mpreg_mq.replay.report.page import depth_svg
+from mpreg_mq.replay.report.page import depth_lines, depth_svg
 from mpreg_mq.replay.report.series import MAX_BUCKETS, Distribution, TimeSeries
 from tests.support.history import History
 from tests.support.incident import START
@@ -44,6 +44,14 @@ def test_the_figures_are_those_of_the_log(log: EventLog) -> None:
     assert [bucket.pending for bucket in orders.series.buckets][-1] == 4
     assert sum(bucket.sent for bucket in orders.series.buckets) == 15
     assert sum(bucket.failed_attempts for bucket in orders.series.buckets) == 4
+
+
+def test_a_pile_that_waits_is_drawn_without_holes(log: EventLog) -> None:
+    """Given messages that wait from some moment on, then their line does not fall to zero after it."""
+    times, width, lines = depth_lines(collect(log))
+    (orders,) = [line for line in lines if line.name == "orders"]
+    first = next(number for number, at in enumerate(times) if at + width > START + 321)
+    assert all(value >= 3 for value in orders.values[first:])
 
 
 def test_one_queue_up_to_a_moment(log: EventLog) -> None:

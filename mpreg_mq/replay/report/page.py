@@ -18,6 +18,9 @@ from mpreg_mq.replay.report.style import CHART_STYLE, PAGE_STYLE
 from mpreg_mq.replay.trace import Trace, trace
 from mpreg_mq.replay.trace_svg import trace_svg
 
+_SAME_MOMENT = 1e-3
+"""Share of a bucket that floats of seconds since the epoch may be off."""
+
 QUEUES_DRAWN = 6
 """Queues that have a line of their own; the others share one."""
 
@@ -82,7 +85,7 @@ def render(figures: LogFigures, life: Trace | None = None) -> str:
 
 def depth_svg(figures: LogFigures) -> str:
     """The chart of pending messages alone, as an SVG document of its own."""
-    times, width, lines = _depth_lines(figures)
+    times, width, lines = depth_lines(figures)
     drawn = over_time(times, width, lines, "messages", "Pending messages over time")(WIDE)
     return (
         drawn.replace(
@@ -134,13 +137,14 @@ def _legend(lines: Iterable[Line]) -> str:
 
 
 def _depth(figures: LogFigures) -> str:
-    times, width, lines = _depth_lines(figures)
+    times, width, lines = depth_lines(figures)
     text = f"The most messages without an open lease, delayed ones included, in each {format_seconds(width)}."
     drawn = both(over_time(times, width, lines, "pending", "Pending messages over time"))
     return _section("Depth", text, _legend(lines), drawn)
 
 
-def _depth_lines(figures: LogFigures) -> tuple[list[float], float, list[Line]]:
+def depth_lines(figures: LogFigures) -> tuple[list[float], float, list[Line]]:
+    """Times, seconds between them, and the most pending messages of each queue in between."""
     queues = sorted(
         figures.queues.values(), key=lambda q: (-max((b.most_pending for b in q.series.buckets), default=0), q.name)
     )
@@ -165,7 +169,7 @@ def _aligned(figures: LogFigures, queues: Sequence[QueueReport]) -> tuple[list[f
         row = [Bucket() for _ in range(count)]
         reached = -1
         for at, bucket in zip(queue.series.times(), queue.series.buckets, strict=True):
-            index = min(count - 1, max(0, int((at - figures.first_at) / width + 1e-9)))
+            index = min(count - 1, max(0, int((at - figures.first_at) / width + _SAME_MOMENT)))
             into = row[index]
             into.sent += bucket.sent
             into.finished += bucket.finished
