@@ -7,8 +7,9 @@ from contextlib import closing
 import attrs
 import click
 
-from mpreg_mq.cli.options import log_argument, progress, queue_option
+from mpreg_mq.cli.options import progress, queue_option, source_argument
 from mpreg_mq.cli.output import Output, json_option
+from mpreg_mq.cli.remote import Server
 from mpreg_mq.cli.tables import table
 from mpreg_mq.events import EventLog, open_log
 from mpreg_mq.replay.dead_letters import redrive
@@ -20,7 +21,7 @@ from mpreg_mq.replay.formats import plural
     "  mpreg-mq dlq redrive orders.db --queue orders 12-a1b2 17-a1b2\n"
     "  mpreg-mq dlq redrive orders.db --queue orders --limit 10 --to retries"
 )
-@log_argument
+@source_argument
 @click.argument("messages", nargs=-1)
 @queue_option("The queue whose dead letters they are.", required=True)
 @click.option("--to", "target", help="The queue that they go to [their own].")
@@ -28,7 +29,7 @@ from mpreg_mq.replay.formats import plural
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and change nothing.")
 @json_option
 def command(
-    log: EventLog,
+    source: EventLog | Server,
     messages: tuple[str, ...],
     queue: str,
     target: str | None,
@@ -36,13 +37,24 @@ def command(
     dry_run: bool,
     output: Output,
 ) -> None:
-    """Accept dead letters of LOG again: MESSAGES (ids, or their beginnings), or all. No process may have LOG open."""
+    """Accept dead letters again, MESSAGES or all: of a log that no process has open, or of a server (ws://host:port).
+
+    MESSAGES are ids; of a log also their beginnings.
+    """
     chosen = messages or None
-    with progress(output, log, "reading") as advance:
+    if isinstance(source, Server):
+        made = source.redrive(queue, chosen, limit, target, dry_run)
+        for message_id in made:
+            if output.as_json:
+                output.record({"target_queue": target or queue, "new_message_id": message_id, "dry_run": dry_run})
+        if not output.as_json:
+            output.line(f"{plural(len(made), 'dead letter')} {'would be ' if dry_run else ''}redriven")
+        return
+    with progress(output, source, "reading") as advance:
         if dry_run:
-            done = redrive(log, queue, chosen, limit=limit, target_queue=target, dry_run=True, progress=advance)
+            done = redrive(source, queue, chosen, limit=limit, target_queue=target, dry_run=True, progress=advance)
         else:
-            with closing(open_log(log.location)) as writable:
+            with closing(open_log(source.location)) as writable:
                 done = redrive(writable, queue, chosen, limit=limit, target_queue=target, progress=advance)
     if output.as_json:
         for entry in done:

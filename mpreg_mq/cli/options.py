@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem, split_arg_string
 
 from mpreg_mq.cli.output import Output
+from mpreg_mq.cli.remote import SCHEMES, Server
 from mpreg_mq.errors import InvalidOptionError
 from mpreg_mq.events import EventLog
 from mpreg_mq.replay.moments import Moment, parse_moment
@@ -38,6 +39,22 @@ def log_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("log", type=click.Path())(with_log)
 
 
+def source_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``SOURCE``: a log, opened as by :func:`log_argument`, or a server's URL with ``--token``; given as ``source``."""
+
+    @wraps(command)
+    def with_source(*args: Any, source: str, token: str | None, **kwargs: Any) -> Any:
+        if source.startswith(SCHEMES):
+            return command(*args, source=Server(source, token), **kwargs)
+        with closing(open_history(source)) as history:
+            return command(*args, source=history, **kwargs)
+
+    token_option = click.option(
+        "--token", envvar="MPREG_MQ_TOKEN", help="What the server's access rules ask for [$MPREG_MQ_TOKEN]."
+    )
+    return click.argument("source", type=click.Path())(token_option(with_source))
+
+
 def _complete_queue(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     # What cannot be read completes to nothing; the command will say why.
     with contextlib.suppress(Exception), closing(open_history(_log_typed(ctx))) as log:
@@ -48,7 +65,7 @@ def _complete_queue(ctx: click.Context, param: click.Parameter, incomplete: str)
 
 def _log_typed(ctx: click.Context) -> str:
     """The log on the command line; click has not parsed arguments where an option still wants its value."""
-    typed = ctx.params.get("log")
+    typed = ctx.params.get("log") or ctx.params.get("source")
     words = [typed] if typed else split_arg_string(os.environ.get("COMP_WORDS", ""))
     return next(word for word in words if Path(word).is_file())
 

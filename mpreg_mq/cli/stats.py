@@ -5,8 +5,9 @@ from __future__ import annotations
 import attrs
 import click
 
-from mpreg_mq.cli.options import MOMENT_HELP, log_argument, moment, progress, queue_option
+from mpreg_mq.cli.options import MOMENT_HELP, moment, progress, queue_option, source_argument
 from mpreg_mq.cli.output import Output, json_option
+from mpreg_mq.cli.remote import Server
 from mpreg_mq.cli.tables import table
 from mpreg_mq.events import EventLog
 from mpreg_mq.replay.formats import format_seconds
@@ -19,17 +20,25 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@click.command(epilog="\b\nExamples:\n  mpreg-mq stats orders.db\n  mpreg-mq stats orders.db --until -1h --json")
-@log_argument
+@click.command(
+    epilog="\b\nExamples:\n  mpreg-mq stats orders.db\n  mpreg-mq stats orders.db --until -1h --json\n"
+    "  mpreg-mq stats ws://127.0.0.1:9000"
+)
+@source_argument
 @click.option("--until", help=f"When: {MOMENT_HELP} [the end of the log].")
 @queue_option()
 @json_option
-def command(log: EventLog, until: str | None, queue: str | None, output: Output) -> None:
-    """The counts of each queue, rebuilt from LOG."""
-    end = moment("--until", until, log)
-    with progress(output, log, "counting") as advance:
-        found = replay(log, until=end, queue=queue, progress=advance)
-    queues = all_figures(found.states, found.now)
+def command(source: EventLog | Server, until: str | None, queue: str | None, output: Output) -> None:
+    """The counts of each queue: rebuilt from a log, or asked of a server (ws://host:port)."""
+    if isinstance(source, Server):
+        if until is not None:
+            raise click.UsageError("--until: a server tells how it is now; its log tells how it was")
+        queues = source.figures(queue)
+    else:
+        end = moment("--until", until, source)
+        with progress(output, source, "counting") as advance:
+            found = replay(source, until=end, queue=queue, progress=advance)
+        queues = all_figures(found.states, found.now)
     if output.as_json:
         for figures in queues.values():
             output.record(attrs.asdict(figures))

@@ -11,8 +11,9 @@ import click
 from rich.live import Live
 from rich.table import Table
 
-from mpreg_mq.cli.options import log_argument, progress
+from mpreg_mq.cli.options import progress, source_argument
 from mpreg_mq.cli.output import Output, json_option
+from mpreg_mq.cli.remote import Server
 from mpreg_mq.cli.tables import table
 from mpreg_mq.events import EventLog
 from mpreg_mq.replay.following import Follower
@@ -25,20 +26,21 @@ COLUMNS = (
 
 
 @click.command(
-    epilog="\b\nExamples:\n  mpreg-mq top orders.db\n  mpreg-mq top orders.db --once\n  mpreg-mq top orders.db --json"
+    epilog="\b\nExamples:\n  mpreg-mq top orders.db\n  mpreg-mq top orders.db --once\n  mpreg-mq top ws://127.0.0.1:9000"
 )
-@log_argument
+@source_argument
 @click.option(
     "-i", "--interval", type=click.FloatRange(0.1), default=1.0, show_default=True, help="Seconds between looks."
 )
 @click.option("--once", is_flag=True, help="Look once.")
 @json_option
-def command(log: EventLog, interval: float, once: bool, output: Output) -> None:
-    """The queues of a live log, busiest first, refreshed until Ctrl-C; with --json a line for each queue and look."""
-    follower = Follower(log)
-    with progress(output, log, "catching up"):
-        follower.catch_up()
-    seen = all_figures(follower.states, time.time())
+def command(source: EventLog | Server, interval: float, once: bool, output: Output) -> None:
+    """The queues of a live log or of a server (ws://host:port), busiest first, refreshed until Ctrl-C.
+
+    With --json there is a line for each queue and look.
+    """
+    look = _Look(source, output)
+    seen = look()
     if once:
         _show(seen, output)
         return
@@ -46,18 +48,34 @@ def command(log: EventLog, interval: float, once: bool, output: Output) -> None:
         if output.as_json or not output.data.is_terminal:
             while True:
                 _show(seen, output)
-                seen = _look(follower, seen, interval)
+                seen = look(seen, interval)
         with Live(_table(seen), console=output.data, screen=True, auto_refresh=False) as live:
             while True:
-                seen = _look(follower, seen, interval)
+                seen = look(seen, interval)
                 live.update(_table(seen), refresh=True)
 
 
-def _look(follower: Follower, before: Mapping[str, QueueFigures], interval: float) -> dict[str, QueueFigures]:
-    started = time.monotonic()
-    time.sleep(interval)
-    follower.catch_up()
-    return all_figures(follower.states, time.time(), before, time.monotonic() - started)
+class _Look:
+    """Looks at a log or a server again and again."""
+
+    def __init__(self, source: EventLog | Server, output: Output) -> None:
+        self._source = source
+        self._follower: Follower | None = None
+        if not isinstance(source, Server):
+            self._follower = Follower(source)
+            with progress(output, source, "catching up"):
+                self._follower.catch_up()
+
+    def __call__(self, before: dict[str, QueueFigures] | None = None, interval: float = 0.0) -> dict[str, QueueFigures]:
+        """The figures after ``interval`` seconds, with the rates in between."""
+        started = time.monotonic()
+        if interval:
+            time.sleep(interval)
+        if isinstance(self._source, Server):
+            return self._source.figures(None, before, time.monotonic() - started)
+        assert self._follower is not None
+        self._follower.catch_up()
+        return all_figures(self._follower.states, time.time(), before, time.monotonic() - started)
 
 
 def _show(queues: Mapping[str, QueueFigures], output: Output) -> None:
@@ -84,7 +102,7 @@ def _row(figures: QueueFigures) -> tuple[str, ...]:
         f"{figures.sent_per_second:,.0f}",
         f"{figures.acknowledged_per_second:,.0f}",
         f"{figures.failed_attempts_per_second:,.0f}",
-        str(figures.subscribers),
+        "" if figures.subscribers is None else str(figures.subscribers),
         str(figures.open_circuits or ""),
         "paused" if figures.paused else "",
     )

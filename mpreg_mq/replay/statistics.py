@@ -14,16 +14,17 @@ from mpreg_mq.projections import QueueState
 class QueueFigures:
     """A queue in figures. Rates are per second since the look before; 0.0 at the first.
 
-    ``oldest_pending_seconds`` is the age of the oldest message without an open lease, None where there is none.
+    ``oldest_pending_seconds`` is the age of the oldest message without an open lease, None where there is none. A
+    server does not tell that, nor anything of subscribers: these are None then.
     """
 
     queue: str
     pending: int
     leased: int
     dead_letters: int
-    subscribers: int
-    open_circuits: int
-    paused: bool
+    subscribers: int | None
+    open_circuits: int | None
+    paused: bool | None
     oldest_pending_seconds: float | None
     sent_per_second: float
     acknowledged_per_second: float
@@ -33,8 +34,20 @@ class QueueFigures:
 
 def figures(state: QueueState, now: float, before: QueueFigures | None = None, seconds: float = 0.0) -> QueueFigures:
     """The queue at ``now``, and its rates since ``before``, ``seconds`` ago. O(log n) plus the leased messages."""
-    counts = state.report(now)
     oldest = next(state.messages.pending_by_age(), None)
+    return attrs.evolve(
+        figures_of(state.configuration.name, state.report(now), before, seconds),
+        subscribers=sum(subscriber.present for subscriber in state.subscribers),
+        open_circuits=sum(subscriber.circuit is not CircuitState.CLOSED for subscriber in state.subscribers),
+        paused=state.paused,
+        oldest_pending_seconds=None if oldest is None else max(0.0, now - oldest.event.at),
+    )
+
+
+def figures_of(
+    name: str, counts: QueueStatistics, before: QueueFigures | None = None, seconds: float = 0.0
+) -> QueueFigures:
+    """The figures that counts alone give, as a server tells them."""
 
     def rate(name: str) -> float:
         if before is None or seconds <= 0:
@@ -43,14 +56,14 @@ def figures(state: QueueState, now: float, before: QueueFigures | None = None, s
         return max(0, change) / seconds
 
     return QueueFigures(
-        state.configuration.name,
+        name,
         counts.current_queue_size,
         counts.current_in_flight_count,
         counts.current_dead_letter_count,
-        sum(subscriber.present for subscriber in state.subscribers),
-        sum(subscriber.circuit is not CircuitState.CLOSED for subscriber in state.subscribers),
-        state.paused,
-        None if oldest is None else max(0.0, now - oldest.event.at),
+        None,
+        None,
+        None,
+        None,
         rate("messages_sent"),
         rate("messages_acknowledged"),
         rate("delivery_failures"),
