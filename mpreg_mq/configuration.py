@@ -13,7 +13,7 @@ import attrs
 
 from mpreg_mq._validation import configured, describe, flag, number, queue_name_problem, seconds, whole
 from mpreg_mq.errors import ConfigurationError
-from mpreg_mq.model import OverflowPolicy, QueueType
+from mpreg_mq.model import Durability, OverflowPolicy, QueueType
 
 E = TypeVar("E", bound=Enum)
 
@@ -35,6 +35,14 @@ def _queue_type(value: Any) -> QueueType:
     return _member(QueueType, value)
 
 
+def _durability(value: Any) -> Durability:
+    return _member(Durability, value)
+
+
+def _optional_durability(value: Any) -> Durability | None:
+    return None if value is None else _member(Durability, value)
+
+
 def _overflow_policy(value: Any) -> OverflowPolicy:
     return _member(OverflowPolicy, value)
 
@@ -52,6 +60,7 @@ class QueueConfiguration:
 
     ``dead_letter_max_receives`` caps the attempts below ``max_retries + 1`` when it is set (R1); MPREG has it
     at 3 and never reads it. ``circuit_breaker_failure_threshold`` of None leaves breakers off (R3).
+    ``durability`` of None is the manager's ``default_durability``, and ``COMMITTED`` for a queue without one.
     ``retry_jitter`` is the share of the backoff that is random, from ``random_seed`` (R2).
     """
 
@@ -84,6 +93,7 @@ class QueueConfiguration:
     max_headers_bytes: int = attrs.field(default=16_384, validator=configured(whole(0, 1 << 20)))
     max_deduplication_keys: int = attrs.field(default=10_000_000, validator=_size)
     max_subscribers: int = attrs.field(default=1_000_000, validator=configured(whole(1, 10_000_000)))
+    durability: Durability | None = attrs.field(default=None, converter=_optional_durability)
 
     @classmethod
     def coerce(cls, configuration: Any) -> QueueConfiguration:
@@ -128,6 +138,10 @@ class QueueConfiguration:
 class QueueManagerConfiguration:
     """How a manager makes queues that are created without a configuration of their own, and its limits.
 
+    ``default_durability`` is what a queue has that names none; ``buffered_milliseconds`` is how much a ``BUFFERED`` one
+    risks. A queue's state is saved after ``snapshot_every_events`` of its events, and never where that is None, so that
+    the next start reads only the events since.
+
     ``shutdown_timeout_seconds`` is what running callbacks get before they are cancelled (C3). With
     ``publish_queue_events`` every event of a queue is published as ``<integration_topic_prefix>.<queue>.<event>``.
     """
@@ -150,6 +164,11 @@ class QueueManagerConfiguration:
     default_overflow_policy: OverflowPolicy = attrs.field(default=OverflowPolicy.REJECT, converter=_overflow_policy)
     shutdown_timeout_seconds: float = attrs.field(default=5.0, validator=_not_negative)
     random_seed: int = attrs.field(default=0, validator=configured(whole(0, 2**63 - 1)))
+    default_durability: Durability = attrs.field(default=Durability.COMMITTED, converter=_durability)
+    buffered_milliseconds: int = attrs.field(default=50, validator=configured(whole(1, 60_000)))
+    snapshot_every_events: int | None = attrs.field(
+        default=100_000, validator=configured(whole(1, 1_000_000_000, optional=True))
+    )
 
     @classmethod
     def coerce(cls, configuration: Any) -> QueueManagerConfiguration:

@@ -82,7 +82,7 @@ class MessageQueueManager:
         self._owns_log = self.log is not log
         self._events = self._event_publisher()
         log_to_write = self.log if self._events is None else cast(EventLog, TappedLog(self.log, self._events.stored))
-        self._store = Store.open(log_to_write)
+        self._store = Store.open(log_to_write, snapshot_events=self.config.snapshot_every_events)
         self._recover_queues()
         if topic_exchange is None and self.config.enable_topic_exchange_integration:
             topic_exchange = TopicExchange(self._clock)
@@ -98,12 +98,17 @@ class MessageQueueManager:
             state = self._store.load(stream)
             if state.created and not state.deleted:
                 name = stream.removeprefix(STREAM_PREFIX)
-                queue = self._queue_of(name, state)
+                queue = self._queue_of(name, state.configuration, state)
                 queue._actor.call_now(Recover())
                 self._queues[name] = queue
 
-    def _queue_of(self, name: str, state: QueueState | None) -> MessageQueue:
-        return MessageQueue.of_actor(make_actor(name, self._store, self._clock, state))
+    def _queue_of(self, name: str, configuration: QueueConfiguration, state: QueueState | None) -> MessageQueue:
+        """A queue that keeps its events where its durability says, at ``state`` or else at what these events give."""
+        durability = self.config.default_durability if configuration.durability is None else configuration.durability
+        store = self._store.at(durability, self.config.buffered_milliseconds)
+        if state is None and store.log.stream_version(stream_of(name)) == 0:
+            state = QueueState()
+        return MessageQueue.of_actor(make_actor(name, store, self._clock, state))
 
     # --- queues -------------------------------------------------------------------------------------------
 
@@ -161,8 +166,7 @@ class MessageQueueManager:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._creating[name] = done
         try:
-            known = self.log.stream_version(stream_of(name)) > 0
-            queue = self._queue_of(name, None if known else QueueState())
+            queue = self._queue_of(name, configuration, None)
             try:
                 await queue._ask(c.Open(configuration))
             except BaseException:

@@ -60,6 +60,20 @@ class OverflowPolicy(Enum):
     WAIT = "wait"
 
 
+class Durability(Enum):
+    """What an acknowledged send or acknowledgment has survived when its caller hears of it (SEMANTICS S1).
+
+    It matters on a log that is on a disk. ``COMMITTED``: it is in the log. ``BUFFERED``: it is on its way there, and is
+    lost if the process ends first; what is at risk is at most what was answered within ``buffered_milliseconds``
+    since the disk last kept up. ``MEMORY``: it is in this process; the queue, its configuration included, is never
+    written to the log and gone with the process.
+    """
+
+    COMMITTED = "committed"
+    BUFFERED = "buffered"
+    MEMORY = "memory"
+
+
 class RejectionReason(Enum):
     """Why a send was refused (SEMANTICS S2)."""
 

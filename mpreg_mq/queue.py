@@ -24,7 +24,7 @@ from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.messages import Abandon, BeginClose, FinishClose, Inspect, Recover, Start
 from mpreg_mq.actors.queue_actor import QueueActor
 from mpreg_mq.actors.runtime import LoopFuture
-from mpreg_mq.actors.store import Store, stream_of
+from mpreg_mq.actors.store import DEFAULT_BUFFERED_MILLISECONDS, Store, stream_of
 from mpreg_mq.actors.views import dead_letter, in_flight_message, queued_message
 from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.configuration import QueueConfiguration
@@ -42,6 +42,7 @@ from mpreg_mq.model import (
     DeadLetter,
     DeliveryGuarantee,
     DeliveryResult,
+    Durability,
     InFlightMessage,
     MessageId,
     QueuedMessage,
@@ -119,8 +120,9 @@ class MessageQueue:
         clock: Clock | None = None,
     ) -> None:
         configuration = QueueConfiguration.coerce(config)
-        opened = open_log("memory:" if log is None else log)
-        store = Store.open(opened)
+        durability = configuration.durability or Durability.COMMITTED
+        opened = open_log("memory:" if log is None or durability is Durability.MEMORY else log)
+        store = Store.open(opened).at(durability, DEFAULT_BUFFERED_MILLISECONDS)
         self._owns_log = opened is not log
         actor = make_actor(configuration.name, store, clock or SystemClock())
         actor.started = autostart

@@ -51,6 +51,7 @@ BAD: list[tuple[str, Any]] = [
     *((name, value) for name in FLAGS for value in [1, 0, "yes", None]),
     *((name, None) for name in [*POSITIVE, *WHOLE] if name not in OPTIONAL),
     *((name, value) for name in ("queue_type", "overflow_policy") for value in ["lifo", "FIFO", 3, None, []]),
+    *(("durability", value) for value in ["disk", "COMMITTED", 3, []]),
 ]
 
 
@@ -59,7 +60,8 @@ def test_a_bad_value_is_named_with_its_field_and_what_was_expected(field: str, v
     """Given a value of the wrong type or out of range, then the error says which, what was given and what fits."""
     with pytest.raises(ConfigurationError) as caught:
         QueueConfiguration("q", **{field: value})
-    named = {"queue_type": "QueueType", "overflow_policy": "OverflowPolicy"}.get(field, f"QueueConfiguration.{field}")
+    enums = {"queue_type": "QueueType", "overflow_policy": "OverflowPolicy", "durability": "Durability"}
+    named = enums.get(field, f"QueueConfiguration.{field}")
     text = str(caught.value)
     assert text.startswith(f"{named}: got ")
     assert describe(value) in text or "object at" in text

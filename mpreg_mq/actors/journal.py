@@ -31,9 +31,11 @@ _WAKE = "wake"
 
 class _Submission(NamedTuple):
     append: Append | None
-    """None for the mark that a flush leaves in the queue."""
+    """None for the mark that a flush leaves in the queue, and for a task."""
     on_done: OnDone
     loop: asyncio.AbstractEventLoop | None
+    task: Callable[[], object] | None = None
+    """What to do on the journal's thread once what was submitted before is committed or has failed."""
 
 
 _Outcome = tuple[_Submission, BaseException | None]
@@ -109,7 +111,11 @@ class JournalActor(pykka.ThreadingActor):
     def _commit_batch(self) -> None:
         batch = self._intake.take()
         if batch:
-            _complete(self._outcomes(batch))
+            outcomes = self._outcomes(batch)
+            for submission in batch:
+                if submission.task is not None:
+                    _run_task(submission.task)
+            _complete(outcomes)
 
     def _outcomes(self, batch: list[_Submission]) -> list[_Outcome]:
         appends = [submission.append for submission in batch if submission.append is not None]
@@ -142,6 +148,18 @@ class JournalActor(pykka.ThreadingActor):
         except BaseException as error:
             return error
         return None
+
+
+def _nothing(error: BaseException | None) -> None:
+    """Nobody waits for a task."""
+
+
+def _run_task(task: Callable[[], object]) -> None:
+    try:
+        task()
+    # A snapshot that cannot be stored, for one, must not end the thread that commits.
+    except BaseException:
+        logger.exception("journal: a task failed: %r", task)
 
 
 def _complete(outcomes: list[_Outcome]) -> None:
@@ -195,6 +213,13 @@ class Journal:
         After a stop it gets an :class:`~mpreg_mq.errors.EventLogError`, on ``loop`` or else within this call.
         """
         self._put(_Submission(append, on_done, loop))
+
+    def do(self, task: Callable[[], object]) -> None:
+        """Have something done on the journal's thread once what was submitted before is committed; never waits.
+
+        What it raises is logged. After a stop it is not done.
+        """
+        self._put(_Submission(None, _nothing, None, task))
 
     def _put(self, submission: _Submission) -> None:
         intake = self._intake

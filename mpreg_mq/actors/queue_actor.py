@@ -159,6 +159,8 @@ class QueueActor(DispatchingActor):
             return self._closing_result()
         if command.guarantee is DeliveryGuarantee.FIRE_AND_FORGET:
             return self._fire_and_forget(command)
+        if self._no_room_until is not None and not self._has_room():
+            return self._no_room_result()
         decision = self._decide_command(command)
         reply = decision.reply
         if reply is WAIT_FOR_ROOM:
@@ -173,8 +175,14 @@ class QueueActor(DispatchingActor):
     def _send_batch(self, command: c.SendBatch) -> Any:
         if self._closing:
             return [self._closing_result() for _ in command.sends]
+        if not self._has_room():
+            return [self._no_room_result() for _ in command.sends]
         self._sends_ahead += len(command.sends)
         return self._command(command)
+
+    def _no_room_result(self) -> Any:
+        detail = f"queue {self.name!r}: there is no room for messages on the disk of its log; make room, or wait"
+        return rejected(RejectionReason.STORE_ERROR, detail, self._clock.now())
 
     def _closing_result(self) -> Any:
         detail = f"queue {self.name!r} is closing; it takes no more messages"
@@ -312,7 +320,9 @@ class QueueActor(DispatchingActor):
                 attachment.stop()
             self._attachments.clear()
             self._running.clear()
-        return self._carry_out(decision, wait=True)
+        reply = self._carry_out(decision, wait=True)
+        self._save_at_the_end()
+        return reply
 
     def on_loop_changed(self) -> None:
         """The timers and turns of the loop before are lost; plan them anew."""

@@ -7,6 +7,8 @@ needs one.
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,16 +19,22 @@ from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
 from mpreg_mq.actors.messages import Committed
 from mpreg_mq.actors.runtime import LoopActor, LoopFuture
-from mpreg_mq.actors.store import Store, stream_of
+from mpreg_mq.actors.store import LEAST_EVENTS_AT_THE_END, Store, stream_of
 from mpreg_mq.clock import Clock
-from mpreg_mq.errors import EventLogError, MessageQueueError, QueueClosedError
+from mpreg_mq.errors import EventLogError, LogFullError, MessageQueueError, QueueClosedError
 from mpreg_mq.events import types as e
-from mpreg_mq.events.log import Append
+from mpreg_mq.events.log import Append, retaining
 from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
 
 NEVER_WAIT = 1 << 62
+
+NO_ROOM_SECONDS = 1.0
+"""How long sends are refused without asking, after the log had no room."""
+
+SNAPSHOT_SHARE = 4
+"""A state is saved at most once in so many events for each message in it."""
 
 _AFTER_DELETION = (c.Open, c.Detach, c.EndLease)
 
@@ -51,8 +59,14 @@ class RecordingActor(LoopActor):
         self._clock = clock
         self._now = clock.now
         self._log_append = store.log.append
-        # Without a journal an append is there at once, so nothing ever waits to be durable.
-        self._durable = self.state.version if store.journal is not None else NEVER_WAIT
+        # Without a journal an append is there at once, and with a buffered one nobody waits for it.
+        self._waits = store.journal is not None and store.buffered_seconds is None
+        self._durable = self.state.version if self._waits else NEVER_WAIT
+        self._on_their_way: deque[float] = deque()
+        self._no_room_until: float | None = None
+        self._next_snapshot = NEVER_WAIT
+        self._saved_version = self.state.version
+        self._plan_snapshot()
         self._shared_context = Context(0.0, run, self._durable)
         self._unsent: Unsent | None = None
         self._outstanding = 0
@@ -134,7 +148,7 @@ class RecordingActor(LoopActor):
                 return reply
         except Exception as error:
             raise self._rebuilt_after(error) from error
-        if not wait:
+        if not wait or (not self._waits and self._may_risk_more()):
             self._submit(before, events)
             return reply
         later: LoopFuture[Any] = LoopFuture()
@@ -145,7 +159,7 @@ class RecordingActor(LoopActor):
         """Append and wait for the commit, after everything before it."""
         self.send_off()
         self._store.append(self.stream, before, events)
-        if self._store.journal is not None:
+        if self._waits:
             self._durable = before + len(events)
 
     def _submit(self, before: int, events: Sequence[e.Event]) -> Unsent:
@@ -156,6 +170,8 @@ class RecordingActor(LoopActor):
             assert loop is not None, "without a loop events are appended at once"
             unsent = self._unsent = Unsent(before)
             self._outstanding += 1
+            if not self._waits:
+                self._on_their_way.append(time.monotonic())
             loop.call_soon(self.send_off)
         unsent.events += events
         return unsent
@@ -188,12 +204,24 @@ class RecordingActor(LoopActor):
             else:
                 self._submit(version - len(events), events)
 
+    def _may_risk_more(self) -> bool:
+        """Whether a reply need not wait: the oldest event that is not on disk yet is young enough."""
+        limit = self._store.buffered_seconds
+        waiting = self._on_their_way
+        return limit is not None and (not waiting or time.monotonic() - waiting[0] < limit)
+
     def _committed(self, message: Committed) -> None:
         self._outstanding -= 1
+        if not self._waits and self._on_their_way:
+            self._on_their_way.popleft()
         if message.error is None:
             self._durable = max(self._durable, message.version)
             _answer(message.waiters, None)
+            if message.version >= self._next_snapshot:
+                self.save_snapshot()
         else:
+            if isinstance(message.error, LogFullError):
+                self._no_room_until = time.monotonic() + NO_ROOM_SECONDS
             if self._recovering is None:
                 self._recovering = message.error
             _answer(message.waiters, self._store_error(message.error))
@@ -203,6 +231,43 @@ class RecordingActor(LoopActor):
             return
         self._after_commit()
         self._after()
+
+    # --- snapshots and room -------------------------------------------------------------------------------
+
+    def save_snapshot(self) -> None:
+        """Save the state, which the log keeps if the events that lead to it are stored. O(size of the state)."""
+        if self._recovering is None and self.state.created:
+            self.send_off()
+            self._saved_version = self.state.version
+            self._store.save(self.stream, self.state)
+            self._plan_snapshot()
+
+    def _plan_snapshot(self) -> None:
+        every = self._store.snapshot_events
+        if every is not None and self._store.journal is not None:
+            # A large state is saved less often, so that saving it stays a small part of the work.
+            self._next_snapshot = self.state.version + max(every, SNAPSHOT_SHARE * len(self.state.messages))
+
+    def _save_at_the_end(self) -> None:
+        if (
+            self._store.snapshot_events is not None
+            and self.state.version - self._saved_version >= LEAST_EVENTS_AT_THE_END
+        ):
+            self.save_snapshot()
+
+    def _has_room(self) -> bool:
+        """Whether the log takes new messages, as far as is known; asks it now and then after it did not."""
+        if self._no_room_until is None:
+            return True
+        now = time.monotonic()
+        if now < self._no_room_until:
+            return False
+        log = retaining(self._store.log)
+        if log is not None and not log.has_room():
+            self._no_room_until = now + NO_ROOM_SECONDS
+            return False
+        self._no_room_until = None
+        return True
 
     # --- failing and coming back --------------------------------------------------------------------------
 
@@ -250,8 +315,10 @@ class RecordingActor(LoopActor):
             state = self.state
         if state.created:
             self.state = state
-        if self._store.journal is not None:
+        if self._waits:
             self._durable = self.state.version
+        self._saved_version = min(self._saved_version, self.state.version)
+        self._plan_snapshot()
         self._after_rebuild()
 
 

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 import attrs
 
 from mpreg_mq.actors.journal import Journal, OnDone
-from mpreg_mq.events.log import Append, EventLog
+from mpreg_mq.errors import CorruptLogError
+from mpreg_mq.events.log import Append, EventLog, Snapshot, retaining
+from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.types import Event
+from mpreg_mq.model import Durability
 from mpreg_mq.projections import QueueState
 
+logger = logging.getLogger("mpreg_mq")
+
 STREAM_PREFIX = "queue:"
+
+DEFAULT_SNAPSHOT_EVENTS = 100_000
+DEFAULT_BUFFERED_MILLISECONDS = 50
+LEAST_EVENTS_AT_THE_END = 100
+"""A queue that closes saves its state if there are at least so many events since it last did."""
 
 
 def stream_of(queue_name: str) -> str:
@@ -22,15 +33,32 @@ def stream_of(queue_name: str) -> str:
 
 @attrs.frozen(eq=False)
 class Store:
-    """One log for all queues of a manager; a journal where appending can wait for a disk."""
+    """One log for all queues of a manager; a journal where appending can wait for a disk.
+
+    ``buffered_seconds`` is how long the oldest event may be on its way to the disk while replies do not wait for it;
+    None where replies wait. States are saved every ``snapshot_events`` events of a queue, and never where that is None.
+    """
 
     log: EventLog
     journal: Journal | None
+    snapshot_events: int | None = DEFAULT_SNAPSHOT_EVENTS
+    buffered_seconds: float | None = None
 
     @classmethod
-    def open(cls, log: EventLog) -> Store:
+    def open(cls, log: EventLog, *, snapshot_events: int | None = DEFAULT_SNAPSHOT_EVENTS) -> Store:
         """A store that writes to this log."""
-        return cls(log, Journal.start(log) if log.blocking else None)
+        return cls(log, Journal.start(log) if log.blocking else None, snapshot_events)
+
+    def at(self, durability: Durability, buffered_milliseconds: int) -> Store:
+        """This store as queues of another durability use it; a new log in memory for those that want no other.
+
+        A log in memory is as fast and as durable as it gets, whatever is asked for.
+        """
+        if self.journal is None or durability is Durability.COMMITTED:
+            return self
+        if durability is Durability.BUFFERED:
+            return attrs.evolve(self, buffered_seconds=buffered_milliseconds / 1000)
+        return Store(MemoryEventLog(), None)
 
     def append(self, stream: str, version: int, events: Sequence[Event]) -> None:
         """Append and wait for the commit, after everything that was submitted before.
@@ -55,13 +83,25 @@ class Store:
         self.journal.submit(Append(stream, version, events), on_done, loop)
 
     def load(self, stream: str) -> QueueState:
-        """The state of a queue, folded from its stream.
+        """The state of a queue: its newest snapshot that can be read, and the events since; else all its events.
 
         Raises:
             EventLogError: the stream cannot be read.
+            CorruptLogError: its first events were truncated, and what stands for them cannot be read.
             ProjectionError: an event cannot be applied.
         """
-        return QueueState.replay(record.event for record in self.log.read_stream(stream))
+        return load_state(self.log, stream)
+
+    def save(self, stream: str, state: QueueState) -> None:
+        """Keep a snapshot of a state, once the events that lead to it are committed.
+
+        If they are not, the log refuses it: there are no events at its version then.
+        """
+        log = retaining(self.log)
+        if self.journal is None or log is None:
+            return
+        snapshot = Snapshot(stream, state.version, state.dump())
+        self.journal.do(lambda: log.save_snapshot(snapshot))
 
     def close(self) -> None:
         """Commit what was submitted, and close the log."""
@@ -74,3 +114,42 @@ class Store:
         """Commit what was submitted, and leave the log open for its owner."""
         if self.journal is not None:
             self.journal.stop()
+
+
+def load_state(log: EventLog, stream: str) -> QueueState:
+    """The state of a queue as :meth:`Store.load` gives it."""
+    base = 0
+    kept = retaining(log)
+    if kept is not None:
+        base = kept.base_version(stream)
+        for snapshot in kept.snapshots(stream):
+            state = _restored(snapshot)
+            if state is not None:
+                return _caught_up(state, log, stream)
+    if base:
+        raise CorruptLogError(
+            f"log {log.location}: the events of {stream!r} up to version {base} were truncated, and there is no "
+            "snapshot that can be read in their place; restore the log from a copy, or from its archives"
+        )
+    return _caught_up(QueueState(), log, stream)
+
+
+def _restored(snapshot: Snapshot) -> QueueState | None:
+    try:
+        state = QueueState.restore(snapshot.body)
+        if state is None:
+            logger.info("the snapshot of %s is another release's; not used", snapshot.stream)
+        elif state.version == snapshot.version:
+            return state
+    # The log is there to be folded whatever is wrong with a snapshot.
+    except Exception:
+        found = (snapshot.stream, snapshot.version)
+        logger.warning("the snapshot of %s at version %d cannot be read", *found, exc_info=True)
+    return None
+
+
+def _caught_up(state: QueueState, log: EventLog, stream: str) -> QueueState:
+    apply = state.apply
+    for record in log.read_stream(stream, state.version):
+        apply(record.event)
+    return state

@@ -14,7 +14,7 @@ from mpreg_mq.events.codec import (
     encode,
 )
 from mpreg_mq.events.jsonlines import JSONLinesEventLog
-from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot, base_version
+from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot, base_version, retaining
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.opening import open_log
 from mpreg_mq.events.sqlite import Damage, Repair, SQLiteEventLog, check_log, repair_log
@@ -118,4 +118,5 @@ __all__ = [
     "import_log",
     "open_log",
     "repair_log",
+    "retaining",
 ]

@@ -8,7 +8,7 @@ never elsewhere; a snapshot of each stream then stands for them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 import msgspec
 
@@ -102,7 +102,6 @@ class EventLog(Protocol):
         """Release what the log holds; calling it again does nothing."""
 
 
-@runtime_checkable
 class RetainingLog(EventLog, Protocol):
     """A log that keeps snapshots, and whose first events can be taken away.
 
@@ -153,9 +152,15 @@ class RetainingLog(EventLog, Protocol):
         """Whether an append of new messages is worth trying, after one that raised LogFullError."""
 
 
+def retaining(log: EventLog) -> RetainingLog | None:
+    """The log, if it keeps snapshots and can be truncated; else None."""
+    return cast(RetainingLog, log) if callable(getattr(log, "save_snapshot", None)) else None
+
+
 def base_version(log: EventLog, stream: str) -> int:
     """Version up to which a stream's events are not there any more; 0 for a log that keeps them all."""
-    return log.base_version(stream) if isinstance(log, RetainingLog) else 0
+    kept = retaining(log)
+    return 0 if kept is None else kept.base_version(stream)
 
 
 def version_conflict(append: Append, version: int) -> VersionConflictError:

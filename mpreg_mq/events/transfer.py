@@ -19,7 +19,7 @@ from mpreg_mq.events.jsonlines import (
     LineWriter,
     open_lines,
 )
-from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot
+from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot, retaining
 
 EVENTS_PER_STEP = 1000
 """Events between two calls of a progress callback, and in one append of an import."""
@@ -83,7 +83,8 @@ def _header(log: EventLog, streams: Collection[str] | None) -> Header:
         for base in bases_of(log).values()
         if chosen is None or base.stream in chosen
     ]
-    position = log.base_position() if isinstance(log, RetainingLog) else 0
+    kept = retaining(log)
+    position = 0 if kept is None else kept.base_position()
     return Header(format=FORMAT, format_version=FORMAT_VERSION, streams=chosen, base_position=position, bases=bases)
 
 
@@ -93,9 +94,10 @@ def bases_of(log: EventLog) -> dict[str, Snapshot]:
     Raises:
         CorruptLogError: one is damaged, so what remains of its stream cannot be folded.
     """
-    if not isinstance(log, RetainingLog):
+    kept = retaining(log)
+    if kept is None:
         return {}
-    return {stream: base_of(log, stream) for stream in log.streams() if log.base_version(stream)}
+    return {stream: base_of(kept, stream) for stream in kept.streams() if kept.base_version(stream)}
 
 
 def base_of(log: RetainingLog, stream: str) -> Snapshot:
@@ -164,13 +166,15 @@ def import_log(
             f"import: the log {log.location} has {there} already, expected none of them; import into a new log"
         )
     bases = bases_of(source)
-    if bases and isinstance(source, RetainingLog):
-        if not isinstance(log, RetainingLog):
+    kept = retaining(source)
+    if bases and kept is not None:
+        into = retaining(log)
+        if into is None:
             raise EventLogError(
                 f"import: the source was truncated at its beginning, which {log.location} cannot represent; "
                 "import into an SQLite log"
             )
-        log.adopt(source.base_position(), bases)
+        into.adopt(kept.base_position(), bases)
     last_position = source.last_position()
     done = Progress(0, 0, last_position)
     step: list[RecordedEvent] = []
