@@ -3,7 +3,7 @@
 from mpreg_mq._version import __version__
 from mpreg_mq.blocking import BlockingMessageQueueManager
 from mpreg_mq.clock import Clock, SystemClock, VirtualClock
-from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
+from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration, RetentionPolicy
 from mpreg_mq.errors import (
     ConfigurationError,
     CorruptLogError,
@@ -81,6 +81,7 @@ __all__ = [
     "QueueType",
     "QueuedMessage",
     "RejectionReason",
+    "RetentionPolicy",
     "SystemClock",
     "TopicExchange",
     "TopicRouteStatistics",

@@ -6,7 +6,9 @@ names the field, the value and the range.
 
 from __future__ import annotations
 
+import os
 from enum import Enum
+from pathlib import Path
 from typing import Any, TypeVar
 
 import attrs
@@ -134,13 +136,47 @@ class QueueConfiguration:
         return attempts
 
 
+def _directory(value: Any) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigurationError(f"RetentionPolicy.archive_directory: got {describe(value)}, expected a path, or None")
+    return Path(os.fsdecode(value)).absolute()
+
+
+@attrs.frozen
+class RetentionPolicy:
+    """How much of its past a log keeps; events beyond any of the three limits go.
+
+    ``keep_bytes`` is compared with the size of the log file. Into ``archive_directory``, where one is given, go files
+    of JSON lines, compressed, that can be opened like a log; else the events are deleted. ``check_seconds`` is how
+    often is looked, and ``least_events`` how many have to be beyond the limits before anything is done.
+
+    Raises:
+        ConfigurationError: there is no limit, or one is out of its range.
+    """
+
+    keep_seconds: float | None = attrs.field(default=None, validator=configured(seconds(0.0, optional=True)))
+    keep_events: int | None = attrs.field(default=None, validator=configured(whole(0, 2**62, optional=True)))
+    keep_bytes: int | None = attrs.field(default=None, validator=configured(whole(0, 2**62, optional=True)))
+    archive_directory: Path | None = attrs.field(default=None, converter=_directory)
+    check_seconds: float = attrs.field(default=60.0, validator=configured(seconds(0.0, exclusive=True)))
+    least_events: int = attrs.field(default=10_000, validator=configured(whole(1, 2**62)))
+    share_of_time: float = attrs.field(default=0.2, validator=configured(number(0.01, 1.0)))
+    """The part of the time that compaction may use; it pauses between its steps."""
+
+    def __attrs_post_init__(self) -> None:
+        if self.keep_seconds is None and self.keep_events is None and self.keep_bytes is None:
+            raise ConfigurationError("RetentionPolicy: got no limit, expected keep_seconds, keep_events or keep_bytes")
+
+
 @attrs.frozen
 class QueueManagerConfiguration:
     """How a manager makes queues that are created without a configuration of their own, and its limits.
 
     ``default_durability`` is what a queue has that names none; ``buffered_milliseconds`` is how much a ``BUFFERED`` one
     risks. A queue's state is saved after ``snapshot_every_events`` of its events, and never where that is None, so that
-    the next start reads only the events since.
+    the next start reads only the events since. ``retention`` says how much of its past the log keeps; None: all.
 
     ``shutdown_timeout_seconds`` is what running callbacks get before they are cancelled (C3). With
     ``publish_queue_events`` every event of a queue is published as ``<integration_topic_prefix>.<queue>.<event>``.
@@ -168,6 +204,9 @@ class QueueManagerConfiguration:
     buffered_milliseconds: int = attrs.field(default=50, validator=configured(whole(1, 60_000)))
     snapshot_every_events: int | None = attrs.field(
         default=100_000, validator=configured(whole(1, 1_000_000_000, optional=True))
+    )
+    retention: RetentionPolicy | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(RetentionPolicy))
     )
 
     @classmethod

@@ -15,11 +15,12 @@ import attrs
 from mpreg_mq._validation import describe, queue_name_problem
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.messages import Recover
+from mpreg_mq.actors.retention import Compaction, RetentionThread
 from mpreg_mq.actors.store import STREAM_PREFIX, Store, stream_of
 from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.errors import ConfigurationError, MessageQueueError, QueueClosedError, QueueNotFoundError
-from mpreg_mq.events import EventLog, open_log
+from mpreg_mq.events import EventLog, open_log, retaining
 from mpreg_mq.exchange.in_process import TopicExchange
 from mpreg_mq.exchange.messages import Vocabulary, is_exchange
 from mpreg_mq.exchange.origin import current_trail, joined, trail_of, with_trail
@@ -84,12 +85,34 @@ class MessageQueueManager:
         log_to_write = self.log if self._events is None else cast(EventLog, TappedLog(self.log, self._events.stored))
         self._store = Store.open(log_to_write, snapshot_events=self.config.snapshot_every_events)
         self._recover_queues()
+        self._retention = self._start_retention()
         if topic_exchange is None and self.config.enable_topic_exchange_integration:
             topic_exchange = TopicExchange(self._clock)
         self.topic_exchange = topic_exchange
         self._router = TopicRouter(
             topic_exchange if is_exchange(topic_exchange) else None, self._queues.get, self._store, self._clock
         )
+
+    def _start_retention(self) -> RetentionThread | None:
+        log = retaining(self.log)
+        if self.config.retention is None or log is None:
+            return None
+        return RetentionThread(log, self.config.retention, self._clock.now)
+
+    async def compact(self) -> Compaction | None:
+        """Take away, now, what ``retention`` does not keep; what was done, or None where there was nothing to do.
+
+        The manager does that by itself now and then; this one does not wait between its steps.
+
+        Raises:
+            ConfigurationError: the manager has no retention, or its log keeps everything.
+            EventLogError: the log or the archive could not be written; nothing has changed then.
+        """
+        self._check_open()
+        retention = self._retention
+        if retention is None:
+            raise ConfigurationError("compact: the manager has no retention; give QueueManagerConfiguration one")
+        return await asyncio.get_running_loop().run_in_executor(None, lambda: retention.compact_now(pausing=False))
 
     def _recover_queues(self) -> None:
         for stream in self.log.streams():
@@ -576,6 +599,8 @@ class MessageQueueManager:
         self._close_store()
 
     def _close_store(self) -> None:
+        if self._retention is not None:
+            self._retention.stop()
         if self._owns_log:
             self._store.close()
         else:

@@ -300,6 +300,10 @@ class JSONLinesEventLog:
         """Refuse."""
         self._refuse("adopt")
 
+    def record_end(self, position: int) -> int:
+        """The base: the file cannot be truncated."""
+        return self.base_position()
+
     def reclaim(self) -> bool:
         """Refuse."""
         self._refuse("reclaim")

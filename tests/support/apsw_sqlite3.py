@@ -72,6 +72,11 @@ class Connection:
         """Run a statement."""
         return Cursor(self._connection, statement, parameters)
 
+    def executescript(self, script: str) -> None:
+        """Run statements to their end."""
+        for _ in self.execute(script):
+            pass
+
     def executemany(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement for each row."""
         for row in rows:

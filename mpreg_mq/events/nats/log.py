@@ -267,6 +267,10 @@ class NatsEventLog:
         self._check_writable("truncate")
         self._call(self._retention.truncate(position, bases))
 
+    def record_end(self, position: int) -> int:
+        """``position``, within the log: it can be truncated anywhere."""
+        return max(self.base_position(), min(position, self.last_position()))
+
     def reclaim(self) -> bool:
         """Purge the truncated messages of one stream; whether there are more."""
         self._check_writable("reclaim")

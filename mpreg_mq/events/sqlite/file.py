@@ -415,7 +415,8 @@ class LogFile:
         free = self._writer.execute("PRAGMA freelist_count").fetchone()[0]
         if not free:
             return False
-        self._writer.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
+        # It goes on at each step, and only a script is stepped to its end where there are no columns.
+        self._writer.executescript(f"PRAGMA incremental_vacuum({pages})")
         return bool(free > pages)
 
     # --- the end ------------------------------------------------------------------------------------------

@@ -1,0 +1,256 @@
+"""What a log does not keep any more goes to an archive or away, and nobody can tell from the state (I4)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpreg_mq.actors.retention import Compactor, all_events
+from mpreg_mq.actors.store import load_state
+from mpreg_mq.clock import VirtualClock
+from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration, RetentionPolicy
+from mpreg_mq.errors import ConfigurationError, CorruptLogError, EventLogError
+from mpreg_mq.events import (
+    Append,
+    MemoryEventLog,
+    RetainingLog,
+    Snapshot,
+    SQLiteEventLog,
+    export_log,
+    import_log,
+    open_log,
+)
+from mpreg_mq.events import types as e
+from mpreg_mq.manager import MessageQueueManager
+from mpreg_mq.projections import QueueState
+from tests.support.running import Recorder, until
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RetainingLog]:
+    made: RetainingLog = (
+        MemoryEventLog() if request.param == "memory" else SQLiteEventLog(tmp_path / "log.db", synchronous="OFF")
+    )
+    yield made
+    made.close()
+
+
+def fill(log: RetainingLog, messages: int = 40) -> dict[str, QueueState]:
+    """Two queues, a deleted one and a stream that is no queue; every third message is finished. The states."""
+    states: dict[str, QueueState] = {}
+
+    def put(stream: str, *events: e.Event) -> None:
+        log.append([Append(stream, log.stream_version(stream), events)])
+        if stream.startswith("queue:"):
+            for event in events:
+                states.setdefault(stream, QueueState()).apply(event)
+
+    put("routes:topics", e.TopicRouteAdded(0.0, "t.#", "a"))
+    for name in ("a", "b", "gone"):
+        put(f"queue:{name}", e.QueueCreated(0.0, name, QueueConfiguration(name)))
+        put(f"queue:{name}", e.SubscriberJoined(0.0, "s", f"{name}/1", "#", 1000))
+    put("queue:gone", e.QueueDeleted(1.0))
+    for number in range(messages):
+        stream = "queue:a" if number % 2 else "queue:b"
+        at = float(number)
+        put(stream, e.MessageEnqueued(at, f"m{number}", "t", b"\x01"))
+        put(stream, e.MessageDelivered(at, f"m{number}", "s", f"{stream[6:]}/1", 1, at + 1000.0))
+        if number % 3 == 0:
+            put(stream, e.MessageAcknowledged(at, f"m{number}", "s", True))
+        if number == 7:
+            put(stream, e.MessageDeadLettered(at, "m1", "r", None, 1, "s"))
+    return states
+
+
+def compact(log: RetainingLog, now: float = 1000.0, **policy: Any) -> Compactor:
+    compactor = Compactor(log, RetentionPolicy(**{"least_events": 1, **policy}), lambda: now)
+    for _ in compactor.steps():
+        pass
+    return compactor
+
+
+def check(log: RetainingLog, states: dict[str, QueueState]) -> None:
+    for stream, state in states.items():
+        loaded = load_state(log, stream)
+        loaded.check()
+        assert loaded.describe() == state.describe()
+
+
+@pytest.mark.parametrize(
+    ("policy", "holds"),
+    [
+        ({"keep_events": 30}, lambda log: log.last_position() - log.base_position() <= 31),
+        ({"keep_events": 0}, lambda log: log.base_position() == log.last_position()),
+        ({"keep_seconds": 980.0}, lambda log: next(log.read_all()).event.at >= 19.0),
+    ],
+)
+def test_what_is_beyond_a_limit_goes(
+    log: RetainingLog, policy: dict[str, Any], holds: Callable[[RetainingLog], bool]
+) -> None:
+    """Given a limit of number or time, then older events go, versions and positions go on, and states are the same."""
+    states = fill(log)
+    last, versions = log.last_position(), {stream: log.stream_version(stream) for stream in log.streams()}
+    compactor = compact(log, **policy)
+    assert compactor.last is not None
+    assert compactor.last.position == log.base_position() > 0
+    assert holds(log)
+    assert log.last_position() == last
+    assert {stream: log.stream_version(stream) for stream in log.streams()} == versions
+    check(log, states)
+    assert [type(event) for event in all_events(log, "routes:topics")] == [e.TopicRouteAdded]
+    log.append([Append("queue:a", versions["queue:a"], (e.QueuePaused(2000.0),))])
+    states["queue:a"].apply(e.QueuePaused(2000.0))
+    check(log, states)
+
+
+def test_what_remains_can_be_compacted_again_and_again(log: RetainingLog) -> None:
+    """Given cuts at one position after another, then after each the states are those of all events."""
+    states = fill(log)
+    for keep in (100, 70, 40, 39, 10, 0):
+        compact(log, keep_events=keep)
+        check(log, states)
+
+
+def test_a_log_file_shrinks(tmp_path: Path) -> None:
+    """Given a limit of size, then the file gives its space back, step by step."""
+    with closing(SQLiteEventLog(tmp_path / "log.db", synchronous="OFF")) as log:
+        states = fill(log, messages=3000)
+        before = log.size_bytes()
+        compact(log, keep_bytes=before // 4)
+        assert log.size_bytes() < before * 0.8
+        check(log, states)
+    assert (tmp_path / "log.db").stat().st_size < before
+
+
+def test_an_archive_is_a_log(log: RetainingLog, tmp_path: Path) -> None:
+    """Given two compactions into archives, then these and the log hold every event once, and each archive is folded
+    from where the one before ends."""
+    states = fill(log)
+    everything = list(log.read_all())
+    archives = []
+    for keep in (60, 20):
+        last = compact(log, keep_events=keep, archive_directory=tmp_path / "archive").last
+        assert last is not None
+        assert last.archive is not None
+        archives.append(open_log(last.archive, read_only=True))
+    assert [record for archive in archives for record in archive.read_all()] + list(log.read_all()) == everything
+    first, second = archives
+    for stream in ("queue:a", "queue:b"):
+        events = [record.event for record in everything if record.stream == stream]
+        for archive in (first, second):
+            version = archive.stream_version(stream)
+            assert load_state(archive, stream).describe() == QueueState.replay(events[:version]).describe()
+    check(log, states)
+
+
+def test_a_compacted_log_is_exported_and_imported_whole(log: RetainingLog, tmp_path: Path) -> None:
+    """Given a log that was truncated, then its export holds what stands for the events that are gone."""
+    states = fill(log)
+    compact(log, keep_events=20)
+    export_log(log, tmp_path / "log.jsonl.gz")
+    for target in (MemoryEventLog(), SQLiteEventLog(tmp_path / "copy.db", synchronous="OFF")):
+        import_log(tmp_path / "log.jsonl.gz", target)
+        assert list(target.read_all()) == list(log.read_all())
+        assert target.base_position() == log.base_position()
+        check(target, states)
+        target.close()
+
+
+def test_too_little_is_left_alone(log: RetainingLog) -> None:
+    """Given fewer events beyond the limit than are worth it, then nothing happens."""
+    fill(log)
+    assert compact(log, keep_events=log.last_position() - 5, least_events=50).last is None
+    assert log.base_position() == 0
+
+
+def test_without_its_base_a_truncated_stream_is_not_folded(tmp_path: Path) -> None:
+    """Given a truncated stream whose base is damaged, then loading it raises instead of beginning in the middle."""
+    with closing(SQLiteEventLog(tmp_path / "log.db", synchronous="OFF")) as log:
+        fill(log)
+        compact(log, keep_events=20)
+        assert log._file._writer is not None
+        log._file._writer.execute("UPDATE snapshots SET body = zeroblob(9)")
+        with pytest.raises(CorruptLogError, match="restore the log from a copy, or from its archives"):
+            load_state(log, "queue:a")
+
+
+def test_a_cut_needs_a_base_for_every_stream(log: RetainingLog) -> None:
+    """Given a cut without what stands for it, at the wrong version, or outside of the log, then nothing is cut."""
+    fill(log)
+    position = log.record_end(30)
+    wrong = {stream: Snapshot(stream, 1, b"") for stream in log.streams()}
+    for at, bases in [(position, {}), (position, wrong), (log.last_position() + 1, {})]:
+        with pytest.raises(EventLogError, match="truncate"):
+            log.truncate(at, bases)
+    assert log.base_position() == 0
+
+
+def test_a_reader_that_was_overtaken_is_told(log: RetainingLog) -> None:
+    """Given a reader in the middle of what is truncated, then its next step says so, and a new one begins after."""
+    fill(log, messages=3000)
+    readers = [log.read_all(), log.read_stream("queue:a")]
+    for reader in readers:
+        next(reader)
+    compact(log, keep_events=10)
+    for reader in readers:
+        with pytest.raises(EventLogError, match="truncated meanwhile"):
+            list(reader)
+    assert len(list(log.read_all())) <= 11
+
+
+def test_a_policy_needs_a_limit() -> None:
+    """Given no limit, or a bad one, then it is a configuration error."""
+    for bad in ({}, {"keep_events": -1}, {"keep_seconds": "1"}, {"keep_events": 1, "archive_directory": 3}):
+        with pytest.raises(ConfigurationError):
+            RetentionPolicy(**bad)
+
+
+def test_a_manager_compacts_beside_its_traffic(tmp_path: Path) -> None:
+    """Given a manager with retention, then its log is cut while messages come and go, a deleted queue's history stays
+    until then, and a restart finds everything that is not finished."""
+    policy = RetentionPolicy(keep_events=20, least_events=1, check_seconds=0.01, archive_directory=tmp_path / "archive")
+
+    async def story() -> None:
+        config = QueueManagerConfiguration(retention=policy)
+        async with MessageQueueManager(config, log=tmp_path / "log.db") as manager:
+            await manager.send_message("gone", "t", 0)
+            await manager.delete_queue("gone")
+            seen = Recorder()
+            await manager.create_queue("q")
+            await manager.send_message("waiting", "t", "still here")
+            manager.subscribe_to_queue("q", "s", "#", seen)
+            for number in range(200):
+                await manager.send_message("q", "t", number)
+            await until(lambda: len(seen.payloads) == 200)
+            await manager.compact()
+            log = manager.log
+            assert isinstance(log, SQLiteEventLog)
+            assert log.last_position() - log.base_position() <= 60
+            assert log.base_version("queue:gone") > 0
+        async with MessageQueueManager(config, log=tmp_path / "log.db", clock=VirtualClock(3e9)) as manager:
+            assert sorted(manager.list_queues()) == ["q", "waiting"]
+            (message,) = await manager.receive_messages("waiting", "s")
+            assert message.payload == "still here"
+            assert manager.queue("q").get_statistics().messages_acknowledged == 200
+            await manager.create_queue("gone")
+        names = [file.name for file in (tmp_path / "archive").iterdir()]
+        assert names
+        assert not [name for name in names if name.startswith(".")]
+
+    asyncio.run(story())
+
+
+def test_compacting_needs_a_policy() -> None:
+    """Given a manager without retention, then compact says what is missing."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            with pytest.raises(ConfigurationError, match="retention"):
+                await manager.compact()
+
+    asyncio.run(story())
