@@ -33,7 +33,10 @@ def topic_problem(topic: object) -> str | None:
 
     O(length) for a new topic, one cache lookup for a repeated one.
     """
-    return _topic_text_problem(topic) if _is_cacheable(topic) else _shape_problem(topic, "topic")
+    # As _is_cacheable, in place: this is asked for every message.
+    if type(topic) is str and len(topic) <= MAX_TOPIC_LENGTH:
+        return _topic_text_problem(topic)
+    return _shape_problem(topic, "topic")
 
 
 def pattern_problem(pattern: object) -> str | None:

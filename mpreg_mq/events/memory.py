@@ -57,12 +57,19 @@ class MemoryEventLog:
                     version += self._base_versions.get(stream, 0)
                 if append.expected_version != version:
                     raise version_conflict(append, version)
-                for event in append.events:
-                    if positions is None:
-                        positions = self._positions[stream] = []
+                added = append.events
+                if not added:
+                    continue
+                if positions is None:
+                    positions = self._positions[stream] = []
+                first = len(events) + base + 1
+                events += added
+                if len(added) == 1:
                     self._names.append(stream)
-                    events.append(event)
-                    positions.append(len(events) + base)
+                    positions.append(first)
+                else:
+                    self._names += [stream] * len(added)
+                    positions += range(first, first + len(added))
         finally:
             self._lock.release()
 
