@@ -11,6 +11,8 @@ from mpreg_mq.projections.base import Handled, Projection, contradiction
 from mpreg_mq.projections.dumps import SubscriberDump, SubscribersDump, decode_events, encode_events
 from mpreg_mq.topics import TopicTrie
 
+_MAX_CACHED_TOPICS = 10_000
+
 
 class Subscriber:
     """One subscriber of a queue with its subscriptions; mutable, changed by :class:`Subscribers` alone.
@@ -94,6 +96,7 @@ class Subscribers(Projection):
         """The subscriber of an id, present or with leases left over; None if unknown."""
         self._by_subscription: dict[str, str] = {}
         self._patterns: TopicTrie[str] = TopicTrie()
+        self._audiences: dict[str, tuple[str, ...]] = {}
         self._holders: dict[str, tuple[str, ...]] = {}
         self._deliveries = 0
 
@@ -112,10 +115,17 @@ class Subscribers(Projection):
     def audience(self, topic: str) -> tuple[str, ...]:
         """Ids of the present subscribers that match the topic, sorted (G6).
 
-        Costs the topic's levels and the matching patterns, not the patterns that do not match.
+        For a topic that was not asked for since the subscriptions changed it costs the topic's levels and the
+        matching patterns, not the patterns that do not match.
         """
-        matched = self._patterns.match(topic)
-        return tuple(sorted({self._by_subscription[subscription_id] for subscription_id in matched}))
+        audience = self._audiences.get(topic)
+        if audience is None:
+            matched = self._patterns.match(topic)
+            audience = tuple(sorted({self._by_subscription[subscription_id] for subscription_id in matched}))
+            if len(self._audiences) >= _MAX_CACHED_TOPICS:
+                self._audiences.clear()
+            self._audiences[topic] = audience
+        return audience
 
     def subscription_for(self, subscriber: Subscriber, topic: str) -> str:
         """The subscription whose callback gets the topic: the subscriber's oldest one that matches."""
@@ -139,6 +149,7 @@ class Subscribers(Projection):
         subscriber.pull = event.pull
         self._by_subscription[event.subscription_id] = event.subscriber_id
         self._patterns.add(event.topic_pattern, event.subscription_id)
+        self._audiences.clear()
 
     def _on_left(self, event: e.SubscriberLeft) -> None:
         if self._by_subscription.pop(event.subscription_id, None) is None:
@@ -147,6 +158,7 @@ class Subscribers(Projection):
         joined = subscriber.subscriptions.pop(event.subscription_id)
         subscriber.count_subscriptions()
         self._patterns.remove(joined.topic_pattern, event.subscription_id)
+        self._audiences.clear()
         if not subscriber.subscriptions:
             subscriber.circuit = CircuitState.CLOSED
             subscriber.failures = 0
@@ -211,6 +223,7 @@ class Subscribers(Projection):
         self._by_id.clear()
         self._by_subscription.clear()
         self._holders.clear()
+        self._audiences.clear()
         self._patterns = TopicTrie()
 
     def _known(
@@ -285,6 +298,9 @@ class Subscribers(Projection):
     def check(self) -> None:
         """Assert that the indexes agree with the subscribers."""
         self._patterns.check()
+        for topic, audience in self._audiences.items():
+            matched = self._patterns.match(topic)
+            assert audience == tuple(sorted({self._by_subscription[subscription_id] for subscription_id in matched}))
         assert len(self._patterns) == len(self._by_subscription)
         for subscriber_id, subscriber in self._by_id.items():
             assert subscriber.id == subscriber_id

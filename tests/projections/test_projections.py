@@ -304,3 +304,18 @@ def test_dead_letters_refuse_the_end_of_what_was_never_accepted() -> None:
     for projection in (DeadLetters(), QueueState.replay([e.QueueCreated(1.0, "q", QueueConfiguration("q"))])):
         with pytest.raises(ProjectionError, match="ghost"):
             projection.apply(dead)
+
+
+def test_audiences_are_remembered_only_while_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given topics that were asked for, when subscriptions change, then the answer does; many topics take no room."""
+    monkeypatch.setattr("mpreg_mq.projections.subscribers._MAX_CACHED_TOPICS", 3)
+    subscribers = Subscribers.replay([joined("a", pattern="x")])
+    assert (subscribers.audience("x"), subscribers.audience("y")) == (("a",), ())
+    subscribers.apply(joined("b", pattern="#"))
+    assert (subscribers.audience("x"), subscribers.audience("y")) == (("a", "b"), ("b",))
+    subscribers.apply(e.SubscriberLeft(2.0, "b", "b1"))
+    for number in range(10):
+        assert subscribers.audience(f"t{number}") == ()
+        subscribers.check()
+    assert subscribers.audience("x") == ("a",)
+    assert len(subscribers._audiences) <= 3
