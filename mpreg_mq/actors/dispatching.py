@@ -53,6 +53,26 @@ RUN_LIMIT = 1_000
 class DispatchingActor(RecordingActor):
     """Delivers: to callbacks in turns, to receivers when they ask or while they wait."""
 
+    __slots__ = (
+        "_ahead_limit",
+        "_attachments",
+        "_calling_out",
+        "_closing",
+        "_drained",
+        "_parked",
+        "_receivers",
+        "_rejoin",
+        "_retry_seconds",
+        "_running",
+        "_sends_ahead",
+        "_sends_before_look",
+        "_timer",
+        "_timer_at",
+        "_turn_scheduled",
+        "deliveries",
+        "started",
+    )
+
     def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
         super().__init__(name, store, clock, run, state)
         self.started = True

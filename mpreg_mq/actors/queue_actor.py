@@ -38,6 +38,11 @@ logger = logging.getLogger("mpreg_mq")
 class QueueActor(DispatchingActor):
     """One queue. It is bound to the event loop that first uses it; without one it works on the caller's thread."""
 
+    __slots__ = (
+        "_fired",
+        "_run",
+    )
+
     def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
         super().__init__(name, store, clock, run, state)
         self._run = run

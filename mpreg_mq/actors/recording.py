@@ -50,6 +50,25 @@ class Unsent(msgspec.Struct, eq=False):
 class RecordingActor(LoopActor):
     """Decides, records, and rebuilds its state from the log after a failure."""
 
+    __slots__ = (
+        "_clock",
+        "_durable",
+        "_log_append",
+        "_now",
+        "_outbox",
+        "_outstanding",
+        "_rebuilt",
+        "_recovering",
+        "_shared_context",
+        "_stash",
+        "_store",
+        "_synchronous",
+        "_unsent",
+        "name",
+        "state",
+        "stream",
+    )
+
     def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
         super().__init__()
         self.name = name

@@ -21,6 +21,8 @@ class Projection:
     is. A handler that meets an event which contradicts the state raises :class:`ProjectionError`.
     """
 
+    __slots__ = ()
+
     HANDLED: ClassVar[Handled] = {}
 
     def handler(self, event_type: type[Event]) -> Handler | None:

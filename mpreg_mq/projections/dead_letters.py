@@ -55,6 +55,12 @@ class DeadLetters(Projection):
         e.QueueDeleted: "_on_deleted",
     }
 
+    __slots__ = (
+        "_accepted",
+        "_entries",
+        "_unfinished",
+    )
+
     def __init__(self, accepted: Callable[[str], e.MessageEnqueued | None] | None = None) -> None:
         self._unfinished: dict[str, e.MessageEnqueued] = {}
         self._accepted = accepted

@@ -32,6 +32,7 @@ class Deadline(msgspec.Struct, eq=False):
 
 
 _MIN_REMOVED = 256
+_NO_ROW: deque[Deadline] = deque()
 
 
 class Deadlines:
@@ -47,7 +48,8 @@ class Deadlines:
     __slots__ = ("_heap", "_ordinal", "_removed", "_row", "earliest")
 
     def __init__(self) -> None:
-        self._row: deque[Deadline] = deque()
+        # Made with the first deadline: an empty deque takes 760 bytes, and most of many queues are idle.
+        self._row: deque[Deadline] = _NO_ROW
         self._heap: list[tuple[float, int, Deadline]] = []
         self._ordinal = 0
         self._removed = 0
@@ -66,6 +68,8 @@ class Deadlines:
         self._ordinal = ordinal = self._ordinal + 1
         entry = Deadline(when, ordinal, kind, target)
         row = self._row
+        if row is _NO_ROW:
+            row = self._row = deque()
         if not row or row[-1].when <= when:
             row.append(entry)
         else:
@@ -110,7 +114,7 @@ class Deadlines:
 
     def clear(self) -> None:
         """Forget all."""
-        self._row.clear()
+        self._row = _NO_ROW
         self._heap.clear()
         self._removed = 0
         self.earliest = inf

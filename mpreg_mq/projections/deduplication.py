@@ -27,6 +27,12 @@ class DeduplicationWindow(Projection):
         e.QueueDeleted: "_on_deleted",
     }
 
+    __slots__ = (
+        "_expiries",
+        "_held",
+        "_window_seconds",
+    )
+
     def __init__(self) -> None:
         self._window_seconds = 0.0
         self._held: dict[str, tuple[float, str]] = {}

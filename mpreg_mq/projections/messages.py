@@ -53,6 +53,25 @@ class Messages(Projection):
         e.CircuitClosed: "_on_circuit_passable",
     }
 
+    __slots__ = (
+        "_by_id",
+        "_circuits",
+        "_defaults",
+        "_group_holders",
+        "_groups",
+        "_subscribers",
+        "accepted_count",
+        "audiences",
+        "deadlines",
+        "finished_count",
+        "get",
+        "lanes",
+        "leased_count",
+        "next_seq",
+        "pending_count",
+        "version",
+    )
+
     def __init__(self, subscribers: Subscribers | None = None) -> None:
         self.deadlines = Deadlines()
         self._subscribers = subscribers if subscribers is not None else Subscribers()

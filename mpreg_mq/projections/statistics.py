@@ -39,6 +39,13 @@ class Statistics(Projection):
         e.CircuitOpened: "_on_circuit_opened",
     }
 
+    __slots__ = (
+        "_delivered_at",
+        "_processed",
+        "_processing_seconds",
+        "counts",
+    )
+
     def __init__(self) -> None:
         self.counts = QueueStatistics(last_reset_time=0.0)
         self._delivered_at: dict[str, float] = {}

@@ -90,6 +90,16 @@ class Subscribers(Projection):
         e.QueueDeleted: "_on_deleted",
     }
 
+    __slots__ = (
+        "_audiences",
+        "_by_id",
+        "_by_subscription",
+        "_deliveries",
+        "_holders",
+        "_patterns",
+        "get",
+    )
+
     def __init__(self) -> None:
         self._by_id: dict[str, Subscriber] = {}
         self.get: Callable[[str], Subscriber | None] = self._by_id.get
