@@ -221,3 +221,18 @@ def test_what_left_from_the_middle_is_passed_over_when_it_comes_first() -> None:
     assert found is not None
     assert found[0].message.id == "3"
     state.check()
+
+
+def test_an_overtaken_head_is_passed_over() -> None:
+    """Given a message that a more urgent one overtook, when that one is gone, then the first is next, and only once."""
+    state = QueueState.replay(
+        [e.QueueCreated(1.0, "q", QueueConfiguration("q", QueueType.PRIORITY)), joined("a", "#")]
+        + [e.MessageEnqueued(1.0, str(n), "x", b"", options=MessageOptions(priority=n)) for n in (1, 2)]
+    )
+    for name in ("2", "1"):
+        found = state.messages.lanes.next()
+        assert found is not None
+        assert found[0].message.id == name
+        state.apply(e.MessageDelivered(1.0, name, "a", "a:#", 1, 9.0))
+        state.check()
+    assert state.messages.lanes.next() is None
