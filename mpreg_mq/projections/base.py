@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, TypeVar
 
+from mpreg_mq._collector import collector_paused
 from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events.types import Event
 
@@ -51,8 +52,10 @@ class Projection:
     def replay(cls: type[P], events: Iterable[Event]) -> P:
         """The projection of these events."""
         projection = cls()
-        for event in events:
-            projection.apply(event)
+        apply = projection.apply
+        with collector_paused():
+            for event in events:
+                apply(event)
         return projection
 
 

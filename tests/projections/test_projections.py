@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -319,3 +321,24 @@ def test_audiences_are_remembered_only_while_they_hold(monkeypatch: pytest.Monke
         subscribers.check()
     assert subscribers.audience("x") == ("a",)
     assert len(subscribers._audiences) <= 3
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_replay_leaves_the_garbage_collector_as_it_was(enabled: bool) -> None:
+    """Given a collector that is on or off, then it rests during a replay, even a failed one, and is as it was after."""
+    resting: list[bool] = []
+
+    def events() -> Iterator[e.Event]:
+        resting.append(not gc.isenabled())
+        yield CREATED
+        raise OSError("the log cannot be read")
+
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(OSError, match="cannot be read"):
+            QueueState.replay(events())
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
+    assert resting == [True]
