@@ -12,6 +12,7 @@ COMMANDS = {
     "show": ("mpreg_mq.cli.log_show", "Events, by queue, message, topic, type and time."),
     "export": ("mpreg_mq.cli.log_export", "Write the log to a file of JSON lines."),
     "import": ("mpreg_mq.cli.log_import", "Read such a file into a log."),
+    "compact": ("mpreg_mq.cli.log_compact", "Take the first events out, or into an archive."),
     "copy": ("mpreg_mq.cli.log_copy", "Copy the log into another store, and compare."),
     "repair": ("mpreg_mq.cli.log_repair", "Cut a damaged log before the damage, and keep what was damaged."),
 }

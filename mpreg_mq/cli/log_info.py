@@ -24,7 +24,10 @@ def command(log: EventLog, output: Output) -> None:
         return
     size = "" if info.size_bytes is None else f", {info.size_bytes:,} bytes"
     output.line(
-        f"{info.location}: {plural(info.last_position, 'event')} in {plural(len(info.streams), 'stream')}{size}"
+        f"{info.location}: {plural(info.last_position - info.base_position, 'event')} "
+        f"in {plural(len(info.streams), 'stream')}{size}"
     )
-    rows = [(stream.name, f"{stream.version:,}") for stream in info.streams]
+    if info.base_position:
+        output.line(f"events up to position {info.base_position:,} are compacted; snapshots stand for them")
+    rows = [(stream.name, f"{stream.events:,}") for stream in info.streams]
     output.table(table(("stream", "events"), rows, right=("events",)))

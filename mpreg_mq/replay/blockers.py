@@ -78,7 +78,8 @@ def common_blockers(state: QueueState, message: Message, seen: Sightings, now: f
     """What keeps the whole message, whoever might take it."""
     found = []
     if state.paused:
-        text = f"the queue is paused since {format_time(seen.paused_at)} ({_ago(seen.paused_at, now)})"
+        at = seen.paused_at
+        text = "the queue is paused" + (f" since {format_time(at)} ({_ago(at, now)})" if at is not None else "")
         found.append(Blocker(BlockerKind.PAUSED, text))
     head = None if message.group_id is None else state.messages.group_head(message.group_id)
     if head is not None and head is not message:
@@ -174,9 +175,10 @@ def _busy(subscriber: Subscriber, seen: Sightings, now: float) -> Blocker:
         text = f"{name} has {len(held)} of at most {subscriber.max_in_flight} messages in flight: {some(held)}"
         return Blocker(BlockerKind.MAX_IN_FLIGHT, text, name, held)
     if subscriber.circuit is CircuitState.OPEN:
-        since = seen.circuit_opened_at.get(name, now)
+        opened = seen.circuit_opened_at.get(name)
+        since = "" if opened is None else f" since {format_time(opened)}"
         text = (
-            f"breaker of {name} open since {format_time(since)} "
+            f"breaker of {name} open{since} "
             f"after {plural(subscriber.failures, 'failure')} in a row, {_until(subscriber.open_until, now)}"
         )
         if name in seen.last_error:

@@ -12,6 +12,7 @@ import attrs
 from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.projections import QueueState
+from mpreg_mq.replay.base import base_state
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.source import QUEUE_STREAMS
@@ -156,12 +157,12 @@ def diff_logs(left: EventLog, right: EventLog, *, shown: int = 5, progress: Prog
 def _compare(
     left: EventLog, right: EventLog, stream: str, shown: int, progress: Progress
 ) -> tuple[Parting | None, tuple[QueueState, QueueState]]:
-    states = QueueState(), QueueState()
+    folds = stream.startswith(QUEUE_STREAMS)
+    states = (base_state(left, stream), base_state(right, stream)) if folds else (QueueState(), QueueState())
     before: deque[RecordedEvent] = deque(maxlen=2)
     first: tuple[list[RecordedEvent], list[RecordedEvent]] = ([], [])
     counts = [0, 0]
     version = 0
-    folds = stream.startswith(QUEUE_STREAMS)
     with folding():
         for pair in zip_longest(_stream(left, stream, progress), _stream(right, stream, silent)):
             if not version:

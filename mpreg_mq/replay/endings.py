@@ -35,10 +35,11 @@ def ending(
     """
     end = next((event for event in story if ends(event)), None)
     accepted = story[0]
-    facts = [f"accepted {format_time(accepted.at)} on {getattr(accepted, 'topic', '?')}"]
+    topic = getattr(accepted, "topic", None)
+    facts = ["accepted before the log begins" if topic is None else f"accepted {format_time(accepted.at)} on {topic}"]
     if end is None:
         return "gone: its queue was deleted", tuple(facts), None
-    facts.append(f"ended {format_time(end.at)} ({format_seconds(now - end.at)} ago), {_life(accepted, end)}")
+    facts.append(f"ended {format_time(end.at)} ({format_seconds(now - end.at)} ago){_life(accepted, end)}")
     redriven = next((event for event in story if isinstance(event, e.DeadLetterRedriven)), None)
     purged = next((event for event in story if isinstance(event, e.DeadLettersPurged)), None)
     if redriven is not None:
@@ -53,7 +54,8 @@ def ending(
 
 
 def _life(accepted: e.Event, end: e.Event) -> str:
-    return f"{format_seconds(end.at - accepted.at)} after it was accepted"
+    known = isinstance(accepted, e.MessageEnqueued | e.FireAndForgetSent)
+    return f", {format_seconds(end.at - accepted.at)} after it was accepted" if known else ""
 
 
 def _how(end: e.Event, story: Sequence[e.Event]) -> str:

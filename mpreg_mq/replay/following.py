@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.projections import QueueState
+from mpreg_mq.replay.base import base_states
 from mpreg_mq.replay.records import EventFilter, read, stopped
 from mpreg_mq.replay.source import QUEUE_STREAMS
 
@@ -60,7 +61,7 @@ class Follower:
     def __init__(self, log: EventLog) -> None:
         self._log = log
         self.position = 0
-        self.states: dict[str, QueueState] = {}
+        self.states = base_states(log)
 
     def catch_up(self) -> int:
         """Fold in what the log has got meanwhile; the number of events.

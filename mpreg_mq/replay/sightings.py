@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import ClassVar
 
 import attrs
 
 from mpreg_mq.events import types as e
+from mpreg_mq.projections import Subscriber
 from mpreg_mq.projections.base import Handled, Projection
 
 MAX_DEPARTED = 1000
@@ -36,12 +38,17 @@ class Sightings(Projection):
         e.LeaseExpired: "_on_expired",
     }
 
-    def __init__(self) -> None:
-        self.paused_at = 0.0
+    def __init__(self, subscribers: Iterable[Subscriber] = ()) -> None:
+        """``subscribers`` were there before the first event."""
+        self.paused_at: float | None = None
         self.circuit_opened_at: dict[str, float] = {}
         self.last_error: dict[str, str] = {}
         self.departed: OrderedDict[str, Departed] = OrderedDict()
-        self._patterns: dict[str, str] = {}
+        self._patterns = {
+            subscription_id: joined.topic_pattern
+            for subscriber in subscribers
+            for subscription_id, joined in subscriber.subscriptions.items()
+        }
 
     def _on_paused(self, event: e.QueuePaused) -> None:
         self.paused_at = event.at

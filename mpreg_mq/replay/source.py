@@ -9,7 +9,8 @@ from pathlib import Path
 import attrs
 
 from mpreg_mq.errors import EventLogError
-from mpreg_mq.events import EventLog, open_log
+from mpreg_mq.events import EventLog, base_version, open_log
+from mpreg_mq.events.log import retaining
 
 # Two letters at least: one is a Windows drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -20,20 +21,30 @@ QUEUE_STREAMS = "queue:"
 
 @attrs.frozen
 class StreamInfo:
-    """One stream of a log; ``version`` is the number of its events."""
+    """One stream of a log: the version of its last event, and up to which they are compacted (0: all are there)."""
 
     name: str
     version: int
+    base_version: int = 0
+
+    @property
+    def events(self) -> int:
+        """Events that are there."""
+        return self.version - self.base_version
 
 
 @attrs.frozen
 class LogInfo:
-    """What a log holds, by its own index. ``size_bytes`` is None where the log is no file."""
+    """What a log holds, by its own index. ``size_bytes`` is None where the log is no file.
+
+    Events up to ``base_position`` are compacted; 0 where all are there.
+    """
 
     location: str
     last_position: int
     streams: tuple[StreamInfo, ...]
     size_bytes: int | None
+    base_position: int = 0
 
 
 def open_history(target: str | os.PathLike[str] | EventLog) -> EventLog:
@@ -64,8 +75,9 @@ def _path_of(target: str | os.PathLike[str] | EventLog) -> Path | None:
 
 def log_info(log: EventLog) -> LogInfo:
     """Streams and sizes; O(streams), because no event is read."""
-    streams = tuple(StreamInfo(name, log.stream_version(name)) for name in log.streams())
+    kept = retaining(log)
+    streams = tuple(StreamInfo(name, log.stream_version(name), base_version(log, name)) for name in log.streams())
     path = _path_of(log.location)
     files = [] if path is None else [path, path.with_name(path.name + "-wal")]
     size = sum(file.stat().st_size for file in files if file.exists()) if files else None
-    return LogInfo(log.location, log.last_position(), streams, size)
+    return LogInfo(log.location, log.last_position(), streams, size, 0 if kept is None else kept.base_position())

@@ -7,6 +7,7 @@ import attrs
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.events import types as e
+from mpreg_mq.replay.base import base_states
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, read, silent
 from mpreg_mq.replay.source import QUEUE_STREAMS
@@ -76,7 +77,7 @@ def find(
     """
     if text.startswith("@") and text[1:].isdigit():
         return _event_at(log, int(text[1:]))
-    candidates: dict[tuple[str, str], list[RecordedEvent]] = {}
+    candidates = _before_the_log(log, text, queue)
     refused: dict[str, list[RecordedEvent]] = {}
     holders: dict[str, str] = {}
     for record in read(log, until=until, queue=queue, progress=progress):
@@ -104,6 +105,16 @@ def find(
         f"{log.location}: no message{where} has an id that begins with {text!r}, and no send had it as its "
         "deduplication key; mpreg-mq log show lists what there is"
     )
+
+
+def _before_the_log(log: EventLog, text: str, queue: str | None) -> dict[tuple[str, str], list[RecordedEvent]]:
+    """Messages and dead letters that were there before the first event that the log still has, without events yet."""
+    found: dict[tuple[str, str], list[RecordedEvent]] = {}
+    for name, state in base_states(log, queue).items():
+        for message_id in (*(message.id for message in state.messages), *state.dead_letters.ids()):
+            if message_id.startswith(text):
+                found[QUEUE_STREAMS + name, message_id] = []
+    return found
 
 
 def _given_key(event: e.Event) -> str | None:

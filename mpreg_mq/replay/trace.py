@@ -12,7 +12,7 @@ from mpreg_mq.replay.endings import ends
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, read, silent
 from mpreg_mq.replay.source import QUEUE_STREAMS
-from mpreg_mq.replay.subjects import find_message
+from mpreg_mq.replay.subjects import MessageNotFoundError, find_message
 from mpreg_mq.replay.wording import in_words, message_ids
 
 ORIGIN_HEADERS: Mapping[str, str] = {
@@ -79,6 +79,10 @@ def trace(
         ReadingStoppedError: the log cannot be read to its end.
     """
     found = find_message(log, message_id, until=until, queue=queue, progress=progress)
+    if not found.records:
+        raise MessageNotFoundError(
+            f"{log.location}: the events of {found.message_id} are compacted; look into an archive of the log"
+        )
     wanted: Key = found.queue, found.message_id
     first: Key | None = wanted
     records: list[tuple[RecordedEvent, Key]] = []

@@ -7,6 +7,7 @@ import attrs
 from mpreg_mq.errors import EventLogError, ProjectionError
 from mpreg_mq.events import EventLog
 from mpreg_mq.projections import QueueState
+from mpreg_mq.replay.base import base_states
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.source import QUEUE_STREAMS
@@ -30,13 +31,15 @@ def replay(
 ) -> Replay:
     """Fold the log's events up to a moment, or all; memory is bounded by what is unfinished.
 
+    Where retention has taken the first events away, the fold begins with the snapshots that stand for them.
+
     Messages whose due time has come by then are ready, as they were in the live queue.
 
     Raises:
         EventLogError: there is no such queue.
         ReadingStoppedError: an event cannot be read or applied; it says how far the log is good.
     """
-    states: dict[str, QueueState] = {}
+    states = base_states(log, queue)
     count = position = 0
     stream = ""
     state = QueueState()

@@ -12,8 +12,10 @@ import attrs
 
 from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent, SQLiteEventLog
+from mpreg_mq.events.log import retaining
 from mpreg_mq.invariants import ALL_RULES, InvariantChecker, Rule, Violation
 from mpreg_mq.projections import QueueState
+from mpreg_mq.replay.base import base_state
 from mpreg_mq.replay.records import Progress, ReadingStoppedError, folding, read, silent
 from mpreg_mq.replay.source import QUEUE_STREAMS
 
@@ -52,7 +54,7 @@ def verify(log: EventLog, *, rules: Sequence[type[Rule]] = ALL_RULES, progress: 
                 observe(record)
                 if record.stream != last_stream:
                     last_stream = record.stream
-                    fold = _fold_of(folds, record)
+                    fold = _fold_of(log, folds, record)
                 if fold is not None:
                     fold.take(record)
         except ReadingStoppedError as error:
@@ -67,21 +69,23 @@ def verify(log: EventLog, *, rules: Sequence[type[Rule]] = ALL_RULES, progress: 
     return Verification(checker.events, len(folds), ids, tuple(violations), stopped)
 
 
-def _fold_of(folds: dict[str, _Fold], record: RecordedEvent) -> _Fold | None:
+def _fold_of(log: EventLog, folds: dict[str, _Fold], record: RecordedEvent) -> _Fold | None:
     if not record.stream.startswith(QUEUE_STREAMS):
         return None
     fold = folds.get(record.stream)
     if fold is None:
-        fold = folds[record.stream] = _Fold(record.stream)
+        fold = folds[record.stream] = _Fold(log, record.stream)
     return fold
 
 
 class _Fold:
     """A queue folded by the very projections of the live queue: that they can, and that they agree, is rule I4."""
 
-    def __init__(self, stream: str) -> None:
+    def __init__(self, log: EventLog, stream: str) -> None:
         self._stream = stream
-        self._state: QueueState | None = QueueState()
+        self._state: QueueState | None = base_state(log, stream)
+        kept = retaining(log)
+        self._snapshots = {} if kept is None else {found.version: found.body for found in kept.snapshots(stream)}
         self._last: RecordedEvent | None = None
         self._violations: list[Violation] = []
 
@@ -96,6 +100,24 @@ class _Fold:
             self._state = None
         else:
             self._last = record
+            if record.version in self._snapshots:
+                self._compare(record, self._snapshots.pop(record.version))
+
+    def _compare(self, record: RecordedEvent, body: bytes) -> None:
+        """A snapshot that the log keeps is the state that its events fold to."""
+        assert self._state is not None
+        try:
+            kept = QueueState.restore(body)
+        # A body that is not what was dumped may raise anything.
+        except Exception as error:
+            self._report(record, f"the snapshot after it cannot be read: {type(error).__name__}: {error}")
+            return
+        if kept is None:
+            return
+        before, after = kept.describe(), self._state.describe()
+        parts = ", ".join(part for part in after if before[part] != after[part])
+        if parts:
+            self._report(record, f"the snapshot after it and the fold of the events differ in {parts}")
 
     def finish(self) -> list[Violation]:
         """What the fold showed, after its own consistency was checked."""

@@ -16,6 +16,7 @@ from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.events import types as e
 from mpreg_mq.projections import QueueState
+from mpreg_mq.replay.base import base_state
 from mpreg_mq.replay.blockers import Blocker, Way, common_blockers, ways
 from mpreg_mq.replay.endings import ending, refusal
 from mpreg_mq.replay.formats import format_seconds, format_time, plural
@@ -116,7 +117,8 @@ def _why(
 
 
 def _fold(log: EventLog, queue: str, until: Moment | None, progress: Progress) -> tuple[QueueState, Sightings, float]:
-    state, seen = QueueState(), Sightings()
+    state = base_state(log, QUEUE_STREAMS + queue)
+    seen = Sightings(state.subscribers)
     position = 0
     with folding():
         for record in read(log, until=until, queue=queue, progress=progress):
@@ -190,14 +192,14 @@ def _answer(common: tuple[Blocker, ...], possible: tuple[Way, ...]) -> str:
 
 def _facts(state: QueueState, found: Found, now: float) -> tuple[str, ...]:
     facts = []
-    accepted = found.records[0].event
+    message = state.messages.get(found.message_id)
+    accepted = message.event if message is not None else found.records[0].event
     if isinstance(accepted, e.MessageEnqueued):
         facts.append(
             f"accepted {format_time(accepted.at)} ({format_seconds(now - accepted.at)} ago) on {accepted.topic}"
         )
         if accepted.redriven_from:
             facts.append(f"made from the dead letter {accepted.redriven_from}")
-    message = state.messages.get(found.message_id)
     if message is not None and message.expires_at is not None:
         facts.append(f"its time to live ends {format_time(message.expires_at)}")
     if message is not None and message.members is not None:
@@ -236,7 +238,9 @@ def _explain_finished(
     progress: Progress,
     redrives: int,
 ) -> Explanation:
-    answer, facts, redriven = ending([record.event for record in found.records], state, now)
+    entry = state.dead_letters.get(found.message_id)
+    story = [record.event for record in found.records] or ([] if entry is None else [entry.enqueued, entry.ended])
+    answer, facts, redriven = ending(story, state, now)
     then = None
     if redriven is not None and redrives:
         then = _why(log, redriven.new_message_id, at, redriven.target_queue, progress, redrives - 1)

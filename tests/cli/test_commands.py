@@ -317,3 +317,23 @@ def test_a_damaged_log_is_repaired_beside_a_copy(run: Runner, tmp_path: Path) ->
     assert "the damaged file is" in text(run("log", "repair", str(path)))
     assert "every promise kept" in text(run("verify", str(path)))
     assert list(tmp_path.glob("copy.db.damaged-1"))
+
+
+def test_log_compact(run: Runner, tmp_path: Path) -> None:
+    """Given a log and what to keep, then the rest goes into an archive that reads like a log; queues do not change."""
+    path, archive = str(tmp_path / "copy.db"), tmp_path / "archive"
+    run("fork", "LOG", path)
+    assert run("log", "compact", path).exit_code == 2
+    assert run("log", "compact", path, "--keep-time", "soon").exit_code == 2
+    assert run("log", "compact", str(tmp_path / "none.db"), "--keep-events", "1").exit_code == 1
+    before = text(run("replay", path, "-q", "orders")).splitlines()[1:]
+    assert "104 events up to position 104 taken out into" in text(
+        run("log", "compact", path, "--keep-events", "3", "--archive", str(archive))
+    )
+    assert text(run("replay", path, "-q", "orders")).splitlines()[1:] == before
+    assert "events up to position 104 are compacted" in text(run("log", "info", path))
+    (kept,) = archive.iterdir()
+    assert text(run("stats", str(kept)))
+    assert text(run("log", "compact", path, "--keep-time", "3000d")).endswith("nothing to compact\n")
+    (done,) = lines(run("log", "compact", path, "--keep-bytes", "999999999", "--json"))
+    assert done == {"events": 0, "archive": None}

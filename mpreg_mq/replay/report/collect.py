@@ -14,6 +14,7 @@ from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.events import types as e
 from mpreg_mq.model import QueueStatistics
 from mpreg_mq.projections import Message, QueueState
+from mpreg_mq.replay.base import base_state
 from mpreg_mq.replay.endings import ends
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
@@ -108,7 +109,9 @@ def collect(
             if record.stream.startswith(QUEUE_STREAMS):
                 collector = collectors.get(record.stream)
                 if collector is None:
-                    collector = collectors[record.stream] = _Collector(record.stream, figures)
+                    collector = collectors[record.stream] = _Collector(
+                        record.stream, figures, base_state(log, record.stream)
+                    )
                 try:
                     collector.take(record)
                 except ProjectionError as error:
@@ -123,9 +126,9 @@ def collect(
 class _Collector:
     """Folds one queue, and looks at each message once more before it is forgotten."""
 
-    def __init__(self, stream: str, figures: LogFigures) -> None:
+    def __init__(self, stream: str, figures: LogFigures, state: QueueState) -> None:
         self._figures = figures
-        self._state = QueueState()
+        self._state = state
         self._report = QueueReport(stream.removeprefix(QUEUE_STREAMS))
         figures.queues[self._report.name] = self._report
 

@@ -20,6 +20,7 @@ from mpreg_mq.model import RejectionReason
 from mpreg_mq.payload import decode_payload, fingerprint
 from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.deadlines import DeadlineKind
+from mpreg_mq.replay.base import base_state
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.rerun.decisions import Events, decided, replaced
@@ -125,7 +126,7 @@ def rerun(
     names = [name.removeprefix(QUEUE_STREAMS) for name in log.streams() if name.startswith(QUEUE_STREAMS)]
     with folding():
         for name in names if queue is None else [queue]:
-            engine = Engine(name, changes or {}, result)
+            engine = Engine(name, changes or {}, result, base_state(log, QUEUE_STREAMS + name))
             records = read(log, queue=name, until=until, progress=progress)
             position = 0
             for group in groups(records):
@@ -154,13 +155,25 @@ class Engine:
     taken as given, as is what circuit breakers did.
     """
 
-    def __init__(self, queue: str, changes: Mapping[str, Any], result: Rerun, *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        queue: str,
+        changes: Mapping[str, Any],
+        result: Rerun,
+        base: QueueState | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
         self._queue = queue
         self._changes = changes
         self._result = result
         self._alone = alone
-        self._state = QueueState()
+        self._state = QueueState() if base is None else base
         self._recorded_configuration: QueueConfiguration | None = None
+        if self._state.created:
+            self._recorded_configuration = self._state.configuration
+            other = changed(self._state.configuration, changes)
+            self._state.apply(e.QueueReconfigured(self._state.last_at, other))
         self._parted: set[str] = set()
 
     def take(self, group: Group) -> None:

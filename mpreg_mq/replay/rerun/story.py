@@ -11,13 +11,14 @@ import attrs
 import msgspec
 
 from mpreg_mq.configuration import QueueConfiguration
-from mpreg_mq.events import EventLog
+from mpreg_mq.events import EventLog, base_version
 from mpreg_mq.events import types as e
 from mpreg_mq.model import MessageOptions
 from mpreg_mq.replay.endings import ends
 from mpreg_mq.replay.records import Progress, read, silent
 from mpreg_mq.replay.rerun.engine import rerun_events
-from mpreg_mq.replay.subjects import Found, find_message
+from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.subjects import Found, MessageNotFoundError, find_message
 from mpreg_mq.replay.wording import in_words, message_ids
 
 _ABOUT_THE_QUEUE = (
@@ -41,6 +42,11 @@ def story_of(
         ReadingStoppedError: the log cannot be read to its end.
     """
     found = find_message(log, message_id, queue=queue, progress=progress)
+    if not found.records or base_version(log, QUEUE_STREAMS + found.queue):
+        raise MessageNotFoundError(
+            f"{log.location}: the first events of queue {found.queue!r} are compacted, and its story needs them; "
+            "use an archive of the log"
+        )
     last = found.records[-1].position
     own = {record.position for record in found.records}
     events = [
