@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from mpreg_mq.cluster.watched_log import WatchedLog
 from mpreg_mq.cluster.wire import Outcome, Reply
 from mpreg_mq.errors import EventLogError, MessageQueueError
 from mpreg_mq.events.nats import NatsTarget
-from mpreg_mq.events.nats.engine import Engine, MismatchError, RefusedError, UnansweredError
+from mpreg_mq.events.nats.engine import Engine, MismatchError, Patience, RefusedError, UnansweredError
 from mpreg_mq.events.nats.subjects import PREFIX, token
 
 logger = logging.getLogger("mpreg_mq")
@@ -84,16 +84,17 @@ class Node:
             bucket = Bucket(self._engine)
             await bucket.ensure()
             self.directory = Directory(bucket, loop.time, 3 * self.configuration.look_seconds)
-            await self.directory.refresh()
+            # A bucket that was made just now may have no leader yet.
+            await self._patiently(self.directory.refresh)
             self.transport = NatsTransport(self._engine.client, self.target.stream)
             if self.configuration.owns_queues:
                 await self._begin_to_own(loop)
             await self._subscribe()
             await self.transport.serve(self.member, self._serve)
-            await self._renew()
-            await self.directory.refresh()
+            await self._patiently(self._renew)
+            await self._patiently(self.directory.refresh)
             if self.ownership is not None:
-                await self.ownership.adopt_streams()
+                await self._patiently(self.ownership.adopt_streams)
         except (RefusedError, UnansweredError) as error:
             await self._abandon()
             raise EventLogError(f"cluster: cannot join at {self.target.location}: {error}") from error
@@ -102,6 +103,21 @@ class Node:
             raise
         self._tending = loop.create_task(self._tend())
         await self._announce()
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[object]]) -> None:
+        """Try until it is answered, as long as connecting may take.
+
+        Raises:
+            UnansweredError: it was not.
+        """
+        patience = Patience(self.target.connect_timeout_seconds)
+        while True:
+            try:
+                await attempt()
+                return
+            except UnansweredError:
+                if not await patience.wait():
+                    raise
 
     async def _begin_to_own(self, loop: asyncio.AbstractEventLoop) -> None:
         def on_failure(stream: str, error: EventLogError) -> None:
