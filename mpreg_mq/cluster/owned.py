@@ -109,7 +109,11 @@ class OwnedQueue:
         await confirmed
 
     async def _ask(self, command: Any) -> Any:
-        return await self.queue._ask(command)
+        answer = await self.queue._ask(command)
+        if not answer:
+            # What made this superfluous may not be confirmed yet.
+            await self._committed()
+        return answer
 
     async def _ask_in_order(self, command: Any) -> Any:
         answer = await self.queue._ask(command)
@@ -119,6 +123,9 @@ class OwnedQueue:
     async def _send(self, send: c.Send) -> DeliveryResult:
         result: DeliveryResult = await self.queue._ask(send)
         self._check(result)
+        if result.rejection is RejectionReason.DUPLICATE:
+            # The first one may be a try of this very send, which is not confirmed yet.
+            await self._committed()
         if send.guarantee is DeliveryGuarantee.FIRE_AND_FORGET and result.success:
             self._on_fired(self.name, send)
         return result
@@ -157,12 +164,14 @@ class OwnedQueue:
         outcomes = []
         for one, reply in zip(many.acknowledgments, replies, strict=True):
             counted = await reply if isinstance(reply, LoopFuture) else reply
-            before = (one.message_id, one.subscriber_id) in self._acknowledged
             if counted:
                 self._remember(one.message_id, one.subscriber_id)
                 outcomes.append(wire.Acknowledged.COUNTED)
-            else:
-                outcomes.append(wire.Acknowledged.BEFORE if before else wire.Acknowledged.NO)
+                continue
+            # It may be an earlier try of this very acknowledgment, under way, that made it superfluous.
+            await self._committed()
+            before = (one.message_id, one.subscriber_id) in self._acknowledged
+            outcomes.append(wire.Acknowledged.BEFORE if before else wire.Acknowledged.NO)
         return outcomes
 
     def _remember(self, message_id: str, subscriber_id: str) -> None:

@@ -465,3 +465,29 @@ def test_without_an_owner_a_send_is_refused_in_time(url: str) -> None:
             assert "no owner answered within 0.5 s" in str(result.error_message)
 
     asyncio.run(story())
+
+
+def test_asking_again_while_the_first_answer_is_under_way_tells_the_truth(url: str) -> None:
+    """Given tries of an acknowledgment and of a send that are not confirmed yet, then a second try waits for them."""
+
+    async def story() -> None:
+        from mpreg_mq.actors.commands import Acknowledge, Send
+        from mpreg_mq.cluster import wire
+
+        async with running_nodes(url, "a") as (node,):
+            await node.create_queue("q", QueueConfiguration("q", enable_deduplication=True))
+            await node.send_message("q", "t", 1)
+            (message,) = await node.receive_messages("q", "w")
+            many = wire.AcknowledgeMany((Acknowledge(message.id.id, "w"),))
+            replies = await asyncio.gather(*(node.node.carry_out("q", many) for _ in range(3)))
+            outcomes = [wire.answer_of(many, reply) for reply in replies]
+            assert outcomes == [[wire.Acknowledged.COUNTED], [wire.Acknowledged.BEFORE], [wire.Acknowledged.BEFORE]]
+            send = Send("t", b"\x01", fingerprint="key")
+            log = node.node._log
+            first, second = await asyncio.gather(*(node.node.carry_out("q", send) for _ in range(2)))
+            accepted, duplicate = wire.answer_of(send, first), wire.answer_of(send, second)
+            assert (accepted.success, duplicate.duplicate_of) == (True, accepted.message_id)
+            stored = await asyncio.to_thread(lambda: [type(one.event).__name__ for one in log.read_stream("queue:q")])
+            assert stored.count("MessageEnqueued") == 2
+
+    asyncio.run(story())
