@@ -61,7 +61,7 @@ test-mpreg: $(STAMP) ## Run the tests against a real MPREG: MPREG_SOURCE=dir [PY
 			exit 1; \
 		fi; \
 	fi; \
-	PYTHONPATH='$(MPREG_SOURCE)' $(PY) -m pytest tests/mpreg tests/exchange
+	PYTHONPATH='$(MPREG_SOURCE)' $(PY) -m pytest tests/mpreg tests/exchange tests/cluster/test_fabric.py
 
 clean: ## Remove environments, builds and caches
 	rm -rf .venv .venv3* .venv-* build dist .coverage .coverage.* htmlcov .hypothesis .mypy_cache .pytest_cache .ruff_cache

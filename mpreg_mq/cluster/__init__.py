@@ -6,6 +6,7 @@ Consensus and replication are those of the NATS servers; here are leases, placem
 from __future__ import annotations
 
 from mpreg_mq.cluster.configuration import ClusterConfiguration
+from mpreg_mq.cluster.fabric import FabricTransport
 from mpreg_mq.cluster.manager import ClusterQueueManager
 
-__all__ = ["ClusterConfiguration", "ClusterQueueManager"]
+__all__ = ["ClusterConfiguration", "ClusterQueueManager", "FabricTransport"]

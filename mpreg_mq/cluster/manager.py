@@ -20,6 +20,7 @@ from mpreg_mq.cluster.placement import wanted_owner
 from mpreg_mq.cluster.routing import Router
 from mpreg_mq.cluster.sending import batch_entry, failed_result, send_command
 from mpreg_mq.cluster.subscriptions import CallbackSubscription
+from mpreg_mq.cluster.transport import Transport
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.errors import (
     ConfigurationError,
@@ -62,6 +63,8 @@ class ClusterQueueManager:
         cluster: this node's part.
         config: defaults and limits for queues that are created here.
         clock: where the queues' time comes from.
+        fabric: how to reach other nodes where that works, before NATS; see
+            :class:`~mpreg_mq.cluster.fabric.FabricTransport`.
 
     Raises:
         ConfigurationError: the address or a configuration is bad.
@@ -74,9 +77,10 @@ class ClusterQueueManager:
         config: QueueManagerConfiguration | None = None,
         *,
         clock: Clock | None = None,
+        fabric: Transport | None = None,
     ) -> None:
         self.config = QueueManagerConfiguration.coerce(config)
-        self.node = Node(NatsTarget.parse(log), cluster or ClusterConfiguration(), clock)
+        self.node = Node(NatsTarget.parse(log), cluster or ClusterConfiguration(), clock, fabric)
         self._router = Router(self.node)
         self._subscriptions: dict[str, CallbackSubscription] = {}
         self._background: set[asyncio.Task[Any]] = set()

@@ -18,6 +18,7 @@ from mpreg_mq.cluster import wire
 from mpreg_mq.cluster.bucket import Bucket
 from mpreg_mq.cluster.configuration import ClusterConfiguration
 from mpreg_mq.cluster.directory import Directory
+from mpreg_mq.cluster.fabric import FirstReachable
 from mpreg_mq.cluster.metrics import ClusterMetrics
 from mpreg_mq.cluster.ownership import Ownership
 from mpreg_mq.cluster.records import NodeRecord, encode_record, node_key
@@ -44,9 +45,16 @@ class Node:
         target: the log that the cluster shares.
         configuration: this node's part.
         clock: the queues' time; leases go by the monotonic clock.
+        fabric: a transport that is preferred to NATS where it reaches a member.
     """
 
-    def __init__(self, target: NatsTarget, configuration: ClusterConfiguration, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        target: NatsTarget,
+        configuration: ClusterConfiguration,
+        clock: Clock | None = None,
+        fabric: Transport | None = None,
+    ) -> None:
         self.target = target
         self.configuration = configuration
         self.metrics = ClusterMetrics()
@@ -57,6 +65,7 @@ class Node:
         self.ownership: Ownership | None = None
         self.on_fire_and_forget: OnFireAndForget | None = None
         self._clock = clock or SystemClock()
+        self._fabric = fabric
         self._engine: Engine
         self._log: WatchedLog | None = None
         self._renewed_at = 0.0
@@ -86,7 +95,8 @@ class Node:
             self.directory = Directory(bucket, loop.time, 3 * self.configuration.look_seconds)
             # A bucket that was made just now may have no leader yet.
             await self._patiently(self.directory.refresh)
-            self.transport = NatsTransport(self._engine.client, self.target.stream)
+            over_nats = NatsTransport(self._engine.client, self.target.stream)
+            self.transport = over_nats if self._fabric is None else FirstReachable(self._fabric, over_nats)
             if self.configuration.owns_queues:
                 await self._begin_to_own(loop)
             await self._subscribe()

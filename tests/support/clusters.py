@@ -23,12 +23,12 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-def make_node(url: str, name: str, clock: Clock | None = None, **settings: Any) -> Any:
+def make_node(url: str, name: str, clock: Clock | None = None, fabric: Any = None, **settings: Any) -> Any:
     """A manager that has not started; its class is imported here, because it needs nats-py."""
     from mpreg_mq.cluster import ClusterConfiguration, ClusterQueueManager
 
     settings = {"lease_seconds": LEASE_SECONDS, **settings}
-    return ClusterQueueManager(url, ClusterConfiguration(node_id=name, **settings), clock=clock)
+    return ClusterQueueManager(url, ClusterConfiguration(node_id=name, **settings), clock=clock, fabric=fabric)
 
 
 @contextlib.asynccontextmanager
