@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 import uuid
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -465,7 +464,7 @@ class MessageQueueManager:
             message = Vocabulary.of(self.topic_exchange).message(
                 topic=topic,
                 payload=payload,
-                timestamp=time.time(),
+                timestamp=self._clock.now(),
                 message_id=str(uuid.uuid4()),
                 publisher="message-queue-manager",
                 headers=with_trail(sent, trail),

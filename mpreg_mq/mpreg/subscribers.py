@@ -126,9 +126,6 @@ class RemoteSubscribers:
     async def _forward(self, served: _Served, queue_name: str, message: QueuedMessage) -> None:
         """Send a message to a subscriber of another cluster; it is acknowledged here when it was there."""
         subscription = served.subscription
-        if self._host.stopping.is_set():
-            # The connections are closing: the lease ends with the manager, and this was no failed attempt.
-            await asyncio.Event().wait()
         cluster = subscription.source_cluster
         counts = self._outgoing.cluster(cluster)
         request = self._outgoing.request(
@@ -147,6 +144,7 @@ class RemoteSubscribers:
         answer = await sent.answer
         if not answer.success:
             if self._host.stopping.is_set():
+                # The connections are closing: the lease ends with the manager, and this was no failed attempt.
                 await asyncio.Event().wait()
             counts.forward_failures += 1
             if not on_its_way.success:

@@ -282,6 +282,23 @@ def test_a_queue_that_deduplicates_by_content_goes_on_doing_so() -> None:
     run(story())
 
 
+def test_an_answer_is_repeated_with_its_request() -> None:
+    """Given a queue with deduplication by content, when a request comes again, then its answer is the same again,
+    though a second request of that content would be refused."""
+
+    async def story() -> None:
+        async with clusters("a", "b") as (a, b):
+            await b.manager.create_queue("jobs", QueueConfiguration("jobs", enable_deduplication=True))
+            assert (await a.federation.send_confirmed("jobs", "t", 1)).success
+            request = next(one for one in a.host.server.fabric.carried if kind("queue_request")(one))
+            await b.federation.handle_fabric_message(request)
+            answers = [one.payload["success"] for one in a.host.server.fabric.carried if kind("queue_ack")(one)]
+            assert answers == [True, True]
+            assert b.manager.duplicate_requests == 1
+
+    run(story())
+
+
 # --- subscribing --------------------------------------------------------------------------------------------
 
 
