@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from mpreg_mq._validation import configured, describe, flag, seconds
-from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
+from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration, RetentionPolicy
 from mpreg_mq.errors import ConfigurationError
 from mpreg_mq.mpreg.access import AccessPolicy, AccessRule
 
@@ -64,8 +64,9 @@ class PluginConfiguration:
     def from_mapping(cls, table: Mapping[str, Any]) -> tuple[PluginConfiguration, str | None]:
         """The configuration and the log's address that a ``[mpreg-mq]`` table holds.
 
-        Keys: ``log``; the manager's own settings; ``advert_ttl_seconds`` and ``acknowledgment_timeout_seconds``; the
-        lists ``queues`` and ``routes``; and the table ``rpc`` with the list ``rules`` and ``beyond_loopback``.
+        Keys: ``log``; the manager's own settings, ``retention`` as a table; ``advert_ttl_seconds`` and
+        ``acknowledgment_timeout_seconds``; the lists ``queues`` and ``routes``; and the table ``rpc`` with the list
+        ``rules`` and ``beyond_loopback``.
 
         Raises:
             ConfigurationError: a key is unknown, or a value is bad.
@@ -87,6 +88,8 @@ class PluginConfiguration:
                 f"[{TABLE}]: unknown keys {', '.join(sorted(set(given) - known))}; expected log, queues, routes, rpc, "
                 f"advert_ttl_seconds, acknowledgment_timeout_seconds, {', '.join(sorted(known))}"
             )
+        if "retention" in given:
+            given["retention"] = _retention(given["retention"])
         manager = QueueManagerConfiguration(**given)
         return cls(manager=manager, queues=queues, rpc=rpc, rpc_beyond_loopback=beyond, **own), log
 
@@ -116,6 +119,15 @@ def _queue(entry: Any) -> QueueConfiguration:
         what = f"unknown keys {', '.join(sorted(unknown))}" if unknown else "no name"
         raise ConfigurationError(f"[{TABLE}] queues: {what} in {describe(dict(entry))}")
     return QueueConfiguration(**entry)
+
+
+def _retention(table: Any) -> RetentionPolicy:
+    if not isinstance(table, Mapping) or set(table) - set(attrs.fields_dict(RetentionPolicy)):
+        raise ConfigurationError(
+            f"[{TABLE}.retention]: got {describe(table)}, expected a table with "
+            f"{', '.join(attrs.fields_dict(RetentionPolicy))}"
+        )
+    return RetentionPolicy(**table)
 
 
 def _rpc(table: Any) -> tuple[AccessPolicy | None, bool]:

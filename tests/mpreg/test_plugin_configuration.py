@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mpreg_mq import ConfigurationError, QueueType
+from mpreg_mq.configuration import RetentionPolicy
 from mpreg_mq.mpreg import PluginConfiguration
 
 WHOLE = """
@@ -28,6 +29,9 @@ topic_pattern = "order.#"
 queue_name = "orders"
 overflow_policy = "wait"
 
+[mpreg-mq.retention]
+keep_seconds = 86400
+
 [mpreg-mq.rpc]
 beyond_loopback = true
 
@@ -45,6 +49,7 @@ def test_a_table_says_everything(tmp_path: Path) -> None:
     config, log = PluginConfiguration.from_path(path)
     assert log == "sqlite:///queues.db"
     assert config.manager.default_max_retries == 5
+    assert config.manager.retention == RetentionPolicy(keep_seconds=86400)
     assert config.advert_ttl_seconds == 60
     (queue,) = config.queues
     assert (queue.name, queue.queue_type) == ("orders", QueueType.PRIORITY)
@@ -73,6 +78,8 @@ def test_without_a_table_there_are_the_defaults(tmp_path: Path) -> None:
         ("[[mpreg-mq.queues]]\nmax_size = 1", "no name"),
         ("[mpreg-mq]\nqueues = ['q']", "queues: got 'q'"),
         ("[[mpreg-mq.routes]]\nqueue_name = 'q'", "topic_pattern and queue_name"),
+        ("[mpreg-mq.retention]\nkeep = 1", r"\[mpreg-mq\.retention\]"),
+        ("[mpreg-mq]\nretention = 7", r"\[mpreg-mq\.retention\]"),
         ("[mpreg-mq]\nrpc = true", "rules and beyond_loopback"),
         ("[mpreg-mq.rpc]\nopen = true", "rules and beyond_loopback"),
         ("[[mpreg-mq.rpc.rules]]\nqueues = 'q'\noperations = '*'", "exactly one"),
