@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -17,6 +18,9 @@ from mpreg_mq.topics import check_pattern, matches
 
 Progress = Callable[[int], None]
 """Told the position reached, now and then."""
+
+SWITCH_SECONDS = 1e-4
+"""Turn of a thread while a log is folded."""
 
 PROGRESS_EVERY = 8192
 """Events between two reports of progress."""
@@ -136,10 +140,16 @@ def stopped(log: EventLog, position: int, error: MessageQueueError) -> ReadingSt
 
 @contextmanager
 def folding() -> Iterator[None]:
-    """Collect cyclic garbage less often: a fold makes many objects that live, and looks through them cost a fifth."""
-    before = gc.get_threshold()
+    """Settings of the interpreter for a long fold.
+
+    Cyclic garbage is collected less often, because a fold makes many objects that live. Threads take turns more often,
+    because the one that reads ahead gives up its turn at every row.
+    """
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
     gc.set_threshold(200_000, 20, 20)
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        gc.set_threshold(*threshold)
+        sys.setswitchinterval(interval)

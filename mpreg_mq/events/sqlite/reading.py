@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,18 @@ class Found(NamedTuple):
     first_position: int
     first_version: int
     events: list[Event]
+
+
+class _Chunk(NamedTuple):
+    """Rows, what their checksums should be, and in which column is where to read on."""
+
+    rows: list[Any]
+    expected: list[bytes | None]
+    place: int
+
+    def end(self, after: int) -> int:
+        """Where to read on."""
+        return int(self.rows[-1][self.place]) if self.rows else after
 
 
 class RecordReader:
@@ -79,29 +92,45 @@ class RecordReader:
     def of_stream(self, stream: str, stream_id: int, after: int, last: int) -> Iterator[Found]:
         """The records of a stream that hold versions above ``after`` up to ``last``, the end of one."""
         begun = False
-        while after < last:
+
+        def fetch(after: int, _: bytes | None) -> _Chunk:
             rows = self.rows(_OF_STREAM, stream_id, after, last)
+            expected = [
+                self._expected(before, stream, position, version, count, body)
+                for position, _, version, count, _, body, before in rows
+            ]
+            return _Chunk(rows, expected, 2)
+
+        for rows, expected in self._ahead(fetch, after, last):
             if not rows:
                 raise self._missing(f"stream {stream!r}", after, last)
-            for position, _, version, count, sum_, body, before in rows:
+            for (position, _, version, count, sum_, body, before), known in zip(rows, expected, strict=True):
                 self._check_numbers(position, version, count)
                 first = version - count + 1
                 if first > after + 1 or (begun and first != after + 1):
                     raise self._gap(position, f"version {first} of {stream!r}", after + 1)
                 if before is None:
                     before = self._checksum_at(position - count)
-                yield self._checked(before, stream, position, version, count, sum_, body)
+                yield self._checked(before, stream, position, version, count, sum_, body, known)
                 after = version
                 begun = True
 
     def of_log(self, after: int, last: int) -> Iterator[Found]:
         """The records that hold positions above ``after`` up to ``last``, the end of one."""
         before: bytes | None = None
-        while after < last:
+
+        def fetch(after: int, before: bytes | None) -> _Chunk:
             rows = self.rows(_OF_LOG, after, last)
+            expected = []
+            for position, stream_id, version, count, sum_, body in rows:
+                expected.append(self._expected(before, self._name_of(stream_id), position, version, count, body))
+                before = sum_
+            return _Chunk(rows, expected, 0)
+
+        for rows, expected in self._ahead(fetch, after, last):
             if not rows:
                 raise self._missing("all", after, last)
-            for position, stream_id, version, count, sum_, body in rows:
+            for (position, stream_id, version, count, sum_, body), known in zip(rows, expected, strict=True):
                 self._check_numbers(position, version, count)
                 first = position - count + 1
                 if first > after + 1 or (before is not None and first != after + 1):
@@ -111,9 +140,45 @@ class RecordReader:
                 stream = self._name_of(stream_id)
                 if stream is None:
                     raise self.damaged(first, f"found stream {stream_id}, which has no name")
-                yield self._checked(before, stream, position, version, count, sum_, body)
+                yield self._checked(before, stream, position, version, count, sum_, body, known)
                 before = sum_
                 after = position
+
+    def _ahead(
+        self, fetch: Callable[[int, bytes | None], _Chunk], after: int, last: int
+    ) -> Iterator[tuple[list[Any], list[bytes | None]]]:
+        """Chunks of rows above ``after`` with what their checksums should be.
+
+        While the caller works on one, a thread reads the next and computes its checksums, which needs no lock of the
+        interpreter's and is most of the work where events are large.
+        """
+        if after >= last:
+            return
+        chunk = fetch(after, None)
+        if chunk.end(after) >= last:
+            yield chunk.rows, chunk.expected
+            return
+        with ThreadPoolExecutor(1, "mpreg-mq-read-ahead") as thread:
+            while True:
+                after = chunk.end(after)
+                following = thread.submit(fetch, after, chunk.rows[-1][4]) if chunk.rows and after < last else None
+                yield chunk.rows, chunk.expected
+                if following is None:
+                    return
+                chunk = following.result()
+
+    @staticmethod
+    def _expected(
+        before: bytes | None, stream: str | None, position: int, version: int, count: int, body: bytes
+    ) -> bytes | None:
+        """The checksum that a row should have; None where it has to be looked into more closely."""
+        if before is None or stream is None:
+            return None
+        try:
+            return checksum(before, position, version, count, stream, body)
+        # Damage can have made anything of the columns.
+        except Exception:
+            return None
 
     def _check_numbers(self, position: int, version: object, count: object) -> None:
         if type(version) is not int or type(count) is not int:
@@ -130,11 +195,19 @@ class RecordReader:
         return found
 
     def _checked(
-        self, before: bytes, stream: str, position: int, version: int, count: int, sum_: bytes, body: bytes
+        self,
+        before: bytes,
+        stream: str,
+        position: int,
+        version: int,
+        count: int,
+        sum_: bytes,
+        body: bytes,
+        known: bytes | None,
     ) -> Found:
         first = position - count + 1
         try:
-            expected = checksum(before, position, version, count, stream, body)
+            expected = checksum(before, position, version, count, stream, body) if known is None else known
         # Damage can have made anything of the columns.
         except Exception as error:
             raise self.damaged(first, f"the record is not readable ({error})") from error
