@@ -61,7 +61,8 @@ class ClusterQueueManager:
     Args:
         log: ``nats://host:4222/STREAM``; the same for all nodes.
         cluster: this node's part.
-        config: defaults and limits for queues that are created here.
+        config: defaults and limits for queues that are created here, and how often queues that this node owns are
+            saved. Replies always wait for the log, whatever durability a queue asks for.
         clock: where the queues' time comes from.
         fabric: how to reach other nodes where that works, before NATS; see
             :class:`~mpreg_mq.cluster.fabric.FabricTransport`.
@@ -80,7 +81,13 @@ class ClusterQueueManager:
         fabric: Transport | None = None,
     ) -> None:
         self.config = QueueManagerConfiguration.coerce(config)
-        self.node = Node(NatsTarget.parse(log), cluster or ClusterConfiguration(), clock, fabric)
+        self.node = Node(
+            NatsTarget.parse(log),
+            cluster or ClusterConfiguration(),
+            clock,
+            fabric,
+            self.config.snapshot_every_events,
+        )
         self._router = Router(self.node)
         self._subscriptions: dict[str, CallbackSubscription] = {}
         self._background: set[asyncio.Task[Any]] = set()

@@ -13,6 +13,7 @@ import nats
 from nats.aio.msg import Msg
 
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.store import DEFAULT_SNAPSHOT_EVENTS
 from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.cluster import wire
 from mpreg_mq.cluster.bucket import Bucket
@@ -46,6 +47,7 @@ class Node:
         configuration: this node's part.
         clock: the queues' time; leases go by the monotonic clock.
         fabric: a transport that is preferred to NATS where it reaches a member.
+        snapshot_events: how many events of a queue lie between two snapshots of it; None: there are none.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Node:
         configuration: ClusterConfiguration,
         clock: Clock | None = None,
         fabric: Transport | None = None,
+        snapshot_events: int | None = DEFAULT_SNAPSHOT_EVENTS,
     ) -> None:
         self.target = target
         self.configuration = configuration
@@ -66,6 +69,7 @@ class Node:
         self.on_fire_and_forget: OnFireAndForget | None = None
         self._clock = clock or SystemClock()
         self._fabric = fabric
+        self._snapshot_events = snapshot_events
         self._engine: Engine
         self._log: WatchedLog | None = None
         self._renewed_at = 0.0
@@ -143,6 +147,7 @@ class Node:
             self.metrics,
             self._fire,
             self.nudge,
+            self._snapshot_events,
         )
 
     def _on_append_failed(self, stream: str, error: EventLogError) -> None:

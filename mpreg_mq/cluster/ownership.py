@@ -48,11 +48,12 @@ class Ownership:
         metrics: ClusterMetrics,
         on_fired: OnFired,
         on_changed: Callable[[], None],
+        snapshot_events: int | None,
     ) -> None:
         self.member = member
         self.node = node_of(member)
         self.queues: dict[str, OwnedQueue] = {}
-        self.store = Store.open(log)
+        self.store = Store.open(log, snapshot_events=snapshot_events)
         self._configuration = configuration
         self._directory = directory
         self._log = log

@@ -16,6 +16,7 @@ from mpreg_mq import (
     QueueClosedError,
     QueueConfiguration,
     QueuedMessage,
+    QueueManagerConfiguration,
     QueueNotFoundError,
     RejectionReason,
     VirtualClock,
@@ -297,6 +298,45 @@ def test_failover_honours_due_times_attempts_keys_and_leases(url: str) -> None:
             assert await other.acknowledge_message("q", leased.id, "w")
             await clock.advance(20)
             assert await other.receive_messages("q", "w2", 9) == []
+
+    asyncio.run(story())
+
+
+def test_a_new_owner_replays_a_snapshot_and_the_tail(url: str) -> None:
+    """Given a queue that is saved now and then, when its owner crashes, then the next one reads only the rest."""
+
+    async def story() -> None:
+        from mpreg_mq.cluster.manager import ClusterQueueManager
+
+        nodes = []
+        for name in ("a", "b"):
+            cluster = make_node(url, name).node.configuration
+            settings = QueueManagerConfiguration(snapshot_every_events=100)
+            nodes.append(ClusterQueueManager(url, cluster, settings))
+            await nodes[-1].start()
+        await until(lambda: all(len(node.node.directory.members()) == 2 for node in nodes))
+        owner, other = await created(nodes, "q")
+        for number in range(10):
+            await owner.send_messages("q", [("t", (number, index)) for index in range(20)])
+            for message in await owner.receive_messages("q", "w", 15):
+                assert await owner.acknowledge_message("q", message.id, "w")
+        log = other.node._log
+        await until(lambda: log.snapshots("queue:q") != [])
+        state = owner.node.ownership.queues["q"].queue._actor.state
+        read: list[int] = []
+        read_stream = log.read_stream
+
+        def noted(stream: str, after_version: int = 0) -> Any:
+            read.append(after_version)
+            return read_stream(stream, after_version)
+
+        log.read_stream = noted
+        await crash(owner)
+        await owned_by([other], "q", other)
+        assert read[0] >= 100
+        assert other.node.ownership.queues["q"].queue._actor.state.describe() == state.describe()
+        assert len(await other.receive_messages("q", "w", 100)) == 50
+        await other.shutdown()
 
     asyncio.run(story())
 
