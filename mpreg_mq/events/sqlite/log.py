@@ -33,7 +33,8 @@ appends since may be lost, never one without all after it. ``OFF``: when the sys
 whole file included. Opening says in a warning what is missing.
 """
 
-DEFAULT_RESERVE_BYTES = 4 << 20
+DEFAULT_RESERVE_BYTES = 8 << 20
+"""Twice what the write-ahead log holds: as much is needed to empty it into the file, before anything can be written."""
 RECORDS_PER_STEP = 200
 """Records that one call of :meth:`SQLiteEventLog.reclaim` removes."""
 _PAGES_PER_STEP = 500

@@ -1,0 +1,131 @@
+"""A process under load is killed, again and again: nothing acknowledged is lost, and nothing acknowledged comes back.
+
+What the process was told, as sender and as consumer, it writes to a file of its own before it goes on; this is
+compared with the log and with what is delivered to whoever comes after it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mpreg_mq.events import SQLiteEventLog, check_log
+from mpreg_mq.events import types as e
+from mpreg_mq.payload import decode_payload
+from mpreg_mq.projections import QueueState
+from tests.support.effort import repetitions
+
+CYCLES = repetitions(test=100, soak=1000)
+
+WORKER = """
+import asyncio, json, os, sys
+from mpreg_mq import MessageQueueManager, QueueConfiguration, QueueManagerConfiguration, QueueType
+
+path, diary, first = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), int(sys.argv[3])
+
+
+def note(*entry):
+    os.write(diary, json.dumps(entry).encode() + b"\\n")
+
+
+async def send(manager, number):
+    while True:
+        note("try", number)
+        result = await manager.send_message("q", "t", number)
+        assert result.success, result
+        note("sent", number)
+        number += 64
+
+
+async def consume(manager):
+    while True:
+        for message in await manager.receive_messages("q", "puller", 5, wait_seconds=1.0, topic_pattern="#"):
+            note("got", message.payload)
+            if await manager.acknowledge_message("q", message.id, "puller"):
+                note("done", message.payload)
+
+
+async def main():
+    config = QueueManagerConfiguration(snapshot_every_events=200)
+    async with MessageQueueManager(config, log=path) as manager:
+        await manager.create_queue(
+            "q", QueueConfiguration("q", max_size=1000000, default_visibility_timeout_seconds=0.2, max_retries=1000000)
+        )
+        note("up")
+        print("up", flush=True)
+        await asyncio.gather(consume(manager), *(send(manager, first + each) for each in range(64)))
+
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory in memory where there is one; that a process ends is not what a disk is for."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
+        yield Path(directory)
+
+
+def run_and_kill(place: Path, cycle: int) -> None:
+    """Start a worker on the log, and kill it while it sends and consumes."""
+    arguments = [str(place / "log.db"), str(place / "diary"), str(cycle * 1_000_000)]
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert worker.stdout is not None
+    assert worker.stderr is not None
+    if worker.stdout.readline() != "up\n":
+        pytest.fail(f"cycle {cycle}: {worker.stderr.read()}")
+    # A little later at each cycle: in an acknowledgment, in a commit, in a checkpoint, while a snapshot is saved.
+    size = (place / "diary").stat().st_size
+    while (place / "diary").stat().st_size < size + 200 * (cycle % 37):
+        assert worker.poll() is None
+        os.sched_yield()
+    worker.send_signal(signal.SIGKILL)
+    worker.communicate()
+
+
+def test_nothing_acknowledged_is_lost_or_comes_back_when_a_process_is_killed(place: Path) -> None:
+    """For many kills under load: every acknowledged send is in the log, what was acknowledged by a consumer is never
+    delivered again, and some messages are delivered twice, because their consumer died with them (S1, L2, I5)."""
+    for cycle in range(CYCLES):
+        run_and_kill(place, cycle)
+    tried, sent, done = set(), set(), set()
+    came_back = 0
+    delivered: list[int] = []
+    # The last line may be cut: whoever writes a diary dies in the middle of it.
+    for line in (place / "diary").read_text().splitlines():
+        kind, *rest = json.loads(line)
+        if kind == "try":
+            tried.update(rest)
+        elif kind == "sent":
+            sent.update(rest)
+        elif kind == "got":
+            delivered += rest
+            came_back += rest[0] in done
+        elif kind == "done":
+            done.update(rest)
+    assert check_log(place / "log.db") is None
+    with closing(SQLiteEventLog(place / "log.db", read_only=True)) as log:
+        events = [record.event for record in log.read_all()]
+    stored = {decode_payload(event.payload) for event in events if isinstance(event, e.MessageEnqueued)}
+    state = QueueState.replay(events)
+    state.check()
+    pending = {decode_payload(message.event.payload) for message in state.messages}
+    assert sent <= stored <= tried
+    assert came_back == 0
+    assert not done & pending
+    assert len(sent) > CYCLES
+    if CYCLES >= 50:
+        assert len(delivered) > len(set(delivered))
