@@ -414,3 +414,35 @@ def test_appends_that_race_with_a_stop_are_answered_once(attempt: int) -> None:
     assert [len(one.errors) for one in answers] == [50 + attempt] * 4
     committed = sum(error is None for one in answers for error in one.errors)
     assert committed == len(log._events)
+
+
+# --- tasks --------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_done_after_what_was_submitted_before(log: GatedLog, journal: Journal) -> None:
+    """Given appends and a task between them, then the task finds what was submitted before it in the log."""
+    found: list[int] = []
+    hold(log, journal)
+    journal.submit(append("queue:a", 0), Answers(), None)
+    journal.do(lambda: found.append(log.stream_version("queue:a")))
+    assert found == []
+    log.gate.set()
+    journal.flush(PATIENCE)
+    assert found == [1]
+
+
+def test_a_task_that_raises_stops_nothing(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
+    """Given a task that raises, then that is logged, and appends and tasks after it are done."""
+    done: list[str] = []
+    answers = Answers()
+
+    def fail() -> None:
+        raise SystemExit("task")
+
+    with caplog.at_level(logging.CRITICAL, "mpreg_mq"):
+        journal.do(fail)
+        journal.submit(append("queue:a", 0), answers, None)
+        journal.do(lambda: done.append("after"))
+        journal.flush(PATIENCE)
+    assert answers.errors == [None]
+    assert done == ["after"]

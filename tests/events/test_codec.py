@@ -29,6 +29,7 @@ from mpreg_mq.events import (
     decode,
     encode,
 )
+from mpreg_mq.events.codec import TYPE_NUMBERS
 from mpreg_mq.model import DeliveryGuarantee, MessageOptions, OverflowPolicy, QueueType
 from tests.support.events import values_of_class
 
@@ -247,3 +248,49 @@ def test_deep_nesting_is_corrupt_not_a_crash() -> None:
     """Given bytes that nest without end, then they are refused like other damage."""
     with pytest.raises(CorruptLogError):
         decode("QueuePaused", 1, b"\x81\xa1x" + b"\x91" * 100_000)
+
+
+# --- many events in one body --------------------------------------------------------------------------------
+
+
+def test_every_type_has_a_number_of_its_own() -> None:
+    """Given the types of events, then each has one number, below the step between schema versions."""
+    assert set(TYPE_NUMBERS) == set(EVENT_TYPES)
+    assert sorted(TYPE_NUMBERS.values()) == list(range(len(TYPE_NUMBERS)))
+    assert len(TYPE_NUMBERS) < 128
+
+
+@given(data=st.data())
+@settings(deadline=None)
+def test_many_events_come_back_from_one_body(data: st.DataObject) -> None:
+    """For all lists of events: what was encoded together is decoded together, in order."""
+    types = data.draw(st.lists(st.sampled_from(sorted(EVENT_TYPES)), max_size=4))
+    events = [data.draw(values_of_class(EVENT_TYPES[name])) for name in types]
+    assert CODEC.decode_many(CODEC.encode_many(events)) == events
+
+
+def test_many_events_of_an_older_schema_are_brought_up_to_date() -> None:
+    """Given a body with events of schema 1 and of schema 2, then both are read, each through what it needs."""
+    newer = Codec()
+    newer.register_upcaster("MessageEnqueued", 1, lambda fields: {**fields, "topic": "upcast"})
+    old, new = CODEC.encode_many([ENQUEUED]), newer.encode_many([ENQUEUED])
+    assert old != new
+    assert [event.topic for event in newer.decode_many(old)] == ["upcast"]  # type: ignore[attr-defined]
+    assert newer.decode_many(new) == [ENQUEUED]
+    with pytest.raises(UnknownEventError, match="schema version 2"):
+        CODEC.decode_many(new)
+
+
+def test_a_bad_event_among_many_is_named() -> None:
+    """Given one event that cannot be stored among others, then the error says which."""
+    with pytest.raises(EventLogError, match="MessageCompleted has a field that cannot be stored"):
+        CODEC.encode_many([ENQUEUED, MessageCompleted(at=1.0, message_id="\ud800")])
+    with pytest.raises(EventLogError, match="expected an event"):
+        CODEC.encode_many([ENQUEUED, "text"])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("body", [b"", b"\xc1", *map(msgspec.msgpack.encode, ([[1, 2, 3]], [[10, {}]]))])
+def test_a_body_that_is_no_list_of_events_is_corrupt(body: bytes) -> None:
+    """Given bytes that are not what encode_many makes, then they are refused."""
+    with pytest.raises(CorruptLogError):
+        CODEC.decode_many(body)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import sqlite3
-import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events.log import Snapshot
 from mpreg_mq.events.sqlite import schema, snapshots
 from mpreg_mq.events.sqlite.failures import changed_by_others, explain, explained, is_full, is_refusal
+from mpreg_mq.events.sqlite.forking import forget_after_fork, keep_for_ever
 from mpreg_mq.events.sqlite.reading import RecordReader
 from mpreg_mq.events.sqlite.records import EMPTY, Head
 from mpreg_mq.events.sqlite.writer_file import HeadFile, RecordedHead, WriterLock, read_head
@@ -81,7 +80,7 @@ class LogFile:
         except BaseException:
             self._abandon()
             raise
-        _OPEN_FILES.add(self)
+        forget_after_fork(self)
 
     # --- opening ------------------------------------------------------------------------------------------
 
@@ -483,9 +482,7 @@ class LogFile:
         """In a forked child: leave the files alone, whatever is done with this object later."""
         self._forked = True
         for connection in (self._writer, self.reader.connection):
-            if connection is not None:
-                # Its end would checkpoint behind the parent's back, so it has none.
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+            keep_for_ever(connection)
         if self._lock is not None:
             self._lock.abandon()
 
@@ -495,15 +492,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except FileNotFoundError:
         return 0
-
-
-_OPEN_FILES: weakref.WeakSet[LogFile] = weakref.WeakSet()
-
-
-def _forget_all_in_child() -> None:
-    for file in list(_OPEN_FILES):
-        file.forget_in_child()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_all_in_child)
