@@ -17,12 +17,13 @@ import attrs
 
 from mpreg_mq.actors.store import STREAM_PREFIX
 from mpreg_mq.configuration import RetentionPolicy
-from mpreg_mq.errors import CorruptLogError, EventLogError
+from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.codec import CODEC
 from mpreg_mq.events.log import EventLog, RecordedEvent, RetainingLog, Snapshot, base_version, retaining
 from mpreg_mq.events.transfer import ExportFile, base_of
 from mpreg_mq.events.types import Event
 from mpreg_mq.projections import QueueState
+from mpreg_mq.projections.loading import state_at_base
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -136,19 +137,10 @@ class Fold:
         self._is_queue = stream.startswith(STREAM_PREFIX)
         self.changed = False
         self.version = log.base_version(stream)
-        body = base_of(log, stream).body if self.version else None
-        self._state = QueueState()
+        self._state = state_at_base(log, stream) if self._is_queue else QueueState()
         self._events: list[Event] = []
-        if body is not None and self._is_queue:
-            state = QueueState.restore(body)
-            if state is None:
-                raise CorruptLogError(
-                    f"log {log.location}: the base of {stream!r} is of a format that this release does not read; "
-                    "compact with the release that wrote it"
-                )
-            self._state = state
-        elif body is not None:
-            self._events = CODEC.decode_many(body)
+        if self.version and not self._is_queue:
+            self._events = CODEC.decode_many(base_of(log, stream).body)
 
     def apply(self, record: RecordedEvent) -> None:
         """Fold an event in."""

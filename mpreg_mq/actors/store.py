@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 
 import attrs
 
 from mpreg_mq.actors.journal import Journal, OnDone
-from mpreg_mq.errors import CorruptLogError
 from mpreg_mq.events.log import Append, EventLog, Snapshot, retaining
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.types import Event
 from mpreg_mq.model import Durability
 from mpreg_mq.projections import QueueState
-
-logger = logging.getLogger("mpreg_mq")
+from mpreg_mq.projections.loading import load_state
 
 STREAM_PREFIX = "queue:"
 
@@ -114,42 +111,3 @@ class Store:
         """Commit what was submitted, and leave the log open for its owner."""
         if self.journal is not None:
             self.journal.stop()
-
-
-def load_state(log: EventLog, stream: str) -> QueueState:
-    """The state of a queue as :meth:`Store.load` gives it."""
-    base = 0
-    kept = retaining(log)
-    if kept is not None:
-        base = kept.base_version(stream)
-        for snapshot in kept.snapshots(stream):
-            state = _restored(snapshot)
-            if state is not None:
-                return _caught_up(state, log, stream)
-    if base:
-        raise CorruptLogError(
-            f"log {log.location}: the events of {stream!r} up to version {base} were truncated, and there is no "
-            "snapshot that can be read in their place; restore the log from a copy, or from its archives"
-        )
-    return _caught_up(QueueState(), log, stream)
-
-
-def _restored(snapshot: Snapshot) -> QueueState | None:
-    try:
-        state = QueueState.restore(snapshot.body)
-        if state is None:
-            logger.info("the snapshot of %s is another release's; not used", snapshot.stream)
-        elif state.version == snapshot.version:
-            return state
-    # The log is there to be folded whatever is wrong with a snapshot.
-    except Exception:
-        found = (snapshot.stream, snapshot.version)
-        logger.warning("the snapshot of %s at version %d cannot be read", *found, exc_info=True)
-    return None
-
-
-def _caught_up(state: QueueState, log: EventLog, stream: str) -> QueueState:
-    apply = state.apply
-    for record in log.read_stream(stream, state.version):
-        apply(record.event)
-    return state

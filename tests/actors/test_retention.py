@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from mpreg_mq.actors.retention import Compactor, all_events
-from mpreg_mq.actors.store import load_state
 from mpreg_mq.clock import VirtualClock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration, RetentionPolicy
 from mpreg_mq.errors import ConfigurationError, CorruptLogError, EventLogError
@@ -28,6 +27,7 @@ from mpreg_mq.events import (
 from mpreg_mq.events import types as e
 from mpreg_mq.manager import MessageQueueManager
 from mpreg_mq.projections import QueueState
+from mpreg_mq.projections.loading import load_state, state_at_base
 from tests.support.running import Recorder, until
 
 
@@ -161,6 +161,19 @@ def test_a_compacted_log_is_exported_and_imported_whole(log: RetainingLog, tmp_p
         target.close()
 
 
+def test_a_fold_begins_with_what_stands_for_the_truncated_events(log: RetainingLog) -> None:
+    """Given a log that was truncated or not, then the state at its base and the events from there give the state."""
+    states = fill(log)
+    for keep in (10_000, 30, 0):
+        compact(log, keep_events=keep)
+        for stream, expected in states.items():
+            state = state_at_base(log, stream)
+            assert state.version == log.base_version(stream)
+            for record in log.read_stream(stream):
+                state.apply(record.event)
+            assert state.describe() == expected.describe()
+
+
 def test_too_little_is_left_alone(log: RetainingLog) -> None:
     """Given fewer events beyond the limit than are worth it, then nothing happens."""
     fill(log)
@@ -175,8 +188,9 @@ def test_without_its_base_a_truncated_stream_is_not_folded(tmp_path: Path) -> No
         compact(log, keep_events=20)
         assert log._file._writer is not None
         log._file._writer.execute("UPDATE snapshots SET body = zeroblob(9)")
-        with pytest.raises(CorruptLogError, match="restore the log from a copy, or from its archives"):
-            load_state(log, "queue:a")
+        for load in (load_state, state_at_base):
+            with pytest.raises(CorruptLogError, match="restore the log from a copy, or from its archives"):
+                load(log, "queue:a")
 
 
 def test_a_cut_needs_a_base_for_every_stream(log: RetainingLog) -> None:

@@ -63,7 +63,7 @@ class WriterLock:
             try:
                 _lock(descriptor)
             except OSError:
-                owner = os.pread(descriptor, 100, 0).decode(errors="replace").strip() or "unknown"
+                owner = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
                 os.close(descriptor)
                 raise LogLockedError(
                     f"open {log}: another process (pid {owner}) has it open for writing; stop that one, "
@@ -76,7 +76,7 @@ class WriterLock:
             os.close(descriptor)
         self._descriptor: int | None = descriptor
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        os.write(descriptor, str(os.getpid()).encode())
 
     def release(self) -> None:
         """Let others write; calling it again does nothing."""
