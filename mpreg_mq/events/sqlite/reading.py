@@ -44,8 +44,11 @@ class _Chunk(NamedTuple):
     place: int
 
     def end(self, after: int) -> int:
-        """Where to read on."""
-        return int(self.rows[-1][self.place]) if self.rows else after
+        """Where to read on; beyond everything where damage hides it, which stops whoever looks at the rows."""
+        if not self.rows:
+            return after
+        found = self.rows[-1][self.place]
+        return found if type(found) is int else 1 << 63
 
 
 class RecordReader:
