@@ -9,12 +9,13 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from mpreg_mq.events import SQLiteEventLog, check_log
+from mpreg_mq.errors import EventLogError
+from mpreg_mq.events import Append, SQLiteEventLog, check_log
 from mpreg_mq.events import types as e
 from mpreg_mq.projections import QueueState
 
@@ -97,6 +98,21 @@ def test_a_full_disk_loses_nothing_and_recovers(small_disk: Path) -> None:
     assert sent > 10
     assert done == 20
     check(small_disk / "log.db", sent, done)
+
+
+def test_a_log_that_cannot_be_opened_on_a_full_disk_says_so(small_disk: Path) -> None:
+    """Given a disk without any room, then opening a log there raises and tells why; with room it opens."""
+    with closing(SQLiteEventLog(small_disk / "log.db")) as log:
+        log.append([Append("queue:a", 0, (e.QueuePaused(1.0),))])
+    rest = small_disk / "rest"
+    with rest.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(EventLogError):
+        SQLiteEventLog(small_disk / "log.db")
+    rest.unlink()
+    with closing(SQLiteEventLog(small_disk / "log.db")) as log:
+        assert log.last_position() == 1
 
 
 def test_a_limit_of_file_size_loses_nothing(tmp_path: Path) -> None:

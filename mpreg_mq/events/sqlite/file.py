@@ -77,6 +77,9 @@ class LogFile:
         except (TypeError, ValueError, OverflowError) as error:
             self._abandon()
             raise CorruptLogError(f"open {path}: its tables cannot be understood ({error}); repair the log") from error
+        except OSError as error:
+            self._abandon()
+            raise EventLogError(f"open {path}: {error}") from error
         except BaseException:
             self._abandon()
             raise

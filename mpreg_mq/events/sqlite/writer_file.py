@@ -75,8 +75,10 @@ class WriterLock:
                     break
             os.close(descriptor)
         self._descriptor: int | None = descriptor
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, str(os.getpid()).encode())
+        # Only for the message above; on a full disk there is no room for it.
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, str(os.getpid()).encode())
 
     def release(self) -> None:
         """Let others write; calling it again does nothing."""
@@ -150,7 +152,10 @@ class HeadFile:
         self.reserved = False
         partial = self._path.with_name(self._path.name + ".partial")
         with partial.open("w+b") as file:
-            file.truncate(_FILE_BYTES)
+            # Written, not only made so long: a full disk is an error here, and the end of the process in a memory map.
+            file.write(bytes(_FILE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
             self._map = mmap.mmap(file.fileno(), _FILE_BYTES)
             self.write(head)
             self.write(head)
