@@ -27,6 +27,7 @@ from mpreg_mq.model import (
     QueuedMessage,
     QueueManagerStatistics,
     QueueStatistics,
+    TopicRouteStatistics,
     TopicRouting,
 )
 
@@ -241,6 +242,10 @@ class BlockingMessageQueueManager:
     def topic_routings(self) -> list[TopicRouting]:
         """See :attr:`MessageQueueManager.topic_routings`."""
         return self._manager.topic_routings
+
+    def get_route_statistics(self, topic_pattern: str, queue_name: str) -> TopicRouteStatistics | None:
+        """See :meth:`MessageQueueManager.get_route_statistics`."""
+        return self._manager.get_route_statistics(topic_pattern, queue_name)
 
     def get_queue_statistics(self, queue_name: str) -> QueueStatistics | None:
         """See :meth:`MessageQueueManager.get_queue_statistics`."""

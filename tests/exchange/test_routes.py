@@ -610,6 +610,9 @@ def test_programs_without_asyncio_route_too(tmp_path: Path) -> None:
         assert one.payload == 2
         assert manager.acknowledge_message("q", one.id, "s")
         assert [routing.topic_pattern for routing in manager.topic_routings] == ["a.#"]
+        counts = manager.get_route_statistics("a.#", "q")
+        assert counts is not None
+        assert counts.routed == 1
         assert manager.unroute_topic_from_queue("a.#", "q")
 
 
