@@ -103,3 +103,19 @@ def test_c2_what_a_subscriber_left_behind_is_released_when_it_ends() -> None:
     assert q.when(c.Purge()).reply == 1
     message = q.send(guarantee=BROADCAST)
     assert q.dispatch() == [(message, "a"), (message, "b")]
+
+
+def test_c3_subscriptions_that_end_with_their_process_can_be_named() -> None:
+    """Given pulling subscribers of several processes, when one process ends, then its subscriptions alone end, and keep
+    their places in audiences."""
+    q = Scenario()
+    gone = q.subscribe("a", pull=True)
+    stays = q.subscribe("b", pull=True)
+    message = q.send(guarantee=BROADCAST)
+    assert q.receive("b") == [message]
+    q.when(c.Detach((gone, "unknown"))).then_reply(1)
+    (left,) = q.fresh_of(e.SubscriberLeft)
+    assert (left.subscription_id, left.unsubscribed) == (gone, False)
+    assert q.state.subscribers.subscription(stays) is not None
+    assert q.acknowledge(message, "b")
+    assert "MessageCompleted" not in q.kinds()
