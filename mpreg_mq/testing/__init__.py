@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mpreg_mq.testing.loop import SimulatedClock, SimulatedLoop
     from mpreg_mq.testing.machine import QueueMachine
     from mpreg_mq.testing.scenario import NO_FAULTS, SCENARIOS, Faults, Scenario
-    from mpreg_mq.testing.simulate import Simulation, SimulationFailedError, simulate
+    from mpreg_mq.testing.simulation import Simulation, SimulationFailedError, simulate
 
 _HOMES = {
     "mpreg_mq.invariants": ("ALL_RULES", "InvariantChecker", "Rule", "Violation", "check_history"),
@@ -31,7 +31,7 @@ _HOMES = {
     "mpreg_mq.testing.loop": ("SimulatedClock", "SimulatedLoop"),
     "mpreg_mq.testing.machine": ("QueueMachine",),
     "mpreg_mq.testing.scenario": ("NO_FAULTS", "SCENARIOS", "Faults", "Scenario"),
-    "mpreg_mq.testing.simulate": ("Simulation", "SimulationFailedError", "simulate"),
+    "mpreg_mq.testing.simulation": ("Simulation", "SimulationFailedError", "simulate"),
 }
 
 __all__ = [

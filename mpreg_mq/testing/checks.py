@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.invariants import Violation
@@ -30,7 +31,10 @@ def check_live_state(world: World, records: list[RecordedEvent]) -> list[Violati
     if process is None or process.queue is None:
         return []
     live = process.queue._actor.state.describe()
-    folded = QueueState.replay(record.event for record in records if record.stream == STREAM).describe()
+    try:
+        folded = QueueState.replay(record.event for record in records if record.stream == STREAM).describe()
+    except MessageQueueError as error:
+        return [_violation("I4", records, f"the log cannot be folded: {error}")]
     different = [part for part in folded if folded[part] != live.get(part)]
     return [
         _violation("I4", records, f"{part}: the live queue says {live.get(part)!r}, its log says {folded[part]!r}")
@@ -114,4 +118,40 @@ def excused(records: list[RecordedEvent]) -> set[str]:
             found.add(names.get(event.message_id, ""))
         elif isinstance(event, e.MessagesPurged):
             found.update(names.get(message_id, "") for message_id in event.message_ids)
+    return found
+
+
+def check_snapshots(world: World, records: list[RecordedEvent]) -> list[Violation]:
+    """I4: a snapshot taken anywhere, and the events after it, come to the same state as all events."""
+    events = [record.event for record in records if record.stream == STREAM]
+    try:
+        folded = QueueState.replay(events).describe()
+    except MessageQueueError as error:
+        return [_violation("I4", records, f"the log cannot be folded: {error}")]
+    found = []
+    for _ in range(2 if events else 0):
+        cut = world.random.randint(1, len(events))
+        restored = QueueState.restore(QueueState.replay(events[:cut]).dump())
+        if restored is None:
+            found.append(_violation("I4", records, f"the snapshot at version {cut} cannot be read by who wrote it"))
+            continue
+        try:
+            for event in events[cut:]:
+                restored.apply(event)
+        except MessageQueueError as error:
+            found.append(
+                _violation("I4", records, f"from a snapshot at version {cut} the rest cannot be folded: {error}")
+            )
+            continue
+        described = restored.describe()
+        found += [
+            _violation(
+                "I4",
+                records,
+                f"{part}: from a snapshot at version {cut} it is {described.get(part)!r}, "
+                f"from all events {folded[part]!r}",
+            )
+            for part in folded
+            if folded[part] != described.get(part)
+        ]
     return found

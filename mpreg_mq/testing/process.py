@@ -44,7 +44,11 @@ class Process:
         self.clock = SimulatedClock(self.loop, start)
         self._before = running_actors()
         self.log = world.disk.open(self.loop, blocking=world.blocking)
-        self.manager = MessageQueueManager(log=self.log, clock=self.clock)
+        try:
+            self.manager = MessageQueueManager(log=self.log, clock=self.clock)
+        except MessageQueueError:
+            crash(self.loop, self.log, (), self._before)
+            raise
         self.queue: MessageQueue | None = None
         self.background: set[asyncio.Task[Any]] = set()
         self._working: list[Any] = []
@@ -105,13 +109,13 @@ class Process:
 
         def handle(message: QueuedMessage) -> Any:
             operation = self.begin(subscriber_id, message)
+            if self.chance(faults.duplicate / 4):
+                self._ask_within(message)
             fails = self.chance(faults.raising)
             if self.chance(faults.hanging):
                 return self.working(self._take_time(operation, 10_000.0, fails))
             if self.chance(faults.slow):
                 return self.working(self._take_time(operation, self.random.choice((0.01, 0.5, 3.0, 8.0)), fails))
-            if self.chance(faults.duplicate / 4):
-                self._ask_within(message)
             if fails:
                 self.end(operation, Outcome.FAIL, "raised")
                 raise SimulatedHandlerError(f"{subscriber_id} does not like it")
@@ -155,7 +159,9 @@ class Process:
         # Only where a group goes by send order can its sender tell which message comes first.
         ordered = world.configuration.queue_type is QueueType.FIFO and guarantee is not GUARANTEE_NOW
         group = options.get("group_id") if ordered else None
-        tries = 1 + (bool(options.get("deduplication_id")) and self.chance(self.faults.duplicate))
+        # A repeated send is one message only while the window is sure to last.
+        known = bool(options.get("deduplication_id")) and world.configuration.deduplication_window_seconds > 30.0
+        tries = 1 + (known and self.chance(self.faults.duplicate))
         for _ in range(tries):
             operation = world.history.invoke(sender, "send", key, self.now, guarantee=guarantee, group=group)
             world.attempted.add(key)
@@ -196,6 +202,8 @@ class Process:
         if self.chance(self.faults.slow):
             await queue.extend_lease(message.id, subscriber_id, random.choice((1.0, 10.0)))
             await asyncio.sleep(random.choice((0.5, 5.0)))
+        if self.chance(self.faults.duplicate / 2):
+            await queue.acknowledge_message(message.id, "nobody")
         if self.chance(self.faults.hanging):
             self.end(delivery, Outcome.UNKNOWN, "forgotten")
             return

@@ -100,7 +100,7 @@ def seeded_configuration(random: Random) -> QueueConfiguration:
         enable_dead_letter_queue=random.random() < 0.8,
         dead_letter_max_receives=random.choice((None, None, None, 2)),
         enable_deduplication=random.random() < 0.5,
-        deduplication_window_seconds=random.choice((10.0, 60.0)),
+        deduplication_window_seconds=random.choice((2.0, 60.0)),
         max_retries=random.choice((0, 1, 3)),
         overflow_policy=random.choice(tuple(OverflowPolicy)),
         overflow_wait_seconds=random.choice((0.5, 5.0)),

@@ -19,7 +19,12 @@ from mpreg_mq.testing.scenario import NO_FAULTS, Scenario, seeded_configuration
 SETTLE_SECONDS = 1800.0
 """What pending work gets, once the faults have stopped, to drain (I6)."""
 
-LAST_STEPS = 60_000
+STEPS_PER_MESSAGE = 100
+"""Steps that a message may cost in one process; ten are usual. More means that something asks for turns for ever."""
+
+SPARE_STEPS = 2000
+MAX_STARTS = 20
+"""How often in a row a process may fail to get its log open."""
 
 
 class World:
@@ -96,7 +101,8 @@ class World:
         if guarantee is DeliveryGuarantee.QUORUM:
             options["required_acknowledgments"] = random.randint(1, 3)
         if self.configuration.enable_deduplication and random.random() < 0.5:
-            options["deduplication_id"] = f"d{number}"
+            # Keys are used again, so that some are met within their window and some after it.
+            options["deduplication_id"] = f"d{random.choice((number, number, max(0, number - 6)))}"
         return topic, payload, guarantee, options
 
     @staticmethod
@@ -121,6 +127,8 @@ class World:
                 if self.next_message >= self.scenario.messages:
                     break
             self._run_last(now)
+        except MessageQueueError as error:
+            self.problems.append(f"a process could not go on: {error!r}")
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
@@ -133,19 +141,23 @@ class World:
 
     def _start(self, number: int, now: float) -> Process:
         """A new process; one that does not get its log open tries again."""
-        while True:
+        for attempt in range(1, MAX_STARTS + 1):
             try:
-                process = self.last_process = Process(self, number, self._next_start(now), self.faults)
+                process = Process(self, number, self._next_start(now), self.faults)
             except EventLogError:
+                if attempt == MAX_STARTS:
+                    raise
                 now += 1.0
             else:
-                return process
+                break
+        self.last_process = process
+        return process
 
     def _run_process(self, number: int, now: float) -> float:
         random, faults = self.random, self.faults
         process = self._start(number, now)
         main = process.spawn(self._storm(process))
-        for _ in range(400):
+        for _ in range(60 + 2 * self.scenario.messages):
             process.loop.run(until=main.done, steps=random.randint(5, 120))
             self._count(process)
             if main.done():
@@ -315,12 +327,13 @@ class World:
         """A process without faults, whose subscribers take everything: what is pending must drain (I6)."""
         self.faults = NO_FAULTS
         self._refusals = 0
-        process = self.final = self.last_process = Process(self, -1, now + 1.0, NO_FAULTS)
+        process = self.final = self._start(-1, now + 1.0)
         main = process.spawn(self._quiet(process))
-        process.loop.run(until=main.done, steps=LAST_STEPS)
+        steps = SPARE_STEPS + STEPS_PER_MESSAGE * self.scenario.messages
+        process.loop.run(until=main.done, steps=steps)
         self._count(process)
         if not main.done():
-            self.problems.append(f"the quiet end takes more than {LAST_STEPS} steps")
+            self.problems.append(f"the quiet end takes more than {steps} steps")
             return
         main.result()
 

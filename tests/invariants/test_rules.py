@@ -345,6 +345,11 @@ BAD: list[tuple[str, str, Callable[[], History]]] = [
     ("D1", "a wrong subscriber", lambda: died(name="b")),
     ("D1", "redriven twice", lambda: redriven().add(e.DeadLetterRedriven(1000.0, "1-r", "2-r", "q"))),
     ("D1", "redriven from nothing", lambda: History().add(attrs.evolve(enqueued("1-r"), redriven_from="q/0-r"))),
+    (
+        "D1",
+        "redriven and still dead",
+        lambda: died().add(attrs.evolve(enqueued("2-r"), redriven_from="q/1-r")).sent("3-r"),
+    ),
     ("D1", "another message", lambda: died().add(attrs.evolve(enqueued("2-r"), topic="u", redriven_from="q/1-r"))),
     (
         "D1",

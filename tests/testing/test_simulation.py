@@ -15,7 +15,7 @@ from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.invariants import Violation
 from mpreg_mq.model import QueuedMessage
 from mpreg_mq.testing.scenario import NO_FAULTS, SCENARIOS, Scenario
-from mpreg_mq.testing.simulate import Simulation, SimulationFailedError, main, simulate
+from mpreg_mq.testing.simulation import Simulation, SimulationFailedError, simulate
 from tests.support.effort import repetitions
 
 SEEDS_IN_A_CHUNK = repetitions(test=100, soak=1000)
@@ -111,11 +111,18 @@ def test_a_failing_seed_tells_how_to_repeat_it() -> None:
     assert simulation.check() is simulation
 
 
-def test_the_command_line_repeats_a_seed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_repeats_a_seed(tmp_path: Path) -> None:
     """Given a seed, then the command prints its log's hash, its log and its counts, and writes the clients' history."""
     history = tmp_path / "history.edn"
-    assert main(["--seed", "2", "--scenario", "calm", "--log", "--history", str(history)]) == 0
-    printed = capsys.readouterr().out
-    assert simulate(2, SCENARIOS["calm"]).log_hash in printed
-    assert "QueueCreated" in printed
+    command = [sys.executable, "-m", "mpreg_mq.testing.simulate", "--seed", "2", "--scenario", "calm", "--count", "2"]
+    done = subprocess.run([*command, "--log", "--history", str(history)], capture_output=True, text=True, check=True)
+    assert simulate(3, SCENARIOS["calm"]).log_hash in done.stdout
+    assert "seeds 2 to 3: 0 broke a rule" in done.stdout
+    assert "QueueCreated" in done.stdout
     assert ":type :invoke" in history.read_text()
+
+
+def test_a_scenario_of_ones_own_is_repeated_in_python() -> None:
+    """Given a scenario that the command line does not know, then what repeats it is a call."""
+    simulation = simulate(4, Scenario("mine", messages=2, processes=1))
+    assert simulation.command.startswith("simulate(4, scenario)")

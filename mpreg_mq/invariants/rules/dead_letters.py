@@ -55,6 +55,8 @@ class DeadLetters(Rule):
         if event.deduplication_key is not None:
             self.violated(record, f"redriven message {event.message_id} claims a deduplication key")
         queue, _, dead_id = event.redriven_from.rpartition("/")
+        if queue == self.facts.name:
+            self.expect(lambda following: self._leaves(dead_id, record, following))
         source = self.facts.log.queues.get(queue)
         if source is None or not source.complete:
             return
@@ -63,6 +65,13 @@ class DeadLetters(Rule):
             self.violated(record, f"{event.message_id} is redriven from {event.redriven_from}, which is no dead letter")
         elif not _same(dead, event):
             self.violated(record, f"{event.message_id} is not the message that died as {dead_id}", dead.enqueued)
+
+    def _leaves(self, dead_id: str, again: RecordedEvent, following: RecordedEvent | None) -> bool:
+        """A dead letter that its own queue accepts again is a dead letter no more, at once."""
+        event = None if following is None else following.event
+        if not isinstance(event, e.DeadLetterRedriven) or event.message_id != dead_id:
+            self.violated(following or again, f"{dead_id} is redriven and stays a dead letter", again)
+        return True
 
     def _on_redriven(self, record: RecordedEvent, event: e.DeadLetterRedriven) -> None:
         if not self._is_dead(record, event.message_id):

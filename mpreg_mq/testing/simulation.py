@@ -1,0 +1,129 @@
+"""Simulation of the real actors, log and timers: ``simulate(seed, scenario) -> Simulation``.
+
+The same seed is the same run, event for event. ``python -m mpreg_mq.testing.simulate --seed 7`` repeats one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import attrs
+
+from mpreg_mq.events import types as e
+from mpreg_mq.events.log import RecordedEvent
+from mpreg_mq.invariants import InvariantChecker, Violation
+from mpreg_mq.testing.checks import (
+    check_acknowledged_after_work,
+    check_drained,
+    check_live_state,
+    check_nothing_lost_or_made_up,
+    check_snapshots,
+    excused,
+)
+from mpreg_mq.testing.clients import ClientHistory, ClientViolation, check_clients
+from mpreg_mq.testing.scenario import SCENARIOS, Scenario
+from mpreg_mq.testing.seams import deterministic
+from mpreg_mq.testing.world import World
+
+
+class SimulationFailedError(AssertionError):
+    """A simulation broke a rule; the message says which, and how to repeat it."""
+
+
+@attrs.frozen
+class Simulation:
+    """What came of a simulation.
+
+    ``records`` is the log, ``history`` what the clients saw, ``log_hash`` equal for equal runs; ``counts`` tells how
+    much happened (crashes, redeliveries, dead letters, expiries, open breakers and more).
+    """
+
+    seed: int
+    scenario: Scenario
+    records: list[RecordedEvent]
+    history: ClientHistory
+    log_hash: str
+    violations: list[Violation | ClientViolation]
+    counts: Counter[str]
+    virtual_seconds: float
+
+    @property
+    def command(self) -> str:
+        """What repeats it in a shell; a call in Python for a scenario of your own."""
+        if SCENARIOS.get(self.scenario.name) != self.scenario:
+            return f"simulate({self.seed}, scenario)  # the scenario {self.scenario.name!r}"
+        return f"python -m mpreg_mq.testing.simulate --seed {self.seed} --scenario {self.scenario.name}"
+
+    def check(self) -> Simulation:
+        """Itself, where no rule was broken.
+
+        Raises:
+            SimulationFailedError: a rule was broken.
+        """
+        if self.violations:
+            told = "\n".join(str(violation) for violation in self.violations[:5])
+            raise SimulationFailedError(
+                f"{len(self.violations)} violations, the first:\n{told}\nrepeat: {self.command}"
+            )
+        return self
+
+
+def simulate(seed: int, scenario: Scenario | None = None) -> Simulation:
+    """Run a scenario with a seed, to its quiet end, and check all that it did.
+
+    It replaces module-wide sources of randomness while it runs, so one thread simulates at a time.
+    """
+    scenario = SCENARIOS["everything"] if scenario is None else scenario
+    world = World(seed, scenario)
+    with deterministic(Random(f"{seed}/identifiers")):
+        try:
+            world.run()
+            records = world.disk.records()
+            violations: list[Violation | ClientViolation] = list(InvariantChecker().observe_all(records).finish())
+            violations += check_live_state(world, records)
+            violations += check_drained(world, records)
+            violations += check_snapshots(world, records)
+        finally:
+            if world.last_process is not None and world.last_process.alive:
+                world.last_process.crash()
+    violations += check_nothing_lost_or_made_up(world, records)
+    violations += check_acknowledged_after_work(world, records)
+    violations += check_clients(world.history, excused=excused(records))
+    violations += [Violation("error", len(records), "queue:q", None, problem) for problem in world.problems]
+    return Simulation(
+        seed,
+        scenario,
+        records,
+        world.history,
+        world.disk.hash(),
+        violations,
+        _counts(world, records),
+        world.seconds,
+    )
+
+
+def _counts(world: World, records: list[RecordedEvent]) -> Counter[str]:
+    kinds = Counter(type(record.event).__name__ for record in records)
+    redelivered = sum(isinstance(record.event, e.MessageDelivered) and record.event.attempt > 1 for record in records)
+    return Counter(
+        {
+            "events": len(records),
+            "steps": world.steps,
+            "accepted": kinds["MessageEnqueued"],
+            "crashes": world.crashes,
+            "shutdowns": world.shutdowns,
+            "disk errors": world.disk_errors,
+            "redeliveries": redelivered,
+            "dead letters": kinds["MessageDeadLettered"],
+            "failed": kinds["MessageFailed"],
+            "expiries": kinds["MessageExpired"],
+            "open breakers": kinds["CircuitOpened"],
+            "leases expired": kinds["LeaseExpired"],
+            "duplicates refused": kinds["DuplicateRejected"],
+            "dropped": kinds["MessageDropped"],
+            "missed quorums": kinds["QuorumMissed"],
+            "redriven": kinds["DeadLetterRedriven"],
+            "purged": kinds["MessagesPurged"],
+        }
+    )
