@@ -390,3 +390,9 @@ def test_queues_work_on_it_and_are_there_after_a_restart(url: str) -> None:
     records: list[RecordedEvent] = list(log.read_stream("queue:q"))
     assert [record.version for record in records] == list(range(1, len(records) + 1))
     log.close()
+
+
+def test_more_replicas_than_servers_are_refused_with_the_reason() -> None:
+    """Given one server, when a log with three replicas is to be made, then the error is JetStream's own."""
+    with pytest.raises(EventLogError, match=r"replicas > 1 not supported in non-clustered mode"):
+        open_log(f"nats://{shared_server().hosts}/{fresh_stream()}?replicas=3")

@@ -39,7 +39,8 @@ STREAM_METADATA = {"mpreg-mq-log": "1"}
 
 # Refusals that say "not now": the same request may be answered otherwise in a moment.
 _TRANSIENT_CODES = frozenset((500, 503, 429, 408))
-_TRANSIENT_ERRORS = frozenset((10158, 10176, 10077))
+# 10005: no peers for a new stream, such as just after the servers have started.
+_TRANSIENT_ERRORS = frozenset((10005, 10158, 10176, 10077))
 # Refusals that say "the subject's last message is another one", or "this message is there already".
 _MISMATCHES = frozenset((10071, 10164, 10201))
 
@@ -184,7 +185,7 @@ class Engine:
             except UnansweredError as error:
                 if not await patience.wait():
                     raise EventLogError(
-                        f"read {self.target.location}: no answer to {verb} within {patience.seconds:g} s ({error}); "
+                        f"{self.target.location}: {verb} did not succeed within {patience.seconds:g} s ({error}); "
                         "see whether the servers run and have a quorum"
                     ) from error
 
