@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from mpreg_mq._collector import collector_paused
 from mpreg_mq.errors import CorruptLogError
 from mpreg_mq.events.log import EventLog, Snapshot, retaining
 from mpreg_mq.projections.queue_state import QueueState
@@ -66,6 +67,7 @@ def _restored(snapshot: Snapshot) -> QueueState | None:
 
 def _caught_up(state: QueueState, log: EventLog, stream: str) -> QueueState:
     apply = state.apply
-    for record in log.read_stream(stream, state.version):
-        apply(record.event)
+    with collector_paused():
+        for record in log.read_stream(stream, state.version):
+            apply(record.event)
     return state
