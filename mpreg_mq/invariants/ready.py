@@ -45,7 +45,8 @@ class Ready:
         self._due: list[tuple[float, int, SlotFacts]] = []
         self._due_limit = _MIN_COMPACTED
         self._all: list[Entry] = []
-        self._all_limit = _MIN_COMPACTED
+        self._placed = 0
+        self._placed_limit = _MIN_COMPACTED
         self._by_topic: dict[str, list[Entry]] = {}
         self._by_member: dict[str, list[Entry]] = {}
         self.groups: dict[str, Group] = {}
@@ -124,7 +125,9 @@ class Ready:
         entry = (message.rank, message.seq, slot.token, slot)
         heappush(self._all, entry)
         heappush(self._heap_of(slot), entry)
-        if len(self._all) > self._all_limit:
+        # Not the length of one heap: judging empties the one of all, and the others keep what is outdated.
+        self._placed += 1
+        if self._placed > self._placed_limit:
             self._compact()
 
     def _heap_of(self, slot: SlotFacts) -> list[Entry]:
@@ -143,7 +146,8 @@ class Ready:
         self._by_member.clear()
         for entry in self._all:
             self._heap_of(entry[3]).append(entry)
-        self._all_limit = max(_MIN_COMPACTED, 2 * len(self._all))
+        self._placed = len(self._all)
+        self._placed_limit = max(_MIN_COMPACTED, 2 * self._placed)
 
     def _may_go(self, slot: SlotFacts) -> bool:
         message = slot.message
@@ -152,7 +156,8 @@ class Ready:
     @property
     def size(self) -> int:
         """Entries kept, outdated ones included."""
-        return len(self._all) + len(self._due)
+        shared = chain(self._by_topic.values(), self._by_member.values())
+        return len(self._all) + len(self._due) + sum(len(heap) for heap in shared)
 
     # --- judging a delivery -------------------------------------------------------------------------------
 

@@ -146,7 +146,7 @@ def folding() -> Iterator[None]:
     because the one that reads ahead gives up its turn at every row.
     """
     threshold, interval = gc.get_threshold(), sys.getswitchinterval()
-    gc.set_threshold(200_000, 20, 20)
+    gc.set_threshold(100_000, 5, 5)
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         yield
