@@ -14,6 +14,7 @@ import msgspec
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import Context, decide, decide_dispatch, decide_tick
+from mpreg_mq.actors.decider.delivering import deliver
 from mpreg_mq.actors.decider.sending import decide_fire_and_forget, decide_wait_over
 from mpreg_mq.actors.decider.settling import backoff_seconds, expire_lease
 from mpreg_mq.configuration import QueueConfiguration
@@ -158,7 +159,19 @@ def _delivered(state: QueueState, recorded: Events, context: Context, given: Que
         return
     yield decide_dispatch(state, context).events
     state.messages.promote(context.now)
-    yield decide_dispatch(state, context).events
+    found = decide_dispatch(state, context).events
+    yield found
+    if found and isinstance(last, e.MessageDelivered) and getattr(found[0], "message_id", None) == last.message_id:
+        yield from _other_copy(state, last, context)
+
+
+def _other_copy(state: QueueState, delivered: e.MessageDelivered, context: Context) -> Iterator[Events]:
+    """The delivery of the recorded copy of a message whose turn it is: which of its copies goes first is no rule."""
+    message = state.messages.get(delivered.message_id)
+    slot = None if message is None or message.members is None else message.members.get(delivered.subscriber_id)
+    subscriber = state.subscribers.get(delivered.subscriber_id)
+    if slot is not None and slot.lane is not None and subscriber is not None and subscriber.can_take():
+        yield (deliver(state, slot, subscriber, context),)
 
 
 def _receive(state: QueueState, recorded: Sequence[e.Event], last: e.MessageDelivered) -> c.Receive:
