@@ -126,14 +126,16 @@ class LogFile:
         connection = self._connect("ro")
         try:
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.DatabaseError as error:
+        except sqlite3.OperationalError:
             connection.close()
-            if not isinstance(error, sqlite3.OperationalError):
-                raise
             # Where the files of the write-ahead log cannot be made, and there is none, nobody writes either.
             if not self._read_only or _size(f"{self.path}-wal") > 0 or not self.path.exists():
                 raise
             connection = self._connect("ro&immutable=1")
+        # Of a damaged file even the name of a table in a message may be no text.
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _check_size(self) -> None:
