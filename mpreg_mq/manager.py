@@ -83,14 +83,22 @@ class MessageQueueManager:
         self._events = self._event_publisher()
         log_to_write = self.log if self._events is None else cast(EventLog, TappedLog(self.log, self._events.stored))
         self._store = Store.open(log_to_write, snapshot_events=self.config.snapshot_every_events)
-        self._recover_queues()
-        self._retention = self._start_retention()
+        self._retention: RetentionThread | None = None
         if topic_exchange is None and self.config.enable_topic_exchange_integration:
             topic_exchange = TopicExchange(self._clock)
         self.topic_exchange = topic_exchange
-        self._router = TopicRouter(
-            topic_exchange if is_exchange(topic_exchange) else None, self._queues.get, self._store, self._clock
-        )
+        try:
+            self._recover_queues()
+            self._router = TopicRouter(
+                topic_exchange if is_exchange(topic_exchange) else None, self._queues.get, self._store, self._clock
+            )
+            self._retention = self._start_retention()
+        except BaseException:
+            # A log that cannot be taken up must not stay locked by who could not.
+            for queue in self._queues.values():
+                queue._actor.stop()
+            self._close_store()
+            raise
 
     def _start_retention(self) -> RetentionThread | None:
         log = retaining(self.log)

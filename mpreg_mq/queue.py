@@ -124,11 +124,17 @@ class MessageQueue:
         opened = open_log("memory:" if log is None or durability is Durability.MEMORY else log)
         store = Store.open(opened).at(durability, DEFAULT_BUFFERED_MILLISECONDS)
         self._owns_log = opened is not log
-        actor = make_actor(configuration.name, store, clock or SystemClock())
-        actor.started = autostart
-        self._begin(actor, store)
-        actor.call_now(c.Open(configuration))
-        actor.call_now(Recover())
+        try:
+            actor = make_actor(configuration.name, store, clock or SystemClock())
+            actor.started = autostart
+            self._begin(actor, store)
+            actor.call_now(c.Open(configuration))
+            actor.call_now(Recover())
+        except BaseException:
+            # A log that cannot be taken up must not stay locked by who could not.
+            self._own_store: Store | None = store
+            self._close_store()
+            raise
 
     def _begin(self, actor: QueueActor, store: Store | None) -> None:
         self._actor = actor

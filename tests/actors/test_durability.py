@@ -312,8 +312,14 @@ def test_a_damaged_log_is_not_started_on(tmp_path: Path) -> None:
     with closing(SQLiteEventLog(tmp_path / "log.db")) as log:
         assert log._file._writer is not None
         log._file._writer.execute("UPDATE records SET body = zeroblob(3) WHERE position = 1")
-    with pytest.raises(EventLogError, match=r"damaged at position 1: the checksum .* repair"):
-        MessageQueueManager(log=tmp_path / "log.db")
+    for start in (
+        lambda path: MessageQueueManager(log=path),
+        lambda path: MessageQueue(QueueConfiguration("q"), log=path),
+    ):
+        with pytest.raises(EventLogError, match=r"damaged at position 1: the checksum .* repair"):
+            start(tmp_path / "log.db")
+        # Who could not start on it does not keep it.
+        SQLiteEventLog(tmp_path / "log.db").close()
 
 
 # --- failures of ours ---------------------------------------------------------------------------------------
