@@ -20,4 +20,4 @@ COMMANDS = {
     epilog="\b\nExamples:\n  mpreg-mq dlq list orders.db\n  mpreg-mq dlq redrive orders.db --queue orders --dry-run",
 )
 def command() -> None:
-    """List, show, redrive and purge the dead letters of a log; list and redrive those of a server."""
+    """List, show, redrive and purge the dead letters of a log or of a server."""

@@ -52,6 +52,28 @@ class Server:
 
         return self._ask(question)
 
+    def dead_letters_whole(self, queue: str | None, beginnings: Collection[str]) -> list[dict[str, Any]]:
+        """Dead letters whose ids begin so, with their headers and payloads."""
+
+        async def question(client: QueueClient) -> list[dict[str, Any]]:
+            names = await client.list_queues() if queue is None else [queue]
+            return [
+                {**_row(name, letter), "headers": letter["headers"], "payload": letter["payload"]}
+                for name in names
+                for letter in await client.dead_letters(name, MAX_LISTED)
+                if letter["id"].startswith(tuple(beginnings))
+            ]
+
+        return self._ask(question)
+
+    def purge(self, queue: str, message_ids: Collection[str] | None) -> int:
+        """Remove dead letters for good, those named or all; how many."""
+
+        async def question(client: QueueClient) -> int:
+            return await client.purge_dead_letters(queue, message_ids)
+
+        return self._ask(question)
+
     def redrive(
         self,
         queue: str,

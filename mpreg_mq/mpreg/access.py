@@ -21,7 +21,7 @@ GROUPS: dict[str, frozenset[str]] = {
     "produce": frozenset({"send", "send_batch"}),
     "consume": frozenset({"receive", "ack", "nack", "extend"}),
     "inspect": frozenset({"list", "stats", "dead_letters"}),
-    "manage": frozenset({"create_queue", "delete_queue", "redrive", "purge"}),
+    "manage": frozenset({"create_queue", "delete_queue", "redrive", "purge", "purge_dead_letters"}),
 }
 """Operations that are usually allowed together."""
 

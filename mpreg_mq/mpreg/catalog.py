@@ -236,5 +236,13 @@ COMMANDS: tuple[Command, ...] = (
         {"queue": "orders"},
         {"ok": True, "purged": 3},
     ),
+    Command(
+        "purge_dead_letters",
+        "Remove dead letters of a queue for good.",
+        "purged: how many.",
+        (_queue(), Parameter("message_ids", list | None, "Which; all without.", None)),
+        {"queue": "orders", "message_ids": ["1-3f2a"]},
+        {"ok": True, "purged": 1},
+    ),
 )
 """Every command."""

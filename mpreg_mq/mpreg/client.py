@@ -347,6 +347,11 @@ class QueueClient:
         """Remove every unfinished message; how many. Raises as :meth:`send`."""
         return int((await self._ask("purge", queue=queue))["purged"])
 
+    async def purge_dead_letters(self, queue: str, message_ids: Iterable[str] | None = None) -> int:
+        """Remove dead letters for good, those named or all; how many. Raises as :meth:`send`."""
+        ids = None if message_ids is None else list(message_ids)
+        return int((await self._ask("purge_dead_letters", queue=queue, message_ids=ids))["purged"])
+
 
 def _new_api(url: str, like: Any = None) -> Any:
     """A client of MPREG's for a server; imports MPREG."""

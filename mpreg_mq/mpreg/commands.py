@@ -196,6 +196,9 @@ class QueueCommands:
     async def _purge(self, token: object, queue: str) -> Answer:
         return {"purged": await self._manager.purge_queue(queue)}
 
+    async def _purge_dead_letters(self, token: object, queue: str, message_ids: list[str] | None) -> Answer:
+        return {"purged": await self._manager.queue(queue).purge_dead_letters(message_ids)}
+
 
 def _options(options: Any) -> dict[str, Any]:
     if options is None:

@@ -39,6 +39,7 @@ class FakeClient:
 
     async def dead_letters(self, queue: str, limit: int = 100) -> list[dict[str, Any]]:
         letter = {"id": "5-x", "topic": "t", "created_at": 1.0, "dead_lettered_at": 2.0, "attempts": 2}
+        letter |= {"payload": {"sku": 7}, "headers": {"trace": "abc"}}
         return [
             {**letter, "failure_reason": "because", "last_error": "boom", "subscriber_id": "s", "redriven_from": None}
         ]
@@ -55,6 +56,10 @@ class FakeClient:
         FakeClient.asked = queue, message_ids, limit, target_queue, dry_run
         return ["9-y"]
 
+    async def purge_dead_letters(self, queue: str, message_ids: Any = None) -> int:
+        FakeClient.asked = queue, message_ids
+        return 2
+
 
 @pytest.fixture(autouse=True)
 def server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +75,7 @@ def run(*arguments: str) -> Result:
 REAL_CLIENT = client.QueueClient
 
 
-@pytest.mark.parametrize("name", ["list_queues", "statistics", "dead_letters", "redrive"])
+@pytest.mark.parametrize("name", ["list_queues", "statistics", "dead_letters", "redrive", "purge_dead_letters"])
 def test_the_stand_in_takes_what_the_client_takes(name: str) -> None:
     """Given the real client, then the one in these tests has the same parameters."""
     assert inspect.signature(getattr(FakeClient, name)).parameters.keys() == (
@@ -103,6 +108,30 @@ def test_dead_letters_of_a_server() -> None:
     """Given a server, then its dead letters are listed like those of a log."""
     assert "because" in run("dlq", "list", URL).stdout
     assert json.loads(run("dlq", "list", URL, "--json").stdout)["message_id"] == "5-x"
+
+
+def test_a_dead_letter_of_a_server_is_shown_whole() -> None:
+    """Given the beginning of an id, then reason, headers and payload; given another, then an error that says so."""
+    shown = run("dlq", "show", URL, "5").stdout
+    assert "orders/5-x on t" in shown
+    assert "because" in shown
+    assert "header trace: abc" in shown
+    assert '"sku": 7' in shown
+    row = json.loads(run("dlq", "show", URL, "5-x", "-q", "orders", "--json").stdout)
+    assert (row["payload"], row["headers"]) == ({"sku": 7}, {"trace": "abc"})
+    missing = run("dlq", "show", URL, "6")
+    assert missing.exit_code == 1
+    assert "no dead letter has an id that begins with 6" in missing.stderr
+
+
+def test_purge_on_a_server() -> None:
+    """Given ids or --all, then the server is asked for exactly that; given neither, nothing is."""
+    assert run("dlq", "purge", URL, "-q", "orders", "5-x").stdout == "2 dead letters purged\n"
+    assert list(FakeClient.asked) == ["orders", ("5-x",)]
+    line = run("dlq", "purge", URL, "-q", "orders", "--all", "--json").stdout
+    assert json.loads(line) == {"queue": "orders", "purged": 2}
+    assert list(FakeClient.asked) == ["orders", None]
+    assert run("dlq", "purge", URL, "-q", "orders").exit_code == 2
 
 
 def test_redrive_on_a_server() -> None:

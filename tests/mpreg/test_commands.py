@@ -311,6 +311,12 @@ def test_a_client_does_everything_that_a_manager_does() -> None:
             (new_id,) = await queues.redrive("q", [dead["id"]])
             assert new_id != dead["id"]
             assert (await queues.statistics("q")).messages_acknowledged == 1
+            (back,) = await queues.receive("q", "s", 10, topic_pattern="a.*")
+            assert await queues.negative_acknowledge(back, "still broken", 0.0)
+            assert await queues.purge_dead_letters("q", ["no such one"]) == 0
+            assert await queues.purge_dead_letters("q", [new_id]) == 1
+            assert await queues.purge_dead_letters("q") == 0
+            await queues.send("q", "a.d", 4)
             assert await queues.purge("q") == 1
             assert await queues.delete_queue("q")
             assert plugin.manager.list_queues() == []
