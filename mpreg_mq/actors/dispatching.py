@@ -24,7 +24,7 @@ from mpreg_mq.actors.recording import RecordingActor
 from mpreg_mq.actors.runtime import LoopFuture
 from mpreg_mq.actors.store import Store
 from mpreg_mq.actors.subscriber_actor import Deliver, Outcome, Settled
-from mpreg_mq.actors.views import delivered_message, queued_message
+from mpreg_mq.actors.views import queued_message
 from mpreg_mq.actors.waiting import ParkedSend, WaitingReceive
 from mpreg_mq.clock import Clock, TimerHandle
 from mpreg_mq.errors import MessageQueueError, PayloadError
@@ -194,10 +194,11 @@ class DispatchingActor(RecordingActor):
         for message_id in decision.reply:
             message = self.state.messages.get(message_id)
             assert message is not None
+            event = delivered[message_id]
             try:
-                messages.append(delivered_message(message, delivered[message_id], self.state.configuration))
+                messages.append(queued_message(message.event, self.state.configuration, event.attempt, event.deadline))
             except PayloadError as error:
-                self._settle_failure(delivered[message_id], str(error))
+                self._settle_failure(event, str(error))
         return messages
 
     def _serve_receivers(self) -> bool:

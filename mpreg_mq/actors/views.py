@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mpreg_mq.configuration import QueueConfiguration
-from mpreg_mq.events.types import MessageDelivered, MessageEnqueued
+from mpreg_mq.events.types import MessageEnqueued
 from mpreg_mq.model import DEFAULT_OPTIONS, DeadLetter, InFlightMessage, MessageId, QueuedMessage
 from mpreg_mq.payload import decode_payload
 from mpreg_mq.projections import DeadEntry, Message
@@ -60,13 +60,6 @@ def queued_message(
         event.redriven_from,
         deadline,
     )
-
-
-def delivered_message(
-    message: Message, delivered: MessageDelivered, configuration: QueueConfiguration
-) -> QueuedMessage:
-    """The copy that goes with a delivery."""
-    return queued_message(message.event, configuration, delivered.attempt, delivered.deadline)
 
 
 def dead_letter(entry: DeadEntry, configuration: QueueConfiguration) -> DeadLetter:
