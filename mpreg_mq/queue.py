@@ -21,9 +21,9 @@ import pykka
 from mpreg_mq import topics
 from mpreg_mq._validation import describe, seconds, whole
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.messages import Abandon, BeginClose, FinishClose, Inspect, Recover, Start
 from mpreg_mq.actors.queue_actor import QueueActor
-from mpreg_mq.actors.runtime import LoopFuture
 from mpreg_mq.actors.store import DEFAULT_BUFFERED_MILLISECONDS, Store, stream_of
 from mpreg_mq.actors.views import dead_letter, in_flight_message, queued_message
 from mpreg_mq.clock import Clock, SystemClock

@@ -11,7 +11,8 @@ import attrs
 import pykka
 
 from mpreg_mq.actors.commands import Subscribe
-from mpreg_mq.actors.runtime import BUSY, LoopFuture
+from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.subscriber_actor import (
     Attach,
     BlockingSubscriberActor,

@@ -19,9 +19,9 @@ from mpreg_mq.actors.attachments import Attachment, Later
 from mpreg_mq.actors.decider import Context, decide_dispatch, decide_tick
 from mpreg_mq.actors.decider.sending import decide_wait_over
 from mpreg_mq.actors.decider.settling import acknowledge
+from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.messages import TURN, Abandon, Turn
 from mpreg_mq.actors.recording import RecordingActor
-from mpreg_mq.actors.runtime import LoopFuture
 from mpreg_mq.actors.store import Store
 from mpreg_mq.actors.subscriber_actor import Deliver, Outcome, Settled
 from mpreg_mq.actors.views import queued_message

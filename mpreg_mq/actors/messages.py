@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-from mpreg_mq.actors.runtime import LoopFuture
+from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.projections import QueueState
 
 

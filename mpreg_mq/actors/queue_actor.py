@@ -20,8 +20,9 @@ from mpreg_mq.actors.decider import WAIT_FOR_ROOM
 from mpreg_mq.actors.decider.decision import rejected
 from mpreg_mq.actors.decider.sending import decide_fire_and_forget, record_fire_and_forget
 from mpreg_mq.actors.dispatching import DispatchingActor
+from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import Abandon, BeginClose, Committed, FinishClose, Inspect, Recover, Start, Turn
-from mpreg_mq.actors.runtime import BUSY, LoopFuture
 from mpreg_mq.actors.store import Store
 from mpreg_mq.actors.subscriber_actor import Deliver, Settled
 from mpreg_mq.actors.views import queued_message

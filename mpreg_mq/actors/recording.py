@@ -17,8 +17,9 @@ import pykka
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
+from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.messages import Committed
-from mpreg_mq.actors.runtime import LoopActor, LoopFuture
+from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.actors.store import LEAST_EVENTS_AT_THE_END, Store, stream_of
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import EventLogError, LogFullError, MessageQueueError, QueueClosedError

@@ -17,7 +17,8 @@ import msgspec
 import pykka
 
 from mpreg_mq.actors.current import current_delivery
-from mpreg_mq.actors.runtime import LoopActor, LoopFuture
+from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.model import Callback, QueuedMessage
 
 logger = logging.getLogger("mpreg_mq")

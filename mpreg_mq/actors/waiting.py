@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 
 from mpreg_mq.actors.commands import Receive, Send
-from mpreg_mq.actors.runtime import LoopFuture
+from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.clock import TimerHandle
 
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.messages import BeginClose
-from mpreg_mq.actors.runtime import LoopFuture
 from mpreg_mq.actors.store import Store
 from mpreg_mq.cluster import wire
 from mpreg_mq.cluster.wire import Outcome, Reply

@@ -17,15 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpreg_mq.actors import runtime
-from mpreg_mq.actors.runtime import (
-    ENVELOPES_PER_TURN,
-    LoopActor,
-    LoopFuture,
-    LoopInbox,
-    MailboxFullError,
-    WouldBlockError,
-)
+from mpreg_mq.actors import inbox
+from mpreg_mq.actors.futures import LoopFuture, WouldBlockError
+from mpreg_mq.actors.inbox import ENVELOPES_PER_TURN, LoopInbox, MailboxFullError
+from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.errors import MessageQueueError
 
 T = TypeVar("T")
@@ -1167,7 +1162,7 @@ def test_a_stop_handles_what_came_before_and_answers_what_came_after(
     where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As in pykka: messages before the stop are handled, those after get ActorDeadError, more stops are true."""
-    caplog.set_level(logging.INFO, logger=runtime.__name__)
+    caplog.set_level(logging.INFO, logger=inbox.__name__)
 
     async def scenario() -> None:
         ref = Recorder.start()
