@@ -4,6 +4,7 @@ from mpreg_mq._version import __version__
 from mpreg_mq.blocking import BlockingMessageQueueManager
 from mpreg_mq.clock import Clock, SystemClock, VirtualClock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration, RetentionPolicy
+from mpreg_mq.dead_letters import DeadLetterQueue
 from mpreg_mq.errors import (
     ConfigurationError,
     CorruptLogError,
@@ -47,7 +48,7 @@ from mpreg_mq.model import (
     TopicRouteStatistics,
     TopicRouting,
 )
-from mpreg_mq.queue import DeadLetterQueue, MessageQueue
+from mpreg_mq.queue import MessageQueue
 
 __all__ = [
     "BlockingMessageQueueManager",

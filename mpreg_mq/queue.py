@@ -11,9 +11,9 @@ import contextlib
 import secrets
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from os import PathLike
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import msgspec
 import pykka
@@ -22,78 +22,22 @@ from mpreg_mq import topics
 from mpreg_mq._validation import describe, seconds, whole
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.futures import LoopFuture
-from mpreg_mq.actors.messages import Abandon, BeginClose, FinishClose, Inspect, Recover, Start
+from mpreg_mq.actors.messages import Abandon, BeginClose, FinishClose, Recover, Start
 from mpreg_mq.actors.queue_actor import QueueActor
 from mpreg_mq.actors.store import DEFAULT_BUFFERED_MILLISECONDS, Store, stream_of
-from mpreg_mq.actors.views import dead_letter, in_flight_message, queued_message
 from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.configuration import QueueConfiguration
-from mpreg_mq.errors import (
-    InvalidOptionError,
-    InvalidTopicError,
-    MessageQueueError,
-    PayloadError,
-    QueueClosedError,
-)
+from mpreg_mq.dead_letters import redrive, would_redrive
+from mpreg_mq.errors import InvalidOptionError, MessageQueueError, QueueClosedError
 from mpreg_mq.events import EventLog, open_log
-from mpreg_mq.model import (
-    DEFAULT_OPTIONS,
-    Callback,
-    DeadLetter,
-    DeliveryGuarantee,
-    DeliveryResult,
-    Durability,
-    InFlightMessage,
-    MessageId,
-    QueuedMessage,
-    QueueStatistics,
-    QueueSubscription,
-    RejectionReason,
-)
-from mpreg_mq.options import (
-    MAX_BATCH,
-    guarantee_of,
-    message_options,
-    require,
-    required_identifier,
-)
-from mpreg_mq.payload import encode_payload, fingerprint
+from mpreg_mq.model import Callback, DeliveryGuarantee, DeliveryResult, Durability, MessageId, QueuedMessage
+from mpreg_mq.options import MAX_BATCH, guarantee_of, require, required_identifier
 from mpreg_mq.projections import QueueState
-
-T = TypeVar("T")
-
-_REASONS: tuple[tuple[type[MessageQueueError], RejectionReason], ...] = (
-    (PayloadError, RejectionReason.PAYLOAD_NOT_ENCODABLE),
-    (InvalidTopicError, RejectionReason.INVALID_TOPIC),
-    (InvalidOptionError, RejectionReason.INVALID_OPTION),
-    (QueueClosedError, RejectionReason.CLOSING),
-)
+from mpreg_mq.queue_inspection import QueueInspection
+from mpreg_mq.sending import batch_entry, failed_result, rejection_of, send_command
 
 
-class DeadLetterQueue(Sequence[DeadLetter]):
-    """The dead letters of a queue, oldest first; always those of the moment, each read a copy (D1)."""
-
-    def __init__(self, queue: MessageQueue) -> None:
-        self._queue = queue
-
-    def __len__(self) -> int:
-        return self._queue._inspect(lambda state, _: len(state.dead_letters))
-
-    def __iter__(self) -> Iterator[DeadLetter]:
-        return iter(self._queue.list_dead_letters())
-
-    @overload
-    def __getitem__(self, index: int) -> DeadLetter: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[DeadLetter]: ...
-    def __getitem__(self, index: int | slice) -> DeadLetter | list[DeadLetter]:
-        return self._queue.list_dead_letters()[index]
-
-    def __repr__(self) -> str:
-        return f"<DeadLetterQueue of {self._queue.config.name!r}: {len(self)} messages>"
-
-
-class MessageQueue:
+class MessageQueue(QueueInspection):
     """A queue with delivery guarantees, an actor behind it and an event log under it.
 
     It can be made, subscribed to, inspected and closed with :meth:`shutdown_sync` while no event loop runs; sends
@@ -173,7 +117,7 @@ class MessageQueue:
         """
         actor = self._actor
         try:
-            send = self._send_command(topic, payload, delivery_guarantee, options)
+            send = send_command(actor.state.configuration, topic, payload, delivery_guarantee, options)
         except MessageQueueError as error:
             return self._refused(topic, error)
         while actor.has_to_yield():
@@ -187,7 +131,7 @@ class MessageQueue:
                 return reply
             result: DeliveryResult = await self._reply(reply, send)
         except MessageQueueError as error:
-            return self._failed(error)
+            return failed_result(error)
         return result
 
     async def send_once(
@@ -203,15 +147,14 @@ class MessageQueue:
         As :meth:`send_message`, with this key in the place of the queue's own.
         """
         try:
-            send = msgspec.structs.replace(
-                self._send_command(topic, payload, delivery_guarantee, options), fingerprint=key
-            )
+            send = send_command(self.config, topic, payload, delivery_guarantee, options)
+            send = msgspec.structs.replace(send, fingerprint=key)
         except MessageQueueError as error:
             return self._refused(topic, error)
         try:
             result: DeliveryResult = await self._ask(send)
         except MessageQueueError as error:
-            return self._failed(error)
+            return failed_result(error)
         return result
 
     async def send_messages(
@@ -229,7 +172,7 @@ class MessageQueue:
         Raises:
             InvalidOptionError: the batch is too long, or an entry is neither form.
         """
-        entries = [_entry(message) for message in messages]
+        entries = [batch_entry(message) for message in messages]
         if len(entries) > MAX_BATCH:
             raise InvalidOptionError(
                 f"messages: got {len(entries)}, expected at most {MAX_BATCH}; send several batches"
@@ -243,47 +186,27 @@ class MessageQueue:
         sends: list[c.Send] = []
         for topic, payload, own in entries:
             try:
-                sends.append(self._send_command(topic, payload, delivery_guarantee, {**options, **own}))
+                sends.append(send_command(self.config, topic, payload, delivery_guarantee, {**options, **own}))
                 results.append(None)
             except MessageQueueError as error:
                 results.append(self._refused(topic, error))
         try:
             accepted = iter(await self._ask(c.SendBatch(tuple(sends)))) if sends else iter(())
         except MessageQueueError as error:
-            failed = self._failed(error)
+            failed = failed_result(error)
             return [failed if result is None else result for result in results]
         return [next(accepted) if result is None else result for result in results]
 
-    def _send_command(self, topic: Any, payload: Any, guarantee: Any, options: dict[str, Any]) -> c.Send:
-        problem = topics.topic_problem(topic)
-        if problem is not None:
-            raise InvalidTopicError(problem)
-        checked = message_options(options) if options else DEFAULT_OPTIONS
-        encoded = encode_payload(payload)
-        if type(guarantee) is not DeliveryGuarantee:
-            guarantee = guarantee_of(guarantee)
-        key = None
-        if self._actor.state.configuration.enable_deduplication:
-            key = checked.deduplication_id
-            if key is None:
-                key = fingerprint(topic, payload, checked.headers)
-        return c.Send(topic, encoded, guarantee, checked, key)
-
     def _refused(self, topic: Any, error: MessageQueueError) -> DeliveryResult:
         """Log a send that was refused before it became a command, and answer with the reason (S2)."""
-        reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
+        reason = rejection_of(error)
         shown = topic if isinstance(topic, str) and len(topic) <= topics.MAX_TOPIC_LENGTH else describe(topic)
         try:
             reply = self._actor.call(c.RecordRejection(shown, reason, str(error)))
         except MessageQueueError as failure:
-            return self._failed(failure)
+            return failed_result(failure)
         if isinstance(reply, DeliveryResult):
             return reply
-        return DeliveryResult(False, None, error_message=str(error), rejection=reason)
-
-    @staticmethod
-    def _failed(error: MessageQueueError) -> DeliveryResult:
-        reason = RejectionReason.CLOSING if isinstance(error, QueueClosedError) else RejectionReason.STORE_ERROR
         return DeliveryResult(False, None, error_message=str(error), rejection=reason)
 
     # --- subscribing --------------------------------------------------------------------------------------
@@ -345,6 +268,11 @@ class MessageQueue:
             return False
         done: bool = self._actor.call_now(c.Unsubscribe(subscription_id))
         return done
+
+    @staticmethod
+    def _topic_matches_pattern(topic: str, pattern: str) -> bool:
+        """Kept because programs and tests written for MPREG's queue call it."""
+        return topics.matches(pattern, topic)
 
     async def receive_messages(
         self,
@@ -430,15 +358,6 @@ class MessageQueue:
 
     # --- dead letters, purging, pausing -------------------------------------------------------------------
 
-    @property
-    def dead_letter_queue(self) -> DeadLetterQueue:
-        """The dead letters (D1)."""
-        return DeadLetterQueue(self)
-
-    def list_dead_letters(self) -> list[DeadLetter]:
-        """Copies of all dead letters, oldest first."""
-        return self._inspect(lambda state, _: [dead_letter(entry, state.configuration) for entry in state.dead_letters])
-
     async def redrive_dead_letters(
         self,
         message_ids: Iterable[str | MessageId] | None = None,
@@ -459,20 +378,8 @@ class MessageQueue:
         require("limit", whole(1, 1_000_000_000, optional=True), limit)
         ids = None if message_ids is None else tuple(str(message_id) for message_id in message_ids)
         if dry_run:
-            return self._would_redrive(ids, limit, target or self)
-        if target is None or target is self:
-            pairs = await self._ask(c.Redrive(ids, limit))
-        else:
-            entries = self._inspect(lambda state, _: tuple(entry.enqueued for entry in _named(state, ids)[:limit]))
-            pairs = await target._ask(c.AcceptRedriven(entries, self._name))
-            await self._ask(c.RecordRedriven(tuple(pairs), target._name))
-        name = (target or self)._name
-        return [MessageId(new, source_node=name) for _, new in pairs]
-
-    def _would_redrive(self, ids: tuple[str, ...] | None, limit: int | None, target: MessageQueue) -> list[MessageId]:
-        room = target._inspect(lambda state, _: max(0, state.configuration.max_size - state.messages.pending_count))
-        chosen = self._inspect(lambda state, _: [entry.enqueued.message_id for entry in _named(state, ids)[:limit]])
-        return [MessageId(message_id, source_node=self._name) for message_id in chosen[:room]]
+            return would_redrive(self, target or self, ids, limit)
+        return await redrive(self, target or self, ids, limit)
 
     async def purge_dead_letters(self, message_ids: Iterable[str | MessageId] | None = None) -> int:
         """Remove dead letters, all or those named; how many."""
@@ -494,81 +401,6 @@ class MessageQueue:
         """Go on delivering. Whether that changed anything."""
         changed: bool = self._actor.call_now(c.Resume())
         return changed
-
-    # --- looking ------------------------------------------------------------------------------------------
-
-    @property
-    def config(self) -> QueueConfiguration:
-        """The configuration in force."""
-        return self._actor.state.configuration
-
-    @property
-    def paused(self) -> bool:
-        """Whether deliveries are paused."""
-        return self._actor.state.paused
-
-    @property
-    def statistics(self) -> QueueStatistics:
-        """See :meth:`get_statistics`."""
-        return self.get_statistics()
-
-    def get_statistics(self) -> QueueStatistics:
-        """Counts and sizes of this moment; a copy."""
-        return self._inspect(lambda state, now: state.report(now))
-
-    @property
-    def pending_messages(self) -> list[QueuedMessage]:
-        """Copies of the messages without an open lease, in queue order; O(n log n)."""
-        return self._inspect(
-            lambda state, _: [
-                queued_message(message.event, state.configuration) for message in state.messages.pending()
-            ]
-        )
-
-    @property
-    def in_flight_messages(self) -> dict[str, InFlightMessage]:
-        """Messages with an open lease, by id; copies; O(n)."""
-        return self._inspect(
-            lambda state, _: {
-                message.id: in_flight_message(message, state.configuration) for message in state.messages.leased()
-            }
-        )
-
-    @property
-    def subscriptions(self) -> dict[str, QueueSubscription]:
-        """Subscriptions by id; copies."""
-        attachments = self._actor.callbacks()
-
-        def look(state: QueueState, _: float) -> dict[str, QueueSubscription]:
-            return {
-                subscription_id: QueueSubscription(
-                    joined.subscriber_id,
-                    joined.topic_pattern,
-                    attachments.get(subscription_id),
-                    joined.auto_acknowledge,
-                    subscription_id,
-                    joined.at,
-                    dict(joined.metadata),
-                    joined.max_in_flight,
-                )
-                for subscriber in state.subscribers
-                for subscription_id, joined in subscriber.subscriptions.items()
-            }
-
-        return self._inspect(look)
-
-    def _inspect(self, function: Callable[[QueueState, float], T]) -> T:
-        """Look at the state between two decisions; still possible after the queue was closed."""
-        try:
-            found: T = self._actor.call_now(Inspect(function))
-        except QueueClosedError:
-            return function(self._actor.state, self._actor.state.last_at)
-        return found
-
-    @staticmethod
-    def _topic_matches_pattern(topic: str, pattern: str) -> bool:
-        """Kept because programs and tests written for MPREG's queue call it."""
-        return topics.matches(pattern, topic)
 
     # --- beginning and end --------------------------------------------------------------------------------
 
@@ -654,20 +486,3 @@ def make_actor(name: str, store: Store, clock: Clock, state: QueueState | None =
     if state is None:
         state = store.load(stream_of(name))
     return QueueActor.launch(name, store, clock, secrets.token_hex(6), state)
-
-
-def _entry(message: Mapping[str, Any] | tuple[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    if isinstance(message, Mapping):
-        own = dict(message)
-        if "topic" in own and "payload" in own:
-            return own.pop("topic"), own.pop("payload"), own
-    elif isinstance(message, tuple) and len(message) == 2:
-        return message[0], message[1], {}
-    raise InvalidOptionError(
-        f"messages: got {describe(message)}, expected (topic, payload) or a mapping with 'topic' and 'payload'"
-    )
-
-
-def _named(state: QueueState, ids: tuple[str, ...] | None) -> list[Any]:
-    wanted = None if ids is None else set(ids)
-    return [entry for entry in state.dead_letters if wanted is None or entry.enqueued.message_id in wanted]

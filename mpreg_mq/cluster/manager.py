@@ -18,7 +18,6 @@ from mpreg_mq.cluster.configuration import ClusterConfiguration
 from mpreg_mq.cluster.node import Node
 from mpreg_mq.cluster.placement import wanted_owner
 from mpreg_mq.cluster.routing import Router
-from mpreg_mq.cluster.sending import batch_entry, failed_result, send_command
 from mpreg_mq.cluster.subscriptions import CallbackSubscription
 from mpreg_mq.cluster.transport import Transport
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
@@ -43,6 +42,7 @@ from mpreg_mq.model import (
     QueueStatistics,
 )
 from mpreg_mq.options import MAX_BATCH, require, required_identifier
+from mpreg_mq.sending import batch_entry, failed_result, send_command
 
 logger = logging.getLogger("mpreg_mq")
 

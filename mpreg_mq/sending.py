@@ -1,4 +1,4 @@
-"""A send as the node that takes it makes it: checked and encoded there, decided by the owner (S2, S3)."""
+"""A send before it reaches its queue's actor: the command that it becomes, or the result that refuses it (S2, S3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mpreg_mq.errors import (
     QueueClosedError,
     QueueNotFoundError,
 )
-from mpreg_mq.model import DeliveryResult, RejectionReason
+from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, DeliveryResult, RejectionReason
 from mpreg_mq.options import guarantee_of, message_options
 from mpreg_mq.payload import encode_payload, fingerprint
 
@@ -42,19 +42,26 @@ def send_command(
     problem = topics.topic_problem(topic)
     if problem is not None:
         raise InvalidTopicError(problem)
-    checked = message_options(options)
+    checked = message_options(options) if options else DEFAULT_OPTIONS
+    encoded = encode_payload(payload)
+    if type(guarantee) is not DeliveryGuarantee:
+        guarantee = guarantee_of(guarantee)
     key = None
     if configuration.enable_deduplication:
         key = checked.deduplication_id
         if key is None:
             key = fingerprint(topic, payload, checked.headers)
-    return c.Send(topic, encode_payload(payload), guarantee_of(guarantee), checked, key)
+    return c.Send(topic, encoded, guarantee, checked, key)
+
+
+def rejection_of(error: MessageQueueError) -> RejectionReason:
+    """What a send that failed with this error was refused for."""
+    return next(reason for kind, reason in _REASONS if isinstance(error, kind))
 
 
 def failed_result(error: MessageQueueError) -> DeliveryResult:
     """The result of a send that came to nothing, as far as is known."""
-    reason = next(reason for kind, reason in _REASONS if isinstance(error, kind))
-    return DeliveryResult(False, None, error_message=str(error), rejection=reason)
+    return DeliveryResult(False, None, error_message=str(error), rejection=rejection_of(error))
 
 
 def batch_entry(message: Mapping[str, Any] | tuple[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
