@@ -9,8 +9,6 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any, cast
 
-import attrs
-
 from mpreg_mq._validation import describe, queue_name_problem
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.messages import Recover
@@ -18,7 +16,7 @@ from mpreg_mq.actors.retention import Compaction, RetentionThread
 from mpreg_mq.actors.store import STREAM_PREFIX, Store, stream_of
 from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
-from mpreg_mq.errors import ConfigurationError, MessageQueueError, QueueClosedError, QueueNotFoundError
+from mpreg_mq.errors import ConfigurationError, MessageQueueError
 from mpreg_mq.events import EventLog, open_log, retaining
 from mpreg_mq.exchange.in_process import TopicExchange
 from mpreg_mq.exchange.messages import Vocabulary, is_exchange
@@ -26,18 +24,14 @@ from mpreg_mq.exchange.origin import current_trail, joined, trail_of, with_trail
 from mpreg_mq.exchange.queue_events import QueueEventPublisher, TappedLog
 from mpreg_mq.exchange.router import TopicRouter
 from mpreg_mq.model import (
-    Callback,
     DeliveryGuarantee,
     DeliveryResult,
-    MessageId,
     OverflowPolicy,
-    QueuedMessage,
-    QueueManagerStatistics,
-    QueueStatistics,
     RejectionReason,
     TopicRouteStatistics,
     TopicRouting,
 )
+from mpreg_mq.named_queues import NamedQueues, add_counts
 from mpreg_mq.projections import QueueState
 from mpreg_mq.queue import MessageQueue, make_actor
 from mpreg_mq.topics import check_pattern
@@ -45,7 +39,7 @@ from mpreg_mq.topics import check_pattern
 logger = logging.getLogger("mpreg_mq")
 
 
-class MessageQueueManager:
+class MessageQueueManager(NamedQueues):
     """Named queues that share a log.
 
     Queues that the log already holds are there again after construction, with their messages, attempts, dead
@@ -72,12 +66,10 @@ class MessageQueueManager:
         log: str | PathLike[str] | EventLog | None = None,
         clock: Clock | None = None,
     ) -> None:
+        super().__init__()
         self.config = QueueManagerConfiguration.coerce(config)
-        self._queues: dict[str, MessageQueue] = {}
         self._creating: dict[str, asyncio.Future[bool]] = {}
-        self._retired = QueueManagerStatistics()
         self._clock = clock or SystemClock()
-        self._closed = False
         self.log: EventLog = open_log("memory:" if log is None else log)
         self._owns_log = self.log is not log
         self._events = self._event_publisher()
@@ -142,29 +134,6 @@ class MessageQueueManager:
 
     # --- queues -------------------------------------------------------------------------------------------
 
-    @property
-    def queues(self) -> dict[str, MessageQueue]:
-        """The queues by name; a copy of the table."""
-        return dict(self._queues)
-
-    @property
-    def queue_configs(self) -> dict[str, QueueConfiguration]:
-        """The configurations by queue name; a copy."""
-        return {name: queue.config for name, queue in self._queues.items()}
-
-    def queue(self, name: str) -> MessageQueue:
-        """The queue of this name.
-
-        Raises:
-            QueueNotFoundError: there is none.
-        """
-        queue = self._queues.get(name)
-        if queue is None:
-            raise QueueNotFoundError(
-                f"Queue {describe(name)} does not exist; create it first, or list_queues() to see those that do"
-            )
-        return queue
-
     async def create_queue(self, name: str, config: QueueConfiguration | None = None) -> bool:
         """Create a queue; False if it exists, or if there are ``max_queues`` already.
 
@@ -215,41 +184,13 @@ class MessageQueueManager:
             return False
         counts = queue.get_statistics()
         await queue._ask(c.Delete())
-        self._retired.total_messages_sent += counts.messages_sent
-        self._retired.total_messages_received += counts.messages_received
-        self._retired.total_messages_acknowledged += counts.messages_acknowledged
-        self._retired.total_messages_failed += counts.messages_failed
+        add_counts(self._retired, counts)
         self._queues.pop(name, None)
         await self._router.remove_queue(name)
         await queue.shutdown(0.0)
         return True
 
-    def list_queues(self) -> list[str]:
-        """The names of all queues."""
-        return list(self._queues)
-
-    def get_queue_info(self, queue_name: str) -> dict[str, Any] | None:
-        """Configuration and statistics of a queue as plain data, as MPREG reports them; None if there is none."""
-        queue = self._queues.get(queue_name)
-        if queue is None:
-            return None
-        config, stats = queue.config, queue.get_statistics()
-        return {
-            "name": queue_name,
-            "config": {
-                "queue_type": config.queue_type.value,
-                "max_size": config.max_size,
-                "default_visibility_timeout_seconds": config.default_visibility_timeout_seconds,
-                "default_acknowledgment_timeout_seconds": config.default_acknowledgment_timeout_seconds,
-                "enable_dead_letter_queue": config.enable_dead_letter_queue,
-                "enable_deduplication": config.enable_deduplication,
-            },
-            "statistics": {**attrs.asdict(stats), "success_rate": stats.success_rate()},
-            "subscriptions": len(queue.subscriptions),
-            "paused": queue.paused,
-        }
-
-    # --- messages -----------------------------------------------------------------------------------------
+    # --- sending ------------------------------------------------------------------------------------------
 
     async def send_message(
         self,
@@ -303,150 +244,6 @@ class MessageQueueManager:
         if queue is None:
             return DeliveryResult(False, None, error_message=detail, rejection=RejectionReason.UNKNOWN_QUEUE)
         return queue
-
-    def subscribe_to_queue(
-        self,
-        queue_name: str,
-        subscriber_id: str,
-        topic_pattern: str,
-        callback: Callback | None = None,
-        auto_acknowledge: bool = True,
-        **metadata: Any,
-    ) -> str | None:
-        """Subscribe to a queue; None if it does not exist. See :meth:`MessageQueue.subscribe`.
-
-        ``max_in_flight=`` and ``blocking=`` go to the subscription, other keywords are metadata.
-
-        Raises:
-            InvalidTopicError: the pattern is malformed.
-            InvalidOptionError: another argument is bad.
-            QueueClosedError: the manager is closed.
-        """
-        self._check_open()
-        queue = self._queues.get(queue_name)
-        if queue is None:
-            logger.error("cannot subscribe %s: queue %s does not exist", subscriber_id, queue_name)
-            return None
-        return queue.subscribe(subscriber_id, topic_pattern, callback, auto_acknowledge, **metadata)
-
-    def unsubscribe_from_queue(self, queue_name: str, subscription_id: str) -> bool:
-        """End a subscription; False if there is no such queue or subscription."""
-        queue = self._queues.get(queue_name)
-        return queue is not None and queue.unsubscribe(subscription_id)
-
-    async def receive_messages(
-        self,
-        queue_name: str,
-        subscriber_id: str,
-        max_messages: int = 1,
-        wait_seconds: float = 0.0,
-        *,
-        visibility_timeout_seconds: float | None = None,
-        topic_pattern: str = "#",
-    ) -> list[QueuedMessage]:
-        """Fetch messages; see :meth:`MessageQueue.receive_messages`.
-
-        Raises:
-            QueueNotFoundError: there is no such queue.
-        """
-        return await self.queue(queue_name).receive_messages(
-            subscriber_id,
-            max_messages,
-            wait_seconds,
-            visibility_timeout_seconds=visibility_timeout_seconds,
-            topic_pattern=topic_pattern,
-        )
-
-    async def acknowledge_message(self, queue_name: str, message_id: str | MessageId, subscriber_id: str) -> bool:
-        """Acknowledge (L2); False if there is no such queue."""
-        queue = self._queues.get(queue_name)
-        return queue is not None and await queue.acknowledge_message(message_id, subscriber_id)
-
-    async def negative_acknowledge(
-        self,
-        queue_name: str,
-        message_id: str | MessageId,
-        subscriber_id: str,
-        reason: str = "negatively acknowledged",
-        delay_seconds: float = 0.0,
-    ) -> bool:
-        """Give a message back (L3); False if there is no such queue."""
-        queue = self._queues.get(queue_name)
-        return queue is not None and await queue.negative_acknowledge(message_id, subscriber_id, reason, delay_seconds)
-
-    async def extend_lease(
-        self, queue_name: str, message_id: str | MessageId, subscriber_id: str, seconds_from_now: float
-    ) -> bool:
-        """Keep a message for longer (L3); False if there is no such queue."""
-        queue = self._queues.get(queue_name)
-        return queue is not None and await queue.extend_lease(message_id, subscriber_id, seconds_from_now)
-
-    async def redrive_dead_letters(
-        self,
-        queue_name: str,
-        message_ids: Iterable[str | MessageId] | None = None,
-        *,
-        limit: int | None = None,
-        target_queue: str | None = None,
-        dry_run: bool = False,
-    ) -> list[MessageId]:
-        """Accept dead letters again, here or in another queue (D1); see :meth:`MessageQueue.redrive_dead_letters`.
-
-        Raises:
-            QueueNotFoundError: either queue does not exist.
-        """
-        target = None if target_queue is None else self.queue(target_queue)
-        return await self.queue(queue_name).redrive_dead_letters(
-            message_ids, limit=limit, target=target, dry_run=dry_run
-        )
-
-    async def purge_queue(self, queue_name: str) -> int:
-        """Remove every unfinished message of a queue; how many.
-
-        Raises:
-            QueueNotFoundError: there is no such queue.
-        """
-        return await self.queue(queue_name).purge_queue()
-
-    def pause_queue(self, queue_name: str) -> bool:
-        """Stop delivering from a queue; whether that changed anything.
-
-        Raises:
-            QueueNotFoundError: there is no such queue.
-        """
-        return self.queue(queue_name).pause_queue()
-
-    def resume_queue(self, queue_name: str) -> bool:
-        """Go on delivering; whether that changed anything.
-
-        Raises:
-            QueueNotFoundError: there is no such queue.
-        """
-        return self.queue(queue_name).resume_queue()
-
-    # --- statistics ---------------------------------------------------------------------------------------
-
-    @property
-    def statistics(self) -> QueueManagerStatistics:
-        """See :meth:`get_global_statistics`."""
-        return self.get_global_statistics()
-
-    def get_queue_statistics(self, queue_name: str) -> QueueStatistics | None:
-        """Counts of one queue; None if there is none."""
-        queue = self._queues.get(queue_name)
-        return None if queue is None else queue.get_statistics()
-
-    def get_global_statistics(self) -> QueueManagerStatistics:
-        """Sums over all queues, those deleted by this manager included, so that no sum ever falls. O(queues)."""
-        total = attrs.evolve(self._retired, total_queues=len(self._queues))
-        for queue in self._queues.values():
-            counts, subscriptions = queue._inspect(lambda state, now: (state.report(now), len(state.subscribers)))
-            total.total_messages_sent += counts.messages_sent
-            total.total_messages_received += counts.messages_received
-            total.total_messages_acknowledged += counts.messages_acknowledged
-            total.total_messages_failed += counts.messages_failed
-            total.active_subscriptions += subscriptions
-        return total
 
     # --- topic exchange -----------------------------------------------------------------------------------
 
@@ -612,10 +409,6 @@ class MessageQueueManager:
             self._store.close()
         else:
             self._store.stop()
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise QueueClosedError("the queue manager is closed; make a new one")
 
     async def __aenter__(self) -> MessageQueueManager:
         return self

@@ -41,6 +41,7 @@ from mpreg_mq.model import (
     QueueManagerStatistics,
     QueueStatistics,
 )
+from mpreg_mq.named_queues import add_counts
 from mpreg_mq.options import MAX_BATCH, require, required_identifier
 from mpreg_mq.sending import batch_entry, failed_result, send_command
 
@@ -483,11 +484,7 @@ class ClusterQueueManager:
         total = QueueManagerStatistics(total_queues=len(self.node.directory.queues))
         owned = {} if self.node.ownership is None else self.node.ownership.queues
         for one in owned.values():
-            counts = one.queue.get_statistics()
-            total.total_messages_sent += counts.messages_sent
-            total.total_messages_received += counts.messages_received
-            total.total_messages_acknowledged += counts.messages_acknowledged
-            total.total_messages_failed += counts.messages_failed
+            add_counts(total, one.queue.get_statistics())
             total.active_subscriptions += len(one.queue.subscriptions)
         return total
 
