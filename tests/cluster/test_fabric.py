@@ -17,7 +17,7 @@ from mpreg_mq.events.nats.engine import UnansweredError
 from tests.support.clusters import created, make_node, until
 from tests.support.exchanges import HAS_MPREG
 from tests.support.mpreg_servers import free_port, mpreg_server
-from tests.support.nats_servers import fresh_stream, require_nats, shared_server
+from tests.support.nats_servers import fresh_url, require_nats
 
 SECRET = "a secret of some length"
 
@@ -192,7 +192,7 @@ def test_a_member_out_of_the_fabrics_reach_is_asked_over_the_next_transport() ->
 def test_nodes_on_two_mpreg_servers_forward_over_their_fabric() -> None:
     """Given two peered MPREG servers with a node each, then requests go over the fabric, and others over NATS."""
     require_nats()
-    url = shared_server().url(fresh_stream(), "storage=memory")
+    url = fresh_url()
 
     async def story() -> None:
         async with contextlib.AsyncExitStack() as stack:

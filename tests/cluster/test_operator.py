@@ -18,14 +18,6 @@ from mpreg_mq.cli.commands import root
 from mpreg_mq.events import Append, MemoryEventLog, MessageCompleted, SQLiteEventLog, open_log
 from mpreg_mq.events.copying import compare_stream, copy_log
 from tests.support.clusters import created, make_node, owned_by, running_nodes, until
-from tests.support.nats_servers import fresh_stream, require_nats, shared_server
-
-
-@pytest.fixture
-def url() -> str:
-    """The address of a log that is not there yet."""
-    require_nats()
-    return shared_server().url(fresh_stream(), "storage=memory")
 
 
 def invoke(*arguments: str) -> Result:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.support.nats_servers import fresh_stream, require_nats, shared_server
+from tests.support.nats_servers import fresh_url, require_nats
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
 
@@ -16,5 +16,5 @@ def test_the_documented_program_runs() -> None:
     (block,) = re.findall(r"```py\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
     address = "nats://localhost:4222/ORDERS"
     assert address in block
-    program = block.replace(address, shared_server().url(fresh_stream(), "storage=memory"))
+    program = block.replace(address, fresh_url())
     exec(compile(program, str(DOCUMENT), "exec"), {"__name__": "__main__"})

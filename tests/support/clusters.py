@@ -52,3 +52,9 @@ async def owned_by(nodes: list[Any], name: str, owner: Any) -> None:
     """Wait until everybody sees that ``owner`` has the queue."""
     await until(lambda: all(node.owner_of(name) == owner.node.configuration.node_id for node in nodes))
     await until(lambda: name in owner.node.ownership.queues)
+
+
+async def crash(node: Any) -> None:
+    """End a node as its process's end would."""
+    await node.node.kill()
+    node._closed = True

@@ -190,4 +190,9 @@ def fresh_stream() -> str:
     return f"T{next(_numbers)}"
 
 
+def fresh_url() -> str:
+    """The address of a log on the shared server that is not there yet."""
+    return shared_server().url(fresh_stream(), "storage=memory")
+
+
 _numbers = itertools.count(1)

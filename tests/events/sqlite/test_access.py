@@ -1,0 +1,182 @@
+"""Appends that fail, one who writes, and many who read."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import textwrap
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mpreg_mq.errors import CorruptLogError, EventLogError, LogLockedError
+from mpreg_mq.events import Append, QueuePaused, Snapshot, SQLiteEventLog
+from tests.support.sqlite_logs import events, opened, run, stored
+
+# --- failing ------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_append_is_rolled_back(path: Path) -> None:
+    """Given a disk that fails in the middle of a batch, then nothing of it stays and versions are as before."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1, 2))])
+        before = stored(log)
+        run(
+            path,
+            "CREATE TRIGGER fire BEFORE INSERT ON records WHEN NEW.version = 5 "
+            "BEGIN SELECT RAISE(ABORT, 'disk on fire'); END",
+        )
+        batch = [Append("queue:new", 0, (QueuePaused(at=3.0),)), Append("queue:a", 2, events(3, 4, 5))]
+        with pytest.raises(EventLogError, match=r"append .*orders\.db.*disk on fire") as raised:
+            log.append(batch)
+        assert isinstance(raised.value.__cause__, sqlite3.Error)
+        assert stored(log) == before
+        assert log.streams() == ["queue:a"]
+        assert (log.stream_version("queue:a"), log.stream_version("queue:new")) == (2, 0)
+        run(path, "DROP TRIGGER fire")
+        log.append(batch)
+        assert log.last_position() == 6
+        assert (log.stream_version("queue:a"), log.stream_version("queue:new")) == (5, 1)
+
+
+def test_an_interrupted_append_is_rolled_back(path: Path) -> None:
+    """Given a stream name SQLite cannot store, which is found only in the transaction, then the log goes on."""
+    with opened(path) as log:
+        with pytest.raises(UnicodeEncodeError):
+            log.append([Append("queue:a", 0, events(1)), Append("\ud800", 0, events(2))])
+        log.append([Append("queue:a", 0, events(1))])
+        assert log.last_position() == 1
+
+
+def test_what_others_have_changed_is_noticed(path: Path) -> None:
+    """Given another program that adds a record, then an append on top of it is refused, and nothing is lost by it."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+        run(path, "INSERT INTO records SELECT position + 1, 1, 2, 1, checksum, body FROM records")
+        with pytest.raises(EventLogError, match="somebody else has changed this log"):
+            log.append([Append("queue:a", 1, events(3))])
+        with pytest.raises(CorruptLogError, match="position 2: the checksum"):
+            log.append([Append("queue:a", 1, events(3))])
+
+
+# --- one who writes, many who read --------------------------------------------------------------------------
+
+
+def test_a_second_writer_is_refused(path: Path) -> None:
+    """Given a log that is open for writing, then another one is refused and told by whom, until it is closed."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+        with pytest.raises(LogLockedError, match=rf"pid {os.getpid()}\).*read_only"):
+            SQLiteEventLog(path)
+        with pytest.raises(LogLockedError):
+            python(f"SQLiteEventLog({str(path)!r})")
+        log.append([Append("queue:a", 1, events(2))])
+    with opened(path) as log:
+        assert log.last_position() == 2
+
+
+def test_a_lock_ends_with_its_process(path: Path) -> None:
+    """Given a process that is killed with a log open, then the next one opens it and has what was appended."""
+    python(f"""
+        log = SQLiteEventLog({str(path)!r})
+        log.append([Append("queue:a", 0, (MessageCompleted(at=1.0, message_id="m1"),))])
+        os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    with opened(path) as log:
+        assert [record.event for record in log.read_all()] == list(events(1))
+
+
+def test_a_log_is_not_used_after_a_fork(path: Path) -> None:
+    """Given a child forked with a log open, then it must not use the log, and the parent goes on."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+        with warnings.catch_warnings():
+            # Newer Pythons warn of threads in a forking process: those of other tests.
+            warnings.simplefilter("ignore")
+            child = os.fork()
+        if child == 0:
+            try:
+                refused = 0
+                for use in (log.streams, lambda: log.append([Append("queue:a", 1, events(2))])):
+                    try:
+                        use()
+                    except EventLogError as error:
+                        refused += "forked" in str(error)
+                log.close()
+            finally:
+                os._exit(refused)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+        with pytest.raises(LogLockedError):
+            SQLiteEventLog(path)
+        log.append([Append("queue:a", 1, events(2))])
+        assert [record.event for record in log.read_all()] == list(events(1, 2))
+
+
+@pytest.mark.parametrize("crashed", [False, True])
+def test_reading_needs_no_permission_to_write(crashed: bool) -> None:
+    """Given a log in a directory that the reader must not write, closed or crashed, then it is read all the same."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody without permission")
+    # Not pytest's directory, which only its owner may enter.
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        path = Path(directory) / "orders.db"
+        python(f"""
+            log = SQLiteEventLog({str(path)!r})
+            log.append([Append("queue:a", 0, (MessageCompleted(at=1.0, message_id="m1"),))])
+            {"os.kill(os.getpid(), signal.SIGKILL)" if crashed else "log.close()"}
+        """)
+        found = python(f"""
+            os.setgid(65534)
+            os.setuid(65534)
+            assert not os.access({str(path)!r}, os.W_OK)
+            log = SQLiteEventLog({str(path)!r}, read_only=True)
+            print([record.event.message_id for record in log.read_all()], log.snapshots("queue:a"))
+            log.close()
+        """)
+    assert found == "['m1'] []"
+
+
+def test_a_reader_makes_and_changes_nothing(path: Path) -> None:
+    """Given a closed log that is opened read-only, then its file stays as it is, and every change is refused."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+    content = path.read_bytes()
+    reader = SQLiteEventLog(path, read_only=True)
+    refused: list[Callable[[], object]] = [
+        lambda: reader.append([]),
+        lambda: reader.save_snapshot(Snapshot("queue:a", 1, b"")),
+        lambda: reader.truncate(1, {}),
+        lambda: reader.adopt(1, {}),
+        reader.reclaim,
+    ]
+    for change in refused:
+        with pytest.raises(EventLogError, match="read-only"):
+            change()
+    reader.close()
+    assert path.read_bytes() == content
+    with opened(path):
+        pass
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def python(program: str) -> str:
+    """Run a program in a process of its own; its output. A LogLockedError there is raised here."""
+    header = (
+        "import os, signal, sys\n"
+        "from mpreg_mq.errors import LogLockedError\n"
+        "from mpreg_mq.events import Append, MessageCompleted, SQLiteEventLog\n"
+    )
+    body = textwrap.indent(textwrap.dedent(program), "    ")
+    program = f"{header}try:\n{body}\nexcept LogLockedError:\n    sys.exit(3)\n"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    if done.returncode == 3:
+        raise LogLockedError("in the other process")
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.stdout.strip()

@@ -1,0 +1,209 @@
+"""Damaged files are noticed and left as they are, and files of older releases are brought up to date."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
+from mpreg_mq.events import Append, Event, QueuePaused, SQLiteEventLog, encode
+from mpreg_mq.events.sqlite import APPLICATION_ID
+from mpreg_mq.events.sqlite.records import checksum
+from tests.support.sqlite_logs import events, opened, run, stored
+
+# --- damage -------------------------------------------------------------------------------------------------
+
+
+def test_an_event_of_a_newer_release_stops_the_reader(path: Path) -> None:
+    """Given an event type this release does not know, then reading raises there and skips nothing."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+        log.append([Append("queue:b", 0, (QueuePaused(at=2.0),))])
+        log.append([Append("queue:a", 1, events(3))])
+    newer = msgspec.msgpack.encode([[127, {"at": 2.0}]])
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        before = connection.execute("SELECT checksum FROM records WHERE position = 1").fetchone()[0]
+        for position, version, stream, body in [(2, 1, "queue:b", newer), (3, 2, "queue:a", None)]:
+            if body is None:
+                body = connection.execute("SELECT body FROM records WHERE position = 3").fetchone()[0]
+            before = checksum(before, position, version, 1, stream, body)
+            connection.execute("UPDATE records SET body = ?, checksum = ? WHERE position = ?", (body, before, position))
+        connection.execute("UPDATE meta SET value = ? WHERE key = 'head_checksum'", (before,))
+    with opened(path) as log:
+        reader = log.read_all()
+        assert next(reader).version == 1
+        with pytest.raises(UnknownEventError, match="number 127"):
+            next(reader)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ("UPDATE records SET body = x'c1' WHERE position = 2", "position 2: the checksum of the 1 events of 'queue:b'"),
+        ("UPDATE records SET checksum = zeroblob(16) WHERE position = 2", "position 2: the checksum"),
+        ("UPDATE records SET stream_id = 1, version = 9 WHERE position = 2", "position 2: the checksum"),
+        ("DELETE FROM records WHERE position = 2", "position 3: found position 3, expected 2"),
+        ("UPDATE records SET body = 'text' WHERE position = 2", "position 2: the record is not readable"),
+        ("UPDATE records SET stream_id = 77 WHERE position = 2", "position 2: found stream 77"),
+    ],
+)
+def test_damage_stops_the_reader_where_it_is(path: Path, change: str, found: str) -> None:
+    """Given a record that was changed, moved or taken away, then reading raises there, with position and reason."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1)), Append("queue:b", 0, events(2)), Append("queue:c", 0, events(3))])
+        run(path, change)
+        reader = log.read_all()
+        assert next(reader).position == 1
+        with pytest.raises(CorruptLogError, match=found) as raised:
+            next(reader)
+        assert raised.value.position in (2, 3)
+
+
+@pytest.mark.parametrize("position", [1, 2])
+def test_a_record_of_another_log_is_not_taken(path: Path, tmp_path: Path, position: int) -> None:
+    """Given a record replaced by that of a log with another past, then its checksum does not chain (I1)."""
+    with opened(path) as log:
+        for number in range(3):
+            log.append([Append("queue:a", number, events(number))])
+    other = tmp_path / "other.db"
+    with opened(other) as log:
+        for number in (7, 1, 2):
+            log.append([Append("queue:a", log.last_position(), events(number))])
+    run(
+        path,
+        f"ATTACH '{other}' AS other",
+        f"REPLACE INTO records SELECT * FROM other.records WHERE position = {position + 1}",
+    )
+    with pytest.raises(CorruptLogError), opened(path) as log:
+        list(log.read_stream("queue:a"))
+
+
+def test_a_missing_end_is_noticed(path: Path) -> None:
+    """Given a log or a stream whose last events are gone, open or closed, then that is said instead of ending early."""
+    with opened(path) as log:
+        for number in range(3):
+            log.append([Append("queue:a", number, events(number)), Append("queue:b", number, events(number))])
+        run(path, "DELETE FROM records WHERE version > 1")
+        reader = log.read_stream("queue:a")
+        assert next(reader).version == 1
+        with pytest.raises(CorruptLogError, match="nothing after 1, expected events up to 3"):
+            next(reader)
+    with pytest.raises(CorruptLogError, match="found 2 events, expected 6: its end is missing"):
+        SQLiteEventLog(path)
+
+
+@pytest.mark.parametrize("stream", ["queue:a", "queue:b"])
+def test_a_stream_that_lost_its_end_is_noticed_at_once(path: Path, stream: str) -> None:
+    """Given one of two streams without its last record, then opening the log raises."""
+    with opened(path) as log:
+        log.append([Append("queue:b", 0, events(1)), Append("queue:a", 0, events(2)), Append("queue:b", 1, events(3))])
+    run(
+        path,
+        f"DELETE FROM records WHERE stream_id = (SELECT id FROM streams WHERE name = '{stream}') AND version = "
+        f"(SELECT max(version) FROM records JOIN streams ON id = stream_id WHERE name = '{stream}')",
+    )
+    with pytest.raises(CorruptLogError):
+        SQLiteEventLog(path)
+
+
+@pytest.mark.parametrize("synchronous", ["FULL", "NORMAL"])
+def test_a_lost_write_ahead_log_is_noticed(
+    path: Path, tmp_path: Path, synchronous: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a crash after which the write-ahead log is gone, then FULL refuses it; NORMAL, which may lose, warns."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+    with opened(path, synchronous) as log:
+        log.append([Append("queue:a", 1, events(2, 3))])
+        for name in ("orders.db", "orders.db-head"):
+            (copy / name).write_bytes((path.parent / name).read_bytes())
+    if synchronous == "FULL":
+        with pytest.raises(CorruptLogError, match="found 1 events, expected 3: its end is missing") as raised:
+            SQLiteEventLog(copy / path.name)
+        assert raised.value.position == 2
+        with pytest.raises(CorruptLogError, match="its end is missing"):
+            SQLiteEventLog(copy / path.name, read_only=True)
+    else:
+        with opened(copy / path.name) as log:
+            assert log.last_position() == 1
+        assert "the last 2 events are lost" in caplog.text
+
+
+def test_a_damaged_head_is_noticed(path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Given a crash, then a head file that was damaged is refused, and one that is missing is warned of."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+        for file in path.parent.glob("orders.db*"):
+            if file.is_file():
+                (copy / file.name).write_bytes(file.read_bytes())
+    head = copy / "orders.db-head"
+    head.write_bytes(bytes(len(head.read_bytes())))
+    with pytest.raises(CorruptLogError, match="does not say where the log ends"):
+        SQLiteEventLog(copy / path.name)
+    head.unlink()
+    with opened(copy / path.name) as log:
+        assert log.last_position() == 1
+    assert "no head file" in caplog.text
+
+
+# --- files of older releases --------------------------------------------------------------------------------
+
+
+def make_version_1(path: Path, *, complete: bool = True) -> list[tuple[int, str, int, Event]]:
+    """A log as the first release wrote it, and what it holds."""
+    content: list[tuple[int, str, int, Event]] = [
+        (1, "queue:b", 1, QueuePaused(at=1.0)),
+        (2, "queue:a", 1, events(1)[0]),
+        (3, "queue:a", 2, events(2)[0]),
+        (4, "queue:b", 2, events(3)[0]),
+    ]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in (
+            f"PRAGMA application_id = {APPLICATION_ID}",
+            "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+            "CREATE TABLE streams (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version INTEGER NOT NULL)",
+            "CREATE TABLE event_types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+            "CREATE TABLE events (position INTEGER PRIMARY KEY, stream_id INTEGER NOT NULL, version INTEGER NOT NULL, "
+            "type INTEGER NOT NULL, schema INTEGER NOT NULL, body BLOB NOT NULL)",
+            "CREATE UNIQUE INDEX events_of_stream ON events (stream_id, version)",
+            "INSERT INTO meta VALUES ('schema_version', 1)",
+            "INSERT INTO streams VALUES (1, 'queue:b', 2), (2, 'queue:a', 2)",
+            "INSERT INTO event_types VALUES (1, 'QueuePaused'), (2, 'MessageCompleted')",
+        ):
+            connection.execute(statement)
+        for position, stream, version, event in content if complete else content[:-1]:
+            encoded = encode(event)
+            row = (position, 1 if stream == "queue:b" else 2, version, 1 if position == 1 else 2, 1, encoded.body)
+            connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.execute("PRAGMA journal_mode = WAL")
+    return content
+
+
+def test_a_log_of_the_first_release_is_brought_up_to_date(path: Path) -> None:
+    """Given a file of schema version 1, then opening it keeps every event where it was, and the file goes on."""
+    content = make_version_1(path)
+    with pytest.raises(EventLogError, match="open it for writing once"):
+        SQLiteEventLog(path, read_only=True)
+    with opened(path) as log:
+        assert stored(log) == content
+        log.append([Append("queue:a", 2, events(4))])
+    with opened(path) as log:
+        assert stored(log) == [*content, (5, "queue:a", 3, events(4)[0])]
+    assert run(path, "SELECT name FROM sqlite_master WHERE name LIKE '%event%'") == []
+
+
+def test_a_damaged_log_of_the_first_release_stays_as_it_is(path: Path) -> None:
+    """Given a file of schema version 1 that lost an event, then it is refused, and nothing was changed."""
+    make_version_1(path, complete=False)
+    for _ in range(2):
+        with pytest.raises(CorruptLogError, match="found 3 events, expected 4"):
+            SQLiteEventLog(path)
+    assert run(path, "SELECT count(*) FROM events") == [(3,)]

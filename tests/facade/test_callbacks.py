@@ -1,0 +1,202 @@
+"""Callbacks of one queue, through real actors on a virtual clock: who is called, and what their ends mean."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mpreg_mq import DeliveryGuarantee, QueuedMessage, VirtualClock
+from tests.support.running import Recorder, assert_fold_equality, make_queue, until
+
+
+def test_g1_fire_and_forget_has_run_its_callbacks_before_it_returns() -> None:
+    """Given a good and a raising subscriber, then the result names both, and nobody without one is an error."""
+
+    async def story() -> None:
+        queue = make_queue()
+        seen = Recorder()
+
+        def broken(message: QueuedMessage) -> None:
+            raise SystemExit("not me")
+
+        queue.subscribe("good", "a.*", seen)
+        queue.subscribe("bad", "a.*", broken)
+        queue.subscribe("pull", "a.*")
+        result = await queue.send_message("a.b", 1, DeliveryGuarantee.FIRE_AND_FORGET)
+        assert result.delivered_to == {"good"}
+        assert result.failed_deliveries == {"bad"}
+        assert seen.payloads == [1]
+        assert (await queue.send_message("z", 2, DeliveryGuarantee.FIRE_AND_FORGET)).success
+        assert queue.get_statistics().messages_sent == 2
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_g1_a_paused_queue_and_an_open_circuit_reach_nobody() -> None:
+    """Given a paused queue, then fire-and-forget succeeds and nobody gets it; with an open circuit it failed there."""
+
+    async def story() -> None:
+        queue = make_queue(circuit_breaker_failure_threshold=1, max_retries=0)
+
+        def broken(message: QueuedMessage) -> None:
+            raise ValueError
+
+        queue.subscribe("s", "#", broken)
+        assert queue.pause_queue()
+        assert (await queue.send_message("a", 1, DeliveryGuarantee.FIRE_AND_FORGET)).delivered_to == frozenset()
+        assert queue.resume_queue()
+        await queue.send_message("a", 1)
+        await until(lambda: queue.get_statistics().circuits_opened == 1)
+        result = await queue.send_message("a", 1, DeliveryGuarantee.FIRE_AND_FORGET)
+        assert result.failed_deliveries == {"s"}
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_l4_callbacks_of_every_kind_acknowledge_when_they_are_over() -> None:
+    """Given a function, a coroutine function and a blocking function, then each message is acknowledged once."""
+
+    async def story() -> None:
+        queue = make_queue()
+        seen: list[str] = []
+
+        async def coroutine(message: QueuedMessage) -> None:
+            await asyncio.sleep(0)
+            seen.append("coroutine")
+
+        async def on_a_thread(message: QueuedMessage) -> None:
+            seen.append("coroutine on a thread")
+
+        queue.subscribe("f", "f", lambda message: seen.append("function"))
+        queue.subscribe("c", "c", coroutine)
+        queue.subscribe("b", "b", lambda message: seen.append("blocking"), blocking=True)
+        queue.subscribe("t", "t", on_a_thread, blocking=True)
+        for topic in "fcbt":
+            await queue.send_message(topic, None)
+        await until(lambda: queue.get_statistics().messages_acknowledged == 4)
+        assert sorted(seen) == ["blocking", "coroutine", "coroutine on a thread", "function"]
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (kind, error)
+        for kind in ("function", "coroutine", "blocking")
+        for error in (KeyError("sku"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit())
+    ],
+)
+def test_l4_a_callback_may_raise_anything_and_the_queue_goes_on(kind: str, error: BaseException) -> None:
+    """Given a callback that raises, then its message is dead with the reason, and the next one is delivered."""
+
+    async def story() -> None:
+        queue = make_queue(max_retries=0)
+
+        def fail(message: QueuedMessage) -> None:
+            if message.payload == "bad":
+                raise error
+
+        async def fail_later(message: QueuedMessage) -> None:
+            fail(message)
+
+        queue.subscribe("s", "#", fail_later if kind == "coroutine" else fail, blocking=kind == "blocking")
+        await queue.send_message("a", "bad")
+        await queue.send_message("a", "good")
+        await until(lambda: queue.get_statistics().messages_acknowledged == 1)
+        (entry,) = queue.dead_letter_queue
+        assert entry.payload == "bad"
+        assert type(error).__name__ in entry.failure_reason
+        assert len(queue.dead_letter_queue) == 1
+        assert queue.dead_letter_queue[0] == entry
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_l1_a_callback_that_hangs_loses_its_lease_and_the_message_goes_to_another() -> None:
+    """Given a coroutine that never ends, when its lease runs out, then the other subscriber gets the message."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        queue = make_queue(clock, default_acknowledgment_timeout_seconds=5, retry_backoff_seconds=0)
+        cancelled = asyncio.Event()
+
+        async def hang(message: QueuedMessage) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+
+        hanging = queue.subscribe("hangs", "#", hang)
+        await queue.send_message("a", 1)
+        await clock.settle()
+        other = Recorder()
+        queue.subscribe("works", "#", other)
+        queue.unsubscribe(hanging)
+        await clock.advance(5)
+        assert other.payloads == [1]
+        assert queue.get_statistics().leases_expired == 1
+        await queue.shutdown(0.0)
+        assert cancelled.is_set()
+
+    asyncio.run(story())
+
+
+def test_l1_a_blocking_callback_that_never_returns_does_not_stop_its_subscriber() -> None:
+    """Given a thread that hangs in a callback, when the lease runs out, then a new thread takes the next attempt."""
+
+    async def story() -> None:
+        import threading
+
+        clock = VirtualClock()
+        queue = make_queue(clock, default_acknowledgment_timeout_seconds=5, retry_backoff_seconds=0)
+        release = threading.Event()
+        attempts: list[int] = []
+
+        def hang_once(message: QueuedMessage) -> None:
+            attempts.append(message.delivery_attempt)
+            if message.delivery_attempt == 1:
+                release.wait()
+
+        queue.subscribe("s", "#", hang_once, blocking=True)
+        await queue.send_message("a", 1)
+        await until(lambda: attempts == [1])
+        await clock.advance(5)
+        await until(lambda: queue.get_statistics().messages_acknowledged == 1)
+        assert attempts == [1, 2]
+        release.set()
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_callbacks_may_ask_their_own_queue() -> None:
+    """Given a callback that subscribes, looks and sends by a task, then all of it works."""
+
+    async def story() -> None:
+        queue = make_queue()
+        later = Recorder()
+        tasks: list[asyncio.Task[Any]] = []
+
+        def busy(message: QueuedMessage) -> None:
+            assert queue.get_statistics().current_in_flight_count == 1
+            queue.subscribe("later", "second", later)
+            tasks.append(asyncio.get_running_loop().create_task(queue.send_message("second", 2)))
+
+        subscription = queue.subscribe("busy", "first", busy)
+        await queue.send_message("first", 1)
+        await until(lambda: later.payloads == [2])
+        assert queue.unsubscribe(subscription)
+        assert not queue.unsubscribe(subscription)
+        assert [entry.subscriber_id for entry in queue.subscriptions.values()] == ["later"]
+        await queue.shutdown()
+
+    asyncio.run(story())

@@ -1,0 +1,223 @@
+"""Sending to one queue: copies, bad input, batches, and a queue that is full."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from mpreg_mq import (
+    DeliveryGuarantee,
+    InvalidOptionError,
+    OverflowPolicy,
+    QueuedMessage,
+    QueueType,
+    RejectionReason,
+    VirtualClock,
+)
+from tests.support.running import Recorder, assert_fold_equality, make_queue, until
+
+
+def test_s3_payloads_are_copies() -> None:
+    """Given a payload that the sender and a subscriber change afterwards, then nobody else sees that."""
+
+    async def story() -> None:
+        queue = make_queue()
+        payload: dict[str, Any] = {"items": [1]}
+        seen: list[Any] = []
+
+        def spoil(message: QueuedMessage) -> None:
+            seen.append(message.payload["items"][:])
+            message.payload["items"].append("spoiled")
+
+        queue.subscribe("a", "#", spoil)
+        queue.subscribe("b", "#", spoil)
+        await queue.send_message("t", payload, DeliveryGuarantee.BROADCAST)
+        payload["items"].append("too late")
+        await until(lambda: len(seen) == 2)
+        assert seen == [[1], [1]]
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_o2_a_burst_is_enqueued_before_the_first_dispatch() -> None:
+    """Given 5,000 sends awaited without a pause on a priority queue, then they are delivered in priority order."""
+
+    async def story() -> None:
+        queue = make_queue(queue_type=QueueType.PRIORITY)
+        seen = Recorder()
+        queue.subscribe("s", "#", seen)
+        for number in range(5000):
+            await queue.send_message("a", number, priority=number * 7919 % 100)
+        await until(lambda: len(seen.messages) == 5000)
+        priorities = [message.priority for message in seen.messages]
+        assert priorities == sorted(priorities, reverse=True)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_c1_a_long_run_of_sends_is_never_refused_while_delivery_keeps_pace(kind: str) -> None:
+    """Given far more awaited sends than max_size and a fast subscriber, then none is refused."""
+
+    async def story() -> None:
+        queue = make_queue(max_size=500)
+        seen = 0
+
+        def count(message: QueuedMessage) -> None:
+            nonlocal seen
+            seen += 1
+
+        async def count_later(message: QueuedMessage) -> None:
+            count(message)
+
+        queue.subscribe("s", "#", count if kind == "function" else count_later)
+        for number in range(20_000):
+            result = await queue.send_message("a", number)
+            assert result.success, (number, result)
+        await until(lambda: seen == 20_000)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_c1_wait_lets_a_sender_in_when_there_is_room_and_gives_up_in_time() -> None:
+    """Given a full queue that waits, then one sender gets in after a fetch, one is refused in time, one gives up."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        queue = make_queue(clock, max_size=1, overflow_policy=OverflowPolicy.WAIT, overflow_wait_seconds=10)
+        await queue.send_message("a", 0)
+        waiting = asyncio.create_task(queue.send_message("a", 1))
+        await clock.settle()
+        assert not waiting.done()
+        assert [message.payload for message in await queue.receive_messages("p")] == [0]
+        assert (await waiting).success
+        refused = asyncio.create_task(queue.send_message("a", 2))
+        gone = asyncio.create_task(queue.send_message("a", 3))
+        await clock.settle()
+        gone.cancel()
+        await clock.advance(10)
+        assert (await refused).rejection is RejectionReason.CAPACITY
+        await queue.purge_queue()
+        await clock.settle()
+        assert queue.get_statistics().current_queue_size == 0
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+class Unencodable:
+    """Nothing msgspec knows."""
+
+
+class BrokenRepr:
+    """Cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+
+
+@pytest.mark.parametrize(
+    ("topic", "payload", "options", "reason"),
+    [
+        ("", 1, {}, RejectionReason.INVALID_TOPIC),
+        ("a..b", 1, {}, RejectionReason.INVALID_TOPIC),
+        ("a.*", 1, {}, RejectionReason.INVALID_TOPIC),
+        ("x" * 10_000, 1, {}, RejectionReason.INVALID_TOPIC),
+        (None, 1, {}, RejectionReason.INVALID_TOPIC),
+        ("a", Unencodable(), {}, RejectionReason.PAYLOAD_NOT_ENCODABLE),
+        ("a", CYCLE, {}, RejectionReason.PAYLOAD_NOT_ENCODABLE),
+        ("a", 2**80, {}, RejectionReason.PAYLOAD_NOT_ENCODABLE),
+        ("a", "x" * 2000, {}, RejectionReason.PAYLOAD_TOO_LARGE),
+        ("a", 1, {"prioritaet": 1}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"priority": 1.5}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"delay_seconds": -1}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"delay_seconds": float("nan")}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"delay_seconds": float("inf")}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"message_ttl_seconds": 0}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"max_retries": -1}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"max_retries": True}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"required_acknowledgments": 0}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"required_acknowledgments": 10**7}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"headers": {"a": 1}}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"headers": "a=1"}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"deduplication_id": ""}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"group_id": "g" * 300}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"group_id": "\ud800"}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"deduplication_id": "\ud800"}, RejectionReason.INVALID_OPTION),
+        ("a", 1, {"headers": {"a": "\ud800"}}, RejectionReason.INVALID_OPTION),
+        pytest.param("a", 1, {"delay_seconds": 10**400}, RejectionReason.INVALID_OPTION, id="long-delay"),
+        pytest.param("a", 1, {"priority": 10**5000}, RejectionReason.INVALID_OPTION, id="long-priority"),
+        pytest.param("a", 10**5000, {}, RejectionReason.PAYLOAD_NOT_ENCODABLE, id="long-payload"),
+        pytest.param("a", BrokenRepr(), {}, RejectionReason.PAYLOAD_NOT_ENCODABLE, id="broken-repr"),
+    ],
+)
+def test_s2_bad_input_is_an_answer_with_a_reason(
+    topic: Any, payload: Any, options: dict[str, Any], reason: RejectionReason
+) -> None:
+    """Given bad input, then the send is refused with its reason, logged, and nothing else changes."""
+
+    async def story() -> None:
+        queue = make_queue(max_payload_bytes=1000, enable_deduplication=True)
+        result = await queue.send_message(topic, payload, **options)
+        assert not result.success
+        assert result.rejection is reason
+        assert result.error_message
+        counts = queue.get_statistics()
+        assert (counts.messages_rejected, counts.messages_sent, counts.current_queue_size) == (1, 0, 0)
+        assert counts.current_deduplication_key_count == 0
+        (in_batch,) = await queue.send_messages([(topic, payload)], **options)
+        assert in_batch.rejection is reason
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_s2_none_means_default_and_guarantees_come_in_any_form() -> None:
+    """Given explicit None options and a like-named enum, then they are taken as MPREG's federation sends them."""
+    from enum import Enum
+
+    class Theirs(Enum):
+        AT_LEAST_ONCE = "at_least_once"
+
+    async def story() -> None:
+        queue = make_queue()
+        result = await queue.send_message("a", 1, Theirs.AT_LEAST_ONCE, priority=None, headers=None)  # type: ignore[arg-type]
+        assert result.success
+        assert (await queue.send_message("a", 1, "quorum")).success  # type: ignore[arg-type]
+        refused = await queue.send_message("a", 1, "never")  # type: ignore[arg-type]
+        assert refused.rejection is RejectionReason.INVALID_OPTION
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_s5_a_batch_takes_pairs_and_mappings() -> None:
+    """Given pairs and mappings with options of their own, then each is sent, in order; other entries are errors."""
+
+    async def story() -> None:
+        queue = make_queue(queue_type=QueueType.PRIORITY)
+        results = await queue.send_messages(
+            [("a", 1), {"topic": "a", "payload": 2, "priority": 9}, ("a..b", 3)], priority=1
+        )
+        assert [result.success for result in results] == [True, True, False]
+        assert [(message.payload, message.priority) for message in queue.pending_messages] == [(2, 9), (1, 1)]
+        assert await queue.send_messages([]) == []
+        fired = await queue.send_messages([("a", 1)], DeliveryGuarantee.FIRE_AND_FORGET)
+        assert fired[0].success
+        for entries in (["a"], [("a",)], [{"topic": "a"}], [("a", 1)] * 10_001):
+            with pytest.raises(InvalidOptionError, match="messages"):
+                await queue.send_messages(entries)  # type: ignore[arg-type]
+        await queue.shutdown()
+
+    asyncio.run(story())
