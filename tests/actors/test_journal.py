@@ -12,7 +12,8 @@ import pytest
 
 from mpreg_mq.actors.journal import MAX_APPENDS_PER_COMMIT, Journal
 from mpreg_mq.errors import EventLogError, VersionConflictError
-from mpreg_mq.events import Append, Event, MemoryEventLog, MessageCompleted, SQLiteEventLog
+from mpreg_mq.events import Append, MemoryEventLog, SQLiteEventLog
+from tests.support.numbered_events import event
 
 PATIENCE = 30.0
 """Seconds after which a test that hangs fails."""
@@ -36,10 +37,6 @@ class GatedLog(MemoryEventLog):
         if self.failure is not None:
             raise self.failure
         super().append(batch)
-
-
-def event(number: int) -> Event:
-    return MessageCompleted(at=float(number), message_id=f"m{number}")
 
 
 def append(stream: str, version: int) -> Append:

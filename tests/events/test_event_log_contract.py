@@ -28,7 +28,8 @@ from mpreg_mq.events import (
     SQLiteEventLog,
     open_log,
 )
-from tests.support.nats_servers import fresh_stream, require_nats, shared_server
+from tests.support.nats_servers import fresh_url, require_nats
+from tests.support.numbered_events import event, events
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def sqlite() -> Iterator[EventLog]:
 @contextmanager
 def nats() -> Iterator[EventLog]:
     require_nats()
-    log = open_log(shared_server().url(fresh_stream(), "storage=memory"))
+    log = open_log(fresh_url())
     try:
         yield DensePositions(log)
     finally:
@@ -98,14 +99,6 @@ STORES = {"memory": memory, "sqlite": sqlite, "nats": nats}
 def log(request: pytest.FixtureRequest) -> Iterator[EventLog]:
     with STORES[request.param]() as log:
         yield log
-
-
-def event(number: int) -> Event:
-    return MessageCompleted(at=float(number), message_id=f"m{number}")
-
-
-def events(count: int, start: int = 1) -> tuple[Event, ...]:
-    return tuple(event(number) for number in range(start, start + count))
 
 
 def versions(records: Iterator[RecordedEvent]) -> list[int]:

@@ -11,23 +11,11 @@ from pathlib import Path
 import pytest
 
 from mpreg_mq.errors import EventLogError, LogLockedError
-from mpreg_mq.events import (
-    Append,
-    Event,
-    MessageCompleted,
-    RecordedEvent,
-    Snapshot,
-    SQLiteEventLog,
-    check_log,
-    repair_log,
-)
+from mpreg_mq.events import Append, RecordedEvent, Snapshot, SQLiteEventLog, check_log, repair_log
 from tests.support.effort import repetitions
+from tests.support.numbered_events import event
 
 FILES = ("orders.db", "orders.db-wal", "orders.db-head")
-
-
-def event(number: int) -> Event:
-    return MessageCompleted(at=float(number), message_id=f"m{number}")
 
 
 def fill(log: SQLiteEventLog) -> None:

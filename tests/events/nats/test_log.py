@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from mpreg_mq import MessageQueueManager
 from mpreg_mq.errors import CorruptLogError, EventLogError, LogFullError, OwnershipLostError, VersionConflictError
-from mpreg_mq.events import Append, Event, EventLog, MessageCompleted, MessageEnqueued, RecordedEvent, open_log
+from mpreg_mq.events import Append, Event, EventLog, MessageEnqueued, RecordedEvent, open_log
 from tests.support.nats_servers import fresh_stream, nats_cluster, require_nats, shared_server
+from tests.support.numbered_events import event, events
 from tests.support.running import Recorder, until
 
 
@@ -20,27 +20,6 @@ from tests.support.running import Recorder, until
 def servers() -> None:
     """Skip where no server can be run."""
     require_nats()
-
-
-@pytest.fixture
-def url() -> str:
-    """The address of a log that is not there yet."""
-    return shared_server().url(fresh_stream(), "storage=memory")
-
-
-@pytest.fixture
-def log(url: str) -> Iterator[Any]:
-    log = open_log(url)
-    yield log
-    log.close()
-
-
-def event(number: int) -> Event:
-    return MessageCompleted(at=float(number), message_id=f"m{number}")
-
-
-def events(count: int, start: int = 1) -> tuple[Event, ...]:
-    return tuple(event(number) for number in range(start, start + count))
 
 
 def large(megabytes: float) -> Event:

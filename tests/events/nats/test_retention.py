@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from mpreg_mq.errors import EventLogError, OwnershipLostError
-from mpreg_mq.events import Append, Event, MemoryEventLog, MessageCompleted, open_log
+from mpreg_mq.events import Append, MemoryEventLog, MessageCompleted, open_log
 from mpreg_mq.events.copying import compare_stream, copy_log
 from mpreg_mq.events.log import RetainingLog, Snapshot
-from tests.support.nats_servers import fresh_stream, require_nats, shared_server
-
-
-@pytest.fixture
-def url() -> str:
-    """The address of a log that is not there yet."""
-    require_nats()
-    return shared_server().url(fresh_stream(), "storage=memory")
-
-
-@pytest.fixture
-def log(url: str) -> Iterator[Any]:
-    log = open_log(url)
-    yield log
-    log.close()
-
-
-def event(number: int) -> Event:
-    return MessageCompleted(at=float(number), message_id=f"m{number}")
-
-
-def events(count: int, start: int = 1) -> tuple[Event, ...]:
-    return tuple(event(number) for number in range(start, start + count))
+from tests.support.numbered_events import events
 
 
 def versions(log: Any, stream: str, after: int = 0) -> list[int]:
