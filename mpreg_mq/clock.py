@@ -43,6 +43,21 @@ class Clock(Protocol):
         """
 
 
+async def pause(clock: Clock, seconds: float, ended: asyncio.Event) -> bool:
+    """Wait for ``seconds`` by a clock, or until ``ended`` is set; False where it is set."""
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    timer = clock.call_at(loop, clock.now() + seconds, over.set)
+    waits = [loop.create_task(over.wait()), loop.create_task(ended.wait())]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        timer.cancel()
+        for wait in waits:
+            wait.cancel()
+    return not ended.is_set()
+
+
 @attrs.define
 class SystemClock:
     """The wall clock as it was at construction, carried on by the monotonic clock.

@@ -224,6 +224,22 @@ class QueueManagerConfiguration:
             }
         )
 
+    def new_queue_configuration(self, name: str, config: QueueConfiguration | None) -> QueueConfiguration:
+        """The configuration of a queue that is to be created: the one given, or these defaults.
+
+        Raises:
+            ConfigurationError: the name or the configuration is bad, or ``config`` names another queue.
+        """
+        problem = queue_name_problem(name)
+        if problem is not None:
+            raise ConfigurationError(f"queue name: {problem}")
+        configuration = self.queue_configuration(name) if config is None else QueueConfiguration.coerce(config)
+        if configuration.name != name:
+            raise ConfigurationError(
+                f"create_queue: got the name {name!r} and a configuration for {configuration.name!r}, expected the same"
+            )
+        return configuration
+
     def queue_configuration(self, name: str) -> QueueConfiguration:
         """The configuration of a queue created without one."""
         return QueueConfiguration(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any, cast
 
-from mpreg_mq._validation import describe, queue_name_problem
+from mpreg_mq._validation import describe
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.messages import Recover
 from mpreg_mq.actors.retention import Compaction, RetentionThread
@@ -146,14 +146,7 @@ class MessageQueueManager(NamedQueues):
         """
         self._check_open()
         self._bind()
-        problem = queue_name_problem(name)
-        if problem is not None:
-            raise ConfigurationError(f"queue name: {problem}")
-        configuration = self.config.queue_configuration(name) if config is None else QueueConfiguration.coerce(config)
-        if configuration.name != name:
-            raise ConfigurationError(
-                f"create_queue: got the name {name!r} and a configuration for {configuration.name!r}, expected the same"
-            )
+        configuration = self.config.new_queue_configuration(name, config)
         under_way = self._creating.get(name)
         if under_way is not None:
             await asyncio.wait([under_way])

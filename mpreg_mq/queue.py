@@ -34,7 +34,7 @@ from mpreg_mq.model import Callback, DeliveryGuarantee, DeliveryResult, Durabili
 from mpreg_mq.options import MAX_BATCH, guarantee_of, require, required_identifier
 from mpreg_mq.projections import QueueState
 from mpreg_mq.queue_inspection import QueueInspection
-from mpreg_mq.sending import batch_entry, failed_result, rejection_of, send_command
+from mpreg_mq.sending import batch_entries, failed_result, rejection_of, send_command
 
 
 class MessageQueue(QueueInspection):
@@ -172,11 +172,7 @@ class MessageQueue(QueueInspection):
         Raises:
             InvalidOptionError: the batch is too long, or an entry is neither form.
         """
-        entries = [batch_entry(message) for message in messages]
-        if len(entries) > MAX_BATCH:
-            raise InvalidOptionError(
-                f"messages: got {len(entries)}, expected at most {MAX_BATCH}; send several batches"
-            )
+        entries = batch_entries(messages)
         if guarantee_of(delivery_guarantee) is DeliveryGuarantee.FIRE_AND_FORGET:
             return [
                 await self.send_message(topic, payload, delivery_guarantee, **{**options, **own})

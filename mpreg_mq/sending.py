@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mpreg_mq import topics
@@ -18,7 +18,7 @@ from mpreg_mq.errors import (
     QueueNotFoundError,
 )
 from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, DeliveryResult, RejectionReason
-from mpreg_mq.options import guarantee_of, message_options
+from mpreg_mq.options import MAX_BATCH, guarantee_of, message_options
 from mpreg_mq.payload import encode_payload, fingerprint
 
 _REASONS: tuple[tuple[type[MessageQueueError], RejectionReason], ...] = (
@@ -64,12 +64,21 @@ def failed_result(error: MessageQueueError) -> DeliveryResult:
     return DeliveryResult(False, None, error_message=str(error), rejection=rejection_of(error))
 
 
-def batch_entry(message: Mapping[str, Any] | tuple[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    """Topic, payload and own options of one entry of a batch (S5).
+def batch_entries(
+    messages: Iterable[Mapping[str, Any] | tuple[str, Any]],
+) -> list[tuple[Any, Any, dict[str, Any]]]:
+    """Topic, payload and own options of each entry of a batch (S5).
 
     Raises:
-        InvalidOptionError: it is neither a pair nor a mapping with these.
+        InvalidOptionError: the batch is too long, or an entry is neither a pair nor a mapping with these.
     """
+    entries = [_entry(message) for message in messages]
+    if len(entries) > MAX_BATCH:
+        raise InvalidOptionError(f"messages: got {len(entries)}, expected at most {MAX_BATCH}; send several batches")
+    return entries
+
+
+def _entry(message: Mapping[str, Any] | tuple[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
     if isinstance(message, Mapping):
         own = dict(message)
         if "topic" in own and "payload" in own:

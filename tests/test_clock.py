@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpreg_mq.clock import Clock, SystemClock, VirtualClock
+from mpreg_mq.clock import Clock, SystemClock, VirtualClock, pause
 
 
 def test_both_clocks_are_clocks() -> None:
@@ -206,6 +206,26 @@ def test_a_failing_callback_fails_the_advance() -> None:
         assert clock.now() == 1.0
         await clock.advance(4)
         assert seen == [2.0]
+
+    asyncio.run(scenario())
+
+
+def test_a_pause_is_over_in_time_or_with_its_event() -> None:
+    """It says whether the time passed, and leaves no timer behind."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0)
+        ended = asyncio.Event()
+        whole = asyncio.create_task(pause(clock, 2.0, ended))
+        await clock.advance(1.9)
+        assert not whole.done()
+        await clock.advance(0.1)
+        assert await whole is True
+        cut_short = asyncio.create_task(pause(clock, 2.0, ended))
+        await clock.advance(1.0)
+        ended.set()
+        assert await cut_short is False
+        assert clock.next_timer() is None
 
     asyncio.run(scenario())
 

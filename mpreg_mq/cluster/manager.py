@@ -22,7 +22,6 @@ from mpreg_mq.cluster.subscriptions import CallbackSubscription
 from mpreg_mq.cluster.transport import Transport
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.errors import (
-    ConfigurationError,
     EventLogError,
     InvalidOptionError,
     MessageQueueError,
@@ -43,7 +42,7 @@ from mpreg_mq.model import (
 )
 from mpreg_mq.named_queues import add_counts
 from mpreg_mq.options import MAX_BATCH, require, required_identifier
-from mpreg_mq.sending import batch_entry, failed_result, send_command
+from mpreg_mq.sending import batch_entries, failed_result, send_command
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -162,14 +161,7 @@ class ClusterQueueManager:
             EventLogError: no node could store it in time.
         """
         self._check_open()
-        problem = queue_name_problem(name)
-        if problem is not None:
-            raise ConfigurationError(f"queue name: {problem}")
-        configuration = self.config.queue_configuration(name) if config is None else QueueConfiguration.coerce(config)
-        if configuration.name != name:
-            raise ConfigurationError(
-                f"create_queue: got the name {name!r} and a configuration for {configuration.name!r}, expected the same"
-            )
+        configuration = self.config.new_queue_configuration(name, config)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.node.configuration.request_timeout_seconds
         directory = self.node.directory
@@ -240,11 +232,7 @@ class ClusterQueueManager:
         Raises:
             InvalidOptionError: the batch is too long, or an entry is neither a pair nor a mapping.
         """
-        entries = [batch_entry(message) for message in messages]
-        if len(entries) > MAX_BATCH:
-            raise InvalidOptionError(
-                f"messages: got {len(entries)}, expected at most {MAX_BATCH}; send several batches"
-            )
+        entries = batch_entries(messages)
         results: list[DeliveryResult | None] = []
         sends: list[c.Send] = []
         try:

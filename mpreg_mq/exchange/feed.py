@@ -16,7 +16,7 @@ from typing import Any
 
 import attrs
 
-from mpreg_mq.clock import Clock
+from mpreg_mq.clock import Clock, pause
 from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.exchange.routes import Route, RouteKey
 from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, OverflowPolicy, RejectionReason, TopicRouteStatistics
@@ -191,19 +191,7 @@ class QueueFeed:
 
     async def _pause(self, seconds: float) -> bool:
         """Wait; False when the feed is closing."""
-        if self._closing.is_set():
-            return False
-        over = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        timer = self._clock.call_at(loop, self._clock.now() + seconds, over.set)
-        waits = [loop.create_task(over.wait()), loop.create_task(self._closing.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-            for wait in waits:
-                wait.cancel()
-        return not self._closing.is_set()
+        return not self._closing.is_set() and await pause(self._clock, seconds, self._closing)
 
     async def close(self, timeout_seconds: float) -> None:
         """Send what still waits, without waiting for room, for at most this long; the rest is refused and counted."""

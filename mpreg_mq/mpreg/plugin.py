@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Self
 
-from mpreg_mq.clock import Clock, SystemClock
+from mpreg_mq.clock import Clock, SystemClock, pause
 from mpreg_mq.errors import ConfigurationError, MessageQueueError
 from mpreg_mq.events import EventLog
 from mpreg_mq.mpreg.commands import QueueCommands, offer_commands, retract_commands
@@ -176,18 +176,8 @@ class MessageQueuePlugin:
 
     async def _keep_up(self) -> None:
         """Tell the fabric again, well before it stops to believe it; until the server stops."""
-        loop = asyncio.get_running_loop()
         while self._federation is not None:
-            over = asyncio.Event()
-            timer = self._clock.call_at(loop, self._clock.now() + self.config.advert_ttl_seconds / 3, over.set)
-            waits = [loop.create_task(over.wait()), loop.create_task(self.host.stopping.wait())]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                timer.cancel()
-                for wait in waits:
-                    wait.cancel()
-            if self.host.stopping.is_set():
+            if not await pause(self._clock, self.config.advert_ttl_seconds / 3, self.host.stopping):
                 return
             try:
                 await self._federation.refresh()

@@ -141,13 +141,7 @@ class QueueStory(RuleBasedStateMachine):
     def work(self, outcomes: list[str]) -> None:
         """Every holder of a lease does something with it, and the queue goes on."""
         self.q.dispatch()
-        held = [
-            (message.id, slot.lease.subscriber_id)
-            for message in self.q.state.messages.leased()
-            for slot in message.slots()
-            if slot.lease is not None
-        ]
-        for number, (message, name) in enumerate(held):
+        for number, (message, name) in enumerate(self.q.leases()):
             outcome = outcomes[number % len(outcomes)]
             if outcome == "acknowledge":
                 self.q.when(c.Acknowledge(message, name))
@@ -190,10 +184,8 @@ class QueueStory(RuleBasedStateMachine):
 
     @rule()
     def process_ends(self) -> None:
-        for message in self.q.state.messages.leased():
-            for slot in list(message.slots()):
-                if slot.lease is not None:
-                    self.q.when(c.EndLease(message.id, slot.lease.subscriber_id, "process ended"))
+        for message, name in self.q.leases():
+            self.q.when(c.EndLease(message, name, "process ended"))
         self.q.when(c.Detach())
 
     @invariant()

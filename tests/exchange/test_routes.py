@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from mpreg_mq import (
 )
 from mpreg_mq.topics import matches
 from tests.support.exchanges import EXCHANGES, MakeExchange, message
-from tests.support.routes import counts_of, pending, run, settled
+from tests.support.routes import counts_of, pending, settled
 
 TOPICS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(".".join)
 PATTERNS = st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=4).map(".".join)
@@ -65,7 +66,7 @@ def test_a_published_message_becomes_a_send_with_its_origin(make: MakeExchange) 
                 "mpreg-mq.route": "order.#",
             }
 
-    run(story())
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("make", EXCHANGES)
@@ -102,7 +103,7 @@ def test_each_queue_gets_what_a_naive_matcher_says(
                 assert counts.received == counts.routed + counts.overlapping
             manager._router.table.check()
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_the_oldest_route_takes_a_message() -> None:
@@ -120,7 +121,7 @@ def test_the_oldest_route_takes_a_message() -> None:
             await settled(manager)
             assert [(one.payload, one.priority) for one in pending(manager)] == [(1, 1), (2, 2)]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_the_payload_is_that_of_the_moment_it_was_published() -> None:
@@ -135,7 +136,7 @@ def test_the_payload_is_that_of_the_moment_it_was_published() -> None:
             await settled(manager)
             assert [one.payload for one in pending(manager)] == [{"n": 1}]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_message_published_twice_is_a_duplicate_where_the_queue_looks() -> None:
@@ -152,7 +153,7 @@ def test_a_message_published_twice_is_a_duplicate_where_the_queue_looks() -> Non
             counts = counts_of(manager, "a")
             assert (counts.routed, counts.duplicates, counts.refused) == (1, 1, 0)
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_fire_and_forget_routes_reach_who_is_there() -> None:
@@ -171,7 +172,7 @@ def test_fire_and_forget_routes_reach_who_is_there() -> None:
             await settled(manager)
             assert heard == [1]
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- beginning, changing and ending -------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def test_one_subscription_for_each_pattern(make: MakeExchange) -> None:
             assert manager.get_route_statistics("a.#.#", "y") is None
         assert len(exchange.subscriptions) == before
 
-    run(story())
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("make", EXCHANGES)
@@ -233,8 +234,8 @@ def test_routes_come_back_after_a_restart(make: MakeExchange, tmp_path: Path) ->
             assert (first.topic_pattern, first.overflow_policy, first.max_buffered) == ("a.*", OverflowPolicy.WAIT, 5)
             assert second.topic_pattern == "b"
 
-    run(before())
-    run(after())
+    asyncio.run(before())
+    asyncio.run(after())
 
 
 def test_a_route_can_be_changed() -> None:
@@ -251,7 +252,7 @@ def test_a_route_can_be_changed() -> None:
             ]
             assert len(manager.topic_routings) == 1
 
-    run(story())
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(
@@ -278,7 +279,7 @@ def test_bad_arguments_make_no_route(arguments: dict[str, Any], named: type[Exce
             assert manager.log.stream_version("routes:topics") == 0
             assert manager.topic_exchange.subscriptions == {}
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_closed_manager_routes_nothing() -> None:
@@ -294,7 +295,7 @@ def test_a_closed_manager_routes_nothing() -> None:
             with pytest.raises(QueueClosedError):
                 await verb
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_store_that_fails_makes_no_route(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +317,7 @@ def test_a_store_that_fails_makes_no_route(monkeypatch: pytest.MonkeyPatch) -> N
             monkeypatch.setattr(manager.log, "append", append)
             assert await manager.route_topic_to_queue("a", "q")
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- backlog ------------------------------------------------------------------------------------------------
@@ -340,4 +341,4 @@ def test_a_new_route_takes_the_backlog_when_asked(make: MakeExchange) -> None:
             assert [one.topic for one in pending(manager)] == ["a.1", "a.2", "a.3"]
             assert [one.topic for one in pending(manager, "without")] == ["a.3"]
 
-    run(story())
+    asyncio.run(story())

@@ -22,7 +22,7 @@ from mpreg_mq import (
     VirtualClock,
 )
 from tests.support.exchanges import message
-from tests.support.routes import counts_of, pending, run, settled
+from tests.support.routes import counts_of, pending, settled
 from tests.support.running import until
 
 # --- loops --------------------------------------------------------------------------------------------------
@@ -63,7 +63,7 @@ def test_a_message_from_a_queue_does_not_enter_it_again(how: str) -> None:
             (copy,) = pending(manager, "other")
             assert copy.headers["mpreg-mq.trail"] == "q"
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_queues_that_feed_each_other_come_to_an_end() -> None:
@@ -88,7 +88,7 @@ def test_queues_that_feed_each_other_come_to_an_end() -> None:
             await until(lambda: counts_of(manager, "to.a", "a").looped == 1)
             assert heard == {"a": 1, "b": 1}
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- back-pressure ------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_without_more_a_full_queue_refuses_and_counts(caplog: pytest.LogCaptureF
             assert [record.getMessage() for record in caplog.records if "message lost" in record.getMessage()] != []
             assert sum("message lost" in record.getMessage() for record in caplog.records) == 1
 
-    run(story())
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_what_can_wait_goes_on_when_there_is_room(
             # A full queue was looked at, not asked.
             assert manager.queue("q").get_statistics().messages_rejected == 0
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_what_still_waits_at_the_end_is_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -161,7 +161,7 @@ def test_what_still_waits_at_the_end_is_counted(caplog: pytest.LogCaptureFixture
         assert (counts.routed, counts.refused, counts.buffered) == (2, 3, 0)
         assert "closed" in str(counts.last_error)
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_what_was_published_before_the_end_is_not_lost() -> None:
@@ -175,7 +175,7 @@ def test_what_was_published_before_the_end_is_not_lost() -> None:
         await manager.shutdown()
         assert manager.queue("q").get_statistics().messages_sent == 100
 
-    run(story())
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("payload", [object(), 2**70])
@@ -193,7 +193,7 @@ def test_what_a_queue_cannot_take_is_counted_and_stops_nothing(payload: object) 
             assert (counts.received, counts.routed, counts.refused) == (3, 1, 2)
             assert [one.payload for one in pending(manager)] == ["fine"]
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- threads and loops --------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_routes_and_events_work_on_a_loop_whose_tasks_begin_at_once() -> None:
                 await until(lambda number=number: len(pending(manager)) == number + 1)  # type: ignore[misc]
             await until(lambda: len(pending(manager, "events")) == 5)
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_messages_published_on_another_thread_arrive() -> None:
@@ -235,7 +235,7 @@ def test_messages_published_on_another_thread_arrive() -> None:
             thread.join()
             assert [one.payload for one in pending(manager)] == list(range(50))
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_programs_without_asyncio_route_too(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_what_is_published_before_there_is_a_loop_waits_for_it(tmp_path: Path) -
         async with MessageQueueManager(log=log) as manager:
             await manager.route_topic_to_queue("a", "q")
 
-    run(first())
+    asyncio.run(first())
     exchange = TopicExchange()
     manager = MessageQueueManager(QueueManagerConfiguration(), exchange, log=log)
     exchange.publish_message(message(exchange, "a", 1))
@@ -279,4 +279,4 @@ def test_what_is_published_before_there_is_a_loop_waits_for_it(tmp_path: Path) -
         assert [one.payload for one in pending(manager)] == [1]
         await manager.shutdown()
 
-    run(second())
+    asyncio.run(second())

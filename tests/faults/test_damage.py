@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -70,14 +69,6 @@ def small_log(directory: Path) -> Path:
 def read(path: Path) -> list[RecordedEvent]:
     with closing(SQLiteEventLog(path, read_only=True)) as log:
         return list(log.read_all())
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory in memory where there is one: a file is written and read some ten thousand times in it."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
-        yield Path(directory)
 
 
 def flipped(content: bytes, stride: int) -> Iterator[bytes]:

@@ -11,8 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -67,14 +65,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory in memory where there is one; that a process ends is not what a disk is for."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
-        yield Path(directory)
 
 
 def run_and_kill(place: Path, cycle: int) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import random
-import tempfile
-from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -24,14 +22,6 @@ STREAMS = ("queue:a", "queue:b", "queue:c")
 
 # SQLite has no way to pass some errors of a file system on; apsw reports those as unraisable.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """A directory in memory where there is one."""
-    memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
-        yield Path(directory)
 
 
 class Client:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,11 +31,6 @@ from tests.support.running import until
 TOKEN = "a-token-of-some-length"
 EVERYTHING = AccessPolicy([AccessRule("*", "*", token=TOKEN)])
 URL = "ws://127.0.0.1:1"
-
-
-def run(story: Coroutine[Any, Any, None]) -> None:
-    """Run a story to its end."""
-    asyncio.run(story)
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +81,7 @@ def test_there_are_no_commands_unless_asked_for() -> None:
                 (example,) = registration.spec.examples
                 json.dumps((example.request, example.response))
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_the_examples_of_the_catalog_are_calls_that_work() -> None:
@@ -100,7 +95,7 @@ def test_the_examples_of_the_catalog_are_calls_that_work() -> None:
                 assert answer["ok"], (command.name, answer)
                 assert set(command.response) <= set(answer), command.name
 
-    run(story())
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(
@@ -128,7 +123,7 @@ def test_commands_beyond_this_machine_need_a_word(settings: dict[str, Any]) -> N
         async with MessageQueuePlugin(MPREGServer(MPREGSettings(**settings))):
             pass
 
-    run(story())
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
@@ -139,7 +134,7 @@ def test_loopback_needs_no_word(host: str) -> None:
         async with serving(host=host, peers=["ws://localhost:1"]) as plugin:
             assert plugin.host.server.registry.known
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_commands_outlive_the_plugin_and_come_back_with_the_next() -> None:
@@ -160,7 +155,7 @@ def test_commands_outlive_the_plugin_and_come_back_with_the_next() -> None:
             await MessageQueuePlugin(taken, config=PluginConfiguration(rpc=EVERYTHING)).register()
         assert taken._queue_manager is None
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- denying ------------------------------------------------------------------------------------------------
@@ -182,7 +177,7 @@ def test_each_command_asks_for_itself() -> None:
             assert plugin.manager.list_queues() == ["orders"]
             assert plugin.manager.queue("orders").get_statistics().messages_sent == 0
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_one_right_does_not_bring_another() -> None:
@@ -199,7 +194,7 @@ def test_one_right_does_not_bring_another() -> None:
             assert redriven["error"] == "denied"
             assert plugin.manager.list_queues() == ["orders"]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_no_token_in_logs_events_or_answers(caplog: pytest.LogCaptureFixture) -> None:
@@ -226,7 +221,7 @@ def test_no_token_in_logs_events_or_answers(caplog: pytest.LogCaptureFixture) ->
             assert "RuntimeError" in caplog.text
 
     with caplog.at_level(logging.DEBUG):
-        run(story())
+        asyncio.run(story())
 
 
 async def _fail(queue_name: str) -> int:
@@ -264,7 +259,7 @@ def test_a_bad_call_is_answered_with_what_is_bad(command: str, arguments: dict[s
             assert answer["error"] == "invalid"
             assert named in answer["message"]
 
-    run(story())
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize(
@@ -279,7 +274,7 @@ def test_a_queue_that_is_not_there_is_not_found(operation: str) -> None:
             answer = await call(plugin, command.name, **command.request, token=TOKEN)
             assert answer["error"] == "not_found"
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- the typed client ---------------------------------------------------------------------------------------
@@ -321,7 +316,7 @@ def test_a_client_does_everything_that_a_manager_does() -> None:
             assert await queues.delete_queue("q")
             assert plugin.manager.list_queues() == []
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_client_waits_for_a_message_while_it_sends_others() -> None:
@@ -335,7 +330,7 @@ def test_a_client_waits_for_a_message_while_it_sends_others() -> None:
             await queues.send("q", "t", 1)
             assert [one.payload for one in await waiting] == [1]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_subscribers_of_clients_are_their_own() -> None:
@@ -372,7 +367,7 @@ def test_subscribers_of_clients_are_their_own() -> None:
             assert not await queues.acknowledge(stolen)
             release.set()
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_client_without_leave_hears_it() -> None:
@@ -390,7 +385,7 @@ def test_a_client_without_leave_hears_it() -> None:
                 await queues.list_queues()
             assert unavailable.value.kind == "unavailable"
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_broken_connection_is_an_error_and_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,7 +412,7 @@ def test_a_broken_connection_is_an_error_and_is_made_again(monkeypatch: pytest.M
                 await waiting
             assert plugin.manager.queue("q").get_statistics().current_queue_size == 1
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_consumer_survives_its_server(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -452,7 +447,7 @@ def test_a_consumer_survives_its_server(monkeypatch: pytest.MonkeyPatch) -> None
             with pytest.raises(QueueCommandError):
                 await client(None).consume("q", "s", work)
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_client_keeps_its_token_out_of_mpregs_log() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,6 @@ from mpreg_mq.mpreg import MessageQueuePlugin, PluginConfiguration
 from tests.support.mpreg_double.fabric.queue_federation import Fabric
 from tests.support.mpreg_double.server import MPREGServer, MPREGSettings
 from tests.support.running import until
-
-
-def run(story: Coroutine[Any, Any, None]) -> None:
-    """Run a story to its end."""
-    asyncio.run(story)
 
 
 def kind(name: str) -> Callable[[Any], bool]:
@@ -74,7 +69,7 @@ def test_a_queue_is_found_and_used_from_another_cluster() -> None:
             assert (await b.federation.send_message_globally("jobs", "job.new", 2)).success
             assert not (await a.federation.send_message_globally("nowhere", "job.new", 3)).success
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_refusal_of_the_other_cluster_is_a_failure() -> None:
@@ -92,7 +87,7 @@ def test_a_refusal_of_the_other_cluster_is_a_failure() -> None:
             assert "maximum capacity" in str(counts.last_error)
             assert a.federation.stats.failed_deliveries == 1
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_message_that_is_never_answered_times_out() -> None:
@@ -113,7 +108,7 @@ def test_a_message_that_is_never_answered_times_out() -> None:
             counts = a.get_federation_statistics()["b"]
             assert (counts.sent, counts.timed_out, counts.in_flight) == (1, 1, 0)
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_cluster_without_a_way_to_it_is_an_error_at_once() -> None:
@@ -128,7 +123,7 @@ def test_a_cluster_without_a_way_to_it_is_an_error_at_once() -> None:
             counts = a.get_federation_statistics()["b"]
             assert (counts.sent, counts.undeliverable, counts.in_flight) == (0, 2, 0)
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_clusters_that_are_not_allowed_are_left_alone() -> None:
@@ -142,7 +137,7 @@ def test_clusters_that_are_not_allowed_are_left_alone() -> None:
             assert not (await a.federation.send_confirmed("jobs", "t", 1)).success
             assert b.manager.queue("jobs").pending_messages == []
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_an_answer_waits_for_a_way_back() -> None:
@@ -163,7 +158,7 @@ def test_an_answer_waits_for_a_way_back() -> None:
             counts = a.get_federation_statistics()["b"]
             assert counts.last_round_trip_seconds >= 1.0
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- transmitting twice -------------------------------------------------------------------------------------
@@ -184,7 +179,7 @@ def test_a_request_that_comes_twice_is_carried_out_once() -> None:
             assert len(b.manager.queue("jobs").pending_messages) == 2
             assert b.manager.duplicate_requests == 2
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_request_is_transmitted_again_until_it_is_answered() -> None:
@@ -208,7 +203,7 @@ def test_a_request_is_transmitted_again_until_it_is_answered() -> None:
             await clock.advance(60.0)
             assert sum(kind("queue_request")(message) for message in fabric.carried) == 2
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_request_is_known_after_a_restart(tmp_path: Path) -> None:
@@ -231,7 +226,7 @@ def test_a_request_is_known_after_a_restart(tmp_path: Path) -> None:
                     assert answer.payload["success"] is True
                 assert len(b.manager.queue("jobs").pending_messages) == 1, round_number
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_request_that_was_refused_may_come_again() -> None:
@@ -247,7 +242,7 @@ def test_a_request_that_was_refused_may_come_again() -> None:
             await b.federation.handle_fabric_message(request)
             assert [one.payload for one in b.manager.queue("jobs").pending_messages] == [1]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_what_a_callback_sends_is_not_taken_for_the_request() -> None:
@@ -266,7 +261,7 @@ def test_what_a_callback_sends_is_not_taken_for_the_request() -> None:
             await a.federation.send_confirmed("jobs", "t", 1, delivery_guarantee=DeliveryGuarantee.FIRE_AND_FORGET)
             await until(lambda: len(b.manager.queue("copies").pending_messages) == 2)
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_queue_that_deduplicates_by_content_goes_on_doing_so() -> None:
@@ -279,7 +274,7 @@ def test_a_queue_that_deduplicates_by_content_goes_on_doing_so() -> None:
             assert not (await a.federation.send_confirmed("jobs", "t", 1)).success
             assert (await a.federation.send_confirmed("missing", "t", 1, target_cluster="b")).success
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_an_answer_is_repeated_with_its_request() -> None:
@@ -296,7 +291,7 @@ def test_an_answer_is_repeated_with_its_request() -> None:
             assert answers == [True, True]
             assert b.manager.duplicate_requests == 1
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- subscribing --------------------------------------------------------------------------------------------
@@ -326,7 +321,7 @@ def test_a_subscriber_of_another_cluster_gets_messages_and_their_failure_comes_b
             assert (counts.forwarded, counts.forward_failures) == (1, 1)
             assert "sku" in str(counts.last_error)
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_forwarded_message_that_comes_twice_is_handled_once() -> None:
@@ -343,7 +338,7 @@ def test_a_forwarded_message_that_comes_twice_is_handled_once() -> None:
             assert calls == [1]
             assert a.manager.duplicate_requests == 1
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_queues_that_come_later_are_subscribed_to() -> None:
@@ -365,7 +360,7 @@ def test_queues_that_come_later_are_subscribed_to() -> None:
             await clock.settle()
             assert sorted(calls) == ["jobs.first", "jobs.second", "jobs.third"]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_subscription_comes_back_when_the_other_server_does(tmp_path: Path) -> None:
@@ -395,7 +390,7 @@ def test_a_subscription_comes_back_when_the_other_server_does(tmp_path: Path) ->
                     await server.shutdown_async()
             assert calls == [0, 1]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_the_end_of_a_subscription_is_the_end_everywhere() -> None:
@@ -414,7 +409,7 @@ def test_the_end_of_a_subscription_is_the_end_everywhere() -> None:
             await until(lambda: not b.manager.queue("jobs").subscriptions)
             assert not a.manager.queue("jobs").subscriptions
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_subscriber_without_a_way_to_it_gets_nothing_until_there_is_one() -> None:
@@ -440,7 +435,7 @@ def test_a_subscriber_without_a_way_to_it_gets_nothing_until_there_is_one() -> N
             await clock.advance(20.0)
             assert sorted(calls) == [0, 1, 2, 3, 4]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_messages_for_another_cluster_are_no_failures_when_the_server_stops(tmp_path: Path) -> None:
@@ -461,7 +456,7 @@ def test_messages_for_another_cluster_are_no_failures_when_the_server_stops(tmp_
             counts = again.manager.queue("jobs").get_statistics()
             assert (counts.current_queue_size, counts.delivery_failures) == (1, 0)
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_bad_pattern_of_another_cluster_disturbs_nobody() -> None:
@@ -487,4 +482,4 @@ def test_a_bad_pattern_of_another_cluster_disturbs_nobody() -> None:
             assert not b.manager.queue("jobs").subscriptions
             assert (await a.federation.send_confirmed("jobs", "t", 1)).success
 
-    run(story())
+    asyncio.run(story())

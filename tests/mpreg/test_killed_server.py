@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,11 +21,6 @@ pytestmark = [
 ]
 
 TOKEN = "a-token-of-some-length"
-
-
-def run(story: Coroutine[Any, Any, None]) -> None:
-    """Run a story to its end."""
-    asyncio.run(story)
 
 
 def settings_file(directory: Path) -> tuple[Path, str]:
@@ -74,7 +67,7 @@ def test_a_server_that_is_terminated_ends_cleanly(tmp_path: Path) -> None:
         async with MessageQueueManager(log=tmp_path / "queues.db") as manager:
             assert [one.payload for one in manager.queue("load").pending_messages] == list(range(10))
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_server_that_is_killed_under_load_loses_nothing(tmp_path: Path) -> None:
@@ -108,4 +101,4 @@ def test_a_server_that_is_killed_under_load_loses_nothing(tmp_path: Path) -> Non
             f"{len(consumers.got)} deliveries"
         )
 
-    run(story())
+    asyncio.run(story())

@@ -6,7 +6,6 @@ import asyncio
 import importlib.metadata
 import subprocess
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,11 +27,6 @@ from tests.support.running import until
 
 TOKEN = "a-token-of-some-length"
 EVERYTHING = AccessPolicy([AccessRule("*", "*", token=TOKEN)])
-
-
-def run(story: Coroutine[Any, Any, None]) -> None:
-    """Run a story to its end."""
-    asyncio.run(story)
 
 
 def make_server(**settings: Any) -> MPREGServer:
@@ -75,7 +69,7 @@ def test_registering_makes_the_queues_part_of_the_server() -> None:
         assert server.announced == {}
         assert server.fabric.queues.entries() == []
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_the_context_registers_and_unregisters(tmp_path: Path) -> None:
@@ -92,7 +86,7 @@ def test_the_context_registers_and_unregisters(tmp_path: Path) -> None:
                 assert (await plugin.manager.send_message("q", "t", 1)).success
         assert server._queue_manager is None
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_server_that_makes_its_own_queue_is_refused() -> None:
@@ -104,7 +98,7 @@ def test_a_server_that_makes_its_own_queue_is_refused() -> None:
             await MessageQueuePlugin(server).register()
         assert server._queue_manager is None
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_server_has_one_queue_manager() -> None:
@@ -117,7 +111,7 @@ def test_a_server_has_one_queue_manager() -> None:
                 await MessageQueuePlugin(server).register()
             assert server._queue_manager is plugin.manager
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_only_an_mpreg_server_will_do() -> None:
@@ -133,7 +127,7 @@ def test_only_an_mpreg_server_will_do() -> None:
         async with MessageQueuePlugin(Own(MPREGSettings())) as plugin:
             assert plugin.manager.list_queues() == []
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_failed_registration_leaves_nothing(tmp_path: Path) -> None:
@@ -155,7 +149,7 @@ def test_a_failed_registration_leaves_nothing(tmp_path: Path) -> None:
         async with MessageQueuePlugin(server):
             pass
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_the_server_ends_the_plugin() -> None:
@@ -175,7 +169,7 @@ def test_the_server_ends_the_plugin() -> None:
         assert server._queue_manager is None
         await plugin.unregister()
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_queues_and_routes_of_the_configuration_are_made() -> None:
@@ -197,7 +191,7 @@ def test_queues_and_routes_of_the_configuration_are_made() -> None:
             assert len(server.announced) == 1
             assert [entry.queue_name for entry in server.fabric.queues.entries()] == ["work"]
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- where the log is ---------------------------------------------------------------------------------------
@@ -214,7 +208,7 @@ def test_without_a_log_it_goes_where_mpreg_keeps_its_data(tmp_path: Path, mode: 
         async with MessageQueuePlugin(make_server(persistence_config=settings)) as plugin:
             assert plugin.manager.log.location.endswith(expected)
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- traps --------------------------------------------------------------------------------------------------
@@ -231,7 +225,7 @@ def test_what_mpreg_iterates_while_it_awaits_is_a_copy() -> None:
             assert list(configs) == names == ["a"]
             assert configs["a"].queue_type.value == "fifo"
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_mpregs_own_enums_configurations_and_nones_are_understood() -> None:
@@ -265,7 +259,7 @@ def test_mpregs_own_enums_configurations_and_nones_are_understood() -> None:
                 3,
             )
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_callbacks_run_on_the_servers_loop() -> None:
@@ -282,7 +276,7 @@ def test_callbacks_run_on_the_servers_loop() -> None:
             await until(lambda: bool(loops))
             assert loops == [asyncio.get_running_loop()]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_adverts_are_renewed_before_they_expire() -> None:
@@ -309,7 +303,7 @@ def test_adverts_are_renewed_before_they_expire() -> None:
             await plugin.manager.delete_queue("short")
             assert [entry.queue_name for entry in server.fabric.queues.entries()] == ["long"]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_late_plugin_advertises_what_its_log_holds(tmp_path: Path) -> None:
@@ -326,7 +320,7 @@ def test_a_late_plugin_advertises_what_its_log_holds(tmp_path: Path) -> None:
         await server.shutdown_async()
         await task
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_fabric_that_fails_keeps_nobody_from_the_queues(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +341,7 @@ def test_a_fabric_that_fails_keeps_nobody_from_the_queues(monkeypatch: pytest.Mo
             assert (await plugin.manager.send_message("q", "t", 1)).success
             assert await plugin.manager.delete_queue("q")
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_server_without_a_fabric_has_queues_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,7 +362,7 @@ def test_a_server_without_a_fabric_has_queues_all_the_same(monkeypatch: pytest.M
             with pytest.raises(MessageQueueError):
                 _ = plugin.federation
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- topics -------------------------------------------------------------------------------------------------
@@ -387,7 +381,7 @@ def test_what_the_queues_publish_goes_the_servers_way() -> None:
             assert [one.message.topic for one in server.client_notifications] == ["a.b"]
             assert [one.topic for one in server.forwarded] == ["a.b"]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_routes_of_an_earlier_life_are_announced(tmp_path: Path) -> None:
@@ -401,7 +395,7 @@ def test_routes_of_an_earlier_life_are_announced(tmp_path: Path) -> None:
             (announced,) = server.announced.values()
             assert [pattern.pattern for pattern in announced.patterns] == ["a.#"]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_trails_tell_the_clusters_apart() -> None:
@@ -418,7 +412,7 @@ def test_trails_tell_the_clusters_apart() -> None:
             await until(lambda: plugin.manager.queue("q").get_statistics().messages_sent == 1)
             assert [one.payload for one in plugin.manager.queue("q").pending_messages] == ["there/q"]
 
-    run(story())
+    asyncio.run(story())
 
 
 # --- packaging ----------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ import json
 import logging
 import urllib.request
 from collections import Counter
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,6 @@ TOKEN = "a-token-of-some-length"
 OPEN = PluginConfiguration(rpc=AccessPolicy([AccessRule("*", "*", token=TOKEN)]))
 
 
-def run(story: Coroutine[Any, Any, None]) -> None:
-    """Run a story to its end."""
-    asyncio.run(story)
-
-
 def test_a_server_without_and_with_the_plugin_and_without_it_again(tmp_path: Path) -> None:
     """Given a server, when the plugin is registered and unregistered, then it is in the places that MPREG reads, and
     then out of them; a server that makes its own queue is refused."""
@@ -51,7 +45,7 @@ def test_a_server_without_and_with_the_plugin_and_without_it_again(tmp_path: Pat
             with pytest.raises(ConfigurationError, match="enable_default_queue"):
                 await MessageQueuePlugin(server).register()
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_the_figures_of_the_monitoring_are_right() -> None:
@@ -90,7 +84,7 @@ def test_the_figures_of_the_monitoring_are_right() -> None:
             assert '"error_rate_percent": 25.0' in metrics
             assert str(monitored.average_latency_ms) in metrics
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_client_publishes_into_queues_by_topic() -> None:
@@ -120,7 +114,7 @@ def test_a_client_publishes_into_queues_by_topic() -> None:
                 assert [one.payload["n"] for one in plugin.manager.queue(name).pending_messages] == wanted
             assert Counter(heard) == Counter([*topics, "from.queue"])
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_a_route_hears_what_is_published_at_another_server() -> None:
@@ -141,7 +135,7 @@ def test_a_route_hears_what_is_published_at_another_server() -> None:
                 assert await client.publish("order.paid", {"id": 1})
             await eventually(lambda: a.manager.queue("orders").get_statistics().messages_sent == 1)
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_queues_are_found_and_used_across_two_servers() -> None:
@@ -173,7 +167,7 @@ def test_queues_are_found_and_used_across_two_servers() -> None:
             await b.manager.delete_queue("jobs")
             await eventually(lambda: not any(one.queue_name == "jobs" for one in a.host.queue_entries()))
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_queues_are_used_through_a_third_server() -> None:
@@ -205,7 +199,7 @@ def test_queues_are_used_through_a_third_server() -> None:
             assert a.manager.queue("jobs").get_statistics().messages_sent >= 1
             assert b.manager.list_queues() == []
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_clients_use_the_commands_and_the_catalog_has_them() -> None:
@@ -241,7 +235,7 @@ def test_clients_use_the_commands_and_the_catalog_has_them() -> None:
         assert logged
         assert not [line for line in logged if TOKEN in line]
 
-    run(story())
+    asyncio.run(story())
 
 
 def test_what_the_queues_log_survives_mpregs_silencing_of_loguru(caplog: pytest.LogCaptureFixture) -> None:
@@ -252,7 +246,7 @@ def test_what_the_queues_log_survives_mpregs_silencing_of_loguru(caplog: pytest.
             assert plugin.manager.subscribe_to_queue("missing", "s", "#") is None
 
     with caplog.at_level(logging.ERROR, "mpreg_mq"):
-        run(story())
+        asyncio.run(story())
     assert "missing does not exist" in caplog.text
 
 
@@ -269,4 +263,4 @@ def test_a_log_beside_mpregs_own_data(tmp_path: Path) -> None:
             assert [one.payload for one in plugin.manager.queue("q").pending_messages] == [1]
         assert (tmp_path / "mpreg-mq.sqlite").exists()
 
-    run(story())
+    asyncio.run(story())

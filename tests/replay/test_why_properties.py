@@ -173,13 +173,7 @@ class WhyStory(RuleBasedStateMachine):
     @rule(outcomes=st.lists(st.sampled_from(["acknowledge", "fail", "fail later", "hang"]), min_size=1))
     def work(self, outcomes: list[str]) -> None:
         self.q.dispatch()
-        held = [
-            (message.id, slot.lease.subscriber_id)
-            for message in self.q.state.messages.leased()
-            for slot in message.slots()
-            if slot.lease is not None
-        ]
-        for number, (message, name) in enumerate(held):
+        for number, (message, name) in enumerate(self.q.leases()):
             outcome = outcomes[number % len(outcomes)]
             if outcome == "acknowledge":
                 self.q.acknowledge(message, name)
@@ -202,10 +196,8 @@ class WhyStory(RuleBasedStateMachine):
 
     @rule()
     def process_ends(self) -> None:
-        for message in self.q.state.messages.leased():
-            for slot in list(message.slots()):
-                if slot.lease is not None:
-                    self.q.when(c.EndLease(message.id, slot.lease.subscriber_id, "process ended"))
+        for message, name in self.q.leases():
+            self.q.when(c.EndLease(message, name, "process ended"))
         self.q.when(c.Detach())
 
     @rule()

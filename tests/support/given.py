@@ -21,7 +21,7 @@ EVERYTHING = 1 << 62
 
 E = TypeVar("E", bound=e.Event)
 Deliveries = list[tuple[str, str]]
-"""(message id, subscriber id) of each delivery, in order."""
+"""(message id, subscriber id) of each delivery or lease, in order."""
 
 
 def callback(message: object) -> None:
@@ -172,6 +172,15 @@ class Scenario:
         delivered += self.dispatch()
         self.fresh = happened + self.fresh
         return delivered
+
+    def leases(self) -> Deliveries:
+        """Every lease that is open now."""
+        return [
+            (message.id, slot.lease.subscriber_id)
+            for message in self.state.messages.leased()
+            for slot in message.slots()
+            if slot.lease is not None
+        ]
 
     def kinds(self) -> list[str]:
         """Names of the latest step's events."""

@@ -58,12 +58,7 @@ class Producers:
 
     async def stop(self) -> None:
         """Send no more."""
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        for client in self._clients:
-            await client.close()
+        await _end(self._tasks, self._clients)
 
 
 class Consumers:
@@ -84,9 +79,13 @@ class Consumers:
 
     async def stop(self) -> None:
         """Consume no more."""
-        for task in self._tasks:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-        for client in self._clients:
-            await client.close()
+        await _end(self._tasks, self._clients)
+
+
+async def _end(tasks: list[asyncio.Task[None]], clients: list[QueueClient]) -> None:
+    for task in tasks:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    for client in clients:
+        await client.close()

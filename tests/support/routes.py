@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from typing import Any
-
 from mpreg_mq import MessageQueueManager, QueuedMessage, TopicRouteStatistics
 from tests.support.running import until
 
@@ -31,8 +27,3 @@ def counts_of(manager: MessageQueueManager, topic_pattern: str, name: str = "q")
     counts = manager.get_route_statistics(topic_pattern, name)
     assert counts is not None
     return counts
-
-
-def run(story: Coroutine[Any, Any, None]) -> None:
-    """Run a story to its end."""
-    asyncio.run(story)
