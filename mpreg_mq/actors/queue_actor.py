@@ -41,6 +41,7 @@ class QueueActor(DispatchingActor):
 
     __slots__ = (
         "_fired",
+        "_firing",
         "_run",
     )
 
@@ -48,6 +49,8 @@ class QueueActor(DispatchingActor):
         super().__init__(name, store, clock, run, state)
         self._run = run
         self._fired = 0
+        # Keys of fire-and-forget sends whose attempt is under way: they are in no event yet.
+        self._firing: set[str] = set()
 
     # --- being asked --------------------------------------------------------------------------------------
 
@@ -68,7 +71,7 @@ class QueueActor(DispatchingActor):
         if reply is not BUSY:
             return reply
         try:
-            if self._calling_out and self.in_own_thread():
+            if self._calling_out and self.in_own_thread() and not self._waits_for_key(message):
                 return self.on_receive(message)
             return self.actor_ref.ask(message, block=False)
         except pykka.ActorDeadError:
@@ -96,6 +99,13 @@ class QueueActor(DispatchingActor):
         except pykka.ActorDeadError:
             raise self.closed_error() from None
         return reply.get() if isinstance(reply, LoopFuture) else reply
+
+    def _waits_for_key(self, message: Any) -> bool:
+        """Whether a callback sends a key of the very send that it is called for, which is decided after that (U1)."""
+        if not self._firing:
+            return False
+        sends = message.sends if type(message) is c.SendBatch else (message,)
+        return any(type(send) is c.Send and send.fingerprint in self._firing for send in sends)
 
     def callbacks(self) -> dict[str, Callback | None]:
         """Callbacks of this process by subscription id."""
@@ -198,6 +208,16 @@ class QueueActor(DispatchingActor):
         decision = self._decide(decide_fire_and_forget, send)
         if decision.reply is not None:
             return self._carry_out(decision, wait=False)
+        key = send.fingerprint
+        if key is None:
+            return self._fire(send)
+        self._firing.add(key)
+        try:
+            return self._fire(send)
+        finally:
+            self._firing.discard(key)
+
+    def _fire(self, send: c.Send) -> Any:
         self._fired += 1
         message_id = f"f{self._fired}-{self._run}"
         delivered: list[str] = []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Generator
 from typing import Any
 
 import pytest
 
-from mpreg_mq import DeliveryGuarantee, QueuedMessage, VirtualClock
+from mpreg_mq import DeliveryGuarantee, QueuedMessage, RejectionReason, VirtualClock
 from tests.support.running import Recorder, assert_fold_equality, make_queue, until
 
 
@@ -29,6 +30,63 @@ def test_g1_fire_and_forget_has_run_its_callbacks_before_it_returns() -> None:
         assert result.failed_deliveries == {"bad"}
         assert seen.payloads == [1]
         assert (await queue.send_message("z", 2, DeliveryGuarantee.FIRE_AND_FORGET)).success
+        assert queue.get_statistics().messages_sent == 2
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+class Begun:
+    """A coroutine that runs within the call that makes this, as far as it gets; awaiting this goes on with it."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._coroutine = coroutine
+        self._result: Any = None
+        self._suspended_at: Any = None
+        self.done = False
+        try:
+            self._suspended_at = coroutine.send(None)
+        except StopIteration as ended:
+            self.done, self._result = True, ended.value
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        if not self.done:
+            yield self._suspended_at
+            self._result = yield from self._coroutine.__await__()
+        return self._result
+
+
+@pytest.mark.parametrize("how", ["fire and forget", "at least once", "batch"])
+def test_u1_a_key_is_held_while_its_fire_and_forget_attempt_is_made(how: str) -> None:
+    """Given a callback that sends the key it is called for, and another key, then only the other one is accepted."""
+
+    async def story() -> None:
+        queue = make_queue(enable_deduplication=True)
+        begun: list[Begun] = []
+        waited: list[bool] = []
+
+        def sends(message: QueuedMessage) -> None:
+            if message.payload != "first" or begun:
+                return
+            guarantee = DeliveryGuarantee.FIRE_AND_FORGET if how == "fire and forget" else DeliveryGuarantee.BROADCAST
+            for key in ("k", "other"):
+                if how == "batch":
+                    entry = {"topic": "t", "payload": "again", "deduplication_id": key}
+                    begun.append(Begun(queue.send_messages([entry])))
+                else:
+                    begun.append(Begun(queue.send_message("t", "again", guarantee, deduplication_id=key)))
+            waited.extend(not send.done for send in begun)
+
+        queue.subscribe("s", "#", sends)
+        first = await queue.send_message("t", "first", DeliveryGuarantee.FIRE_AND_FORGET, deduplication_id="k")
+        assert first.success
+        assert waited == [True, False]
+        same, other = [await send for send in begun]
+        if how == "batch":
+            (same,), (other,) = same, other
+        assert (same.rejection, same.duplicate_of) == (RejectionReason.DUPLICATE, first.message_id)
+        assert other.success
         assert queue.get_statistics().messages_sent == 2
         assert_fold_equality(queue)
         await queue.shutdown()
