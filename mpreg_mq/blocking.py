@@ -24,6 +24,7 @@ from mpreg_mq.model import (
     DeliveryGuarantee,
     DeliveryResult,
     MessageId,
+    OverflowPolicy,
     QueuedMessage,
     QueueManagerStatistics,
     QueueStatistics,
@@ -127,12 +128,20 @@ class BlockingMessageQueueManager:
         callback: Callback | None = None,
         auto_acknowledge: bool = True,
         *,
+        max_in_flight: int | None = None,
         blocking: bool = True,
-        **metadata: Any,
+        **metadata: str,
     ) -> str | None:
         """See :meth:`MessageQueueManager.subscribe_to_queue`; with ``blocking=False`` on the loop's thread."""
         return self._manager.subscribe_to_queue(
-            queue_name, subscriber_id, topic_pattern, callback, auto_acknowledge, blocking=blocking, **metadata
+            queue_name,
+            subscriber_id,
+            topic_pattern,
+            callback,
+            auto_acknowledge,
+            max_in_flight=max_in_flight,
+            blocking=blocking,
+            **metadata,
         )
 
     def unsubscribe_from_queue(self, queue_name: str, subscription_id: str) -> bool:
@@ -220,19 +229,40 @@ class BlockingMessageQueueManager:
         """See :meth:`MessageQueueManager.resume_queue`."""
         return self._manager.resume_queue(queue_name)
 
-    def publish_to_topic_exchange(self, topic: str, payload: Any, *, headers: Mapping[str, Any] | None = None) -> bool:
+    def publish_to_topic_exchange(
+        self,
+        topic: str,
+        payload: Any,
+        delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.FIRE_AND_FORGET,
+        *,
+        headers: Mapping[str, Any] | None = None,
+    ) -> bool:
         """See :meth:`MessageQueueManager.publish_to_topic_exchange`."""
-        return self._wait(self._manager.publish_to_topic_exchange(topic, payload, headers=headers))
+        return self._wait(self._manager.publish_to_topic_exchange(topic, payload, delivery_guarantee, headers=headers))
 
     def route_topic_to_queue(
         self,
         topic_pattern: str,
         queue_name: str,
         delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
+        *,
+        backlog_seconds: float | None = None,
+        overflow_policy: OverflowPolicy = OverflowPolicy.REJECT,
+        max_buffered: int = 10_000,
         **options: Any,
     ) -> bool:
         """See :meth:`MessageQueueManager.route_topic_to_queue`."""
-        return self._wait(self._manager.route_topic_to_queue(topic_pattern, queue_name, delivery_guarantee, **options))
+        return self._wait(
+            self._manager.route_topic_to_queue(
+                topic_pattern,
+                queue_name,
+                delivery_guarantee,
+                backlog_seconds=backlog_seconds,
+                overflow_policy=overflow_policy,
+                max_buffered=max_buffered,
+                **options,
+            )
+        )
 
     def unroute_topic_from_queue(self, topic_pattern: str, queue_name: str) -> bool:
         """See :meth:`MessageQueueManager.unroute_topic_from_queue`."""

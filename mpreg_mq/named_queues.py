@@ -96,11 +96,12 @@ class NamedQueues:
         topic_pattern: str,
         callback: Callback | None = None,
         auto_acknowledge: bool = True,
-        **metadata: Any,
+        *,
+        max_in_flight: int | None = None,
+        blocking: bool = False,
+        **metadata: str,
     ) -> str | None:
         """Subscribe to a queue; None if it does not exist. See :meth:`MessageQueue.subscribe`.
-
-        ``max_in_flight=`` and ``blocking=`` go to the subscription, other keywords are metadata.
 
         Raises:
             InvalidTopicError: the pattern is malformed.
@@ -112,7 +113,15 @@ class NamedQueues:
         if queue is None:
             logger.error("cannot subscribe %s: queue %s does not exist", subscriber_id, queue_name)
             return None
-        return queue.subscribe(subscriber_id, topic_pattern, callback, auto_acknowledge, **metadata)
+        return queue.subscribe(
+            subscriber_id,
+            topic_pattern,
+            callback,
+            auto_acknowledge,
+            max_in_flight=max_in_flight,
+            blocking=blocking,
+            **metadata,
+        )
 
     def unsubscribe_from_queue(self, queue_name: str, subscription_id: str) -> bool:
         """End a subscription; False if there is no such queue or subscription."""
