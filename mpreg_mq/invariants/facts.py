@@ -15,7 +15,7 @@ import attrs
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
-from mpreg_mq.invariants.messages import MessageFacts, SlotFacts
+from mpreg_mq.invariants.messages import MessageFacts, MessageMaker, SlotFacts
 from mpreg_mq.invariants.ready import Ready
 from mpreg_mq.invariants.subscribers import SubscriberFacts, SubscriberTable
 from mpreg_mq.model import CircuitState
@@ -72,6 +72,7 @@ class QueueFacts:
         self.slot: SlotFacts | None = None
         self.subscriber: SubscriberFacts | None = None
         self._seq = 0
+        self._maker: MessageMaker | None = None
 
     @property
     def pending(self) -> int:
@@ -114,8 +115,8 @@ class QueueFacts:
 
     # --- looking at the event at hand ---------------------------------------------------------------------
 
-    def focus(self, event: Any) -> bool:
-        """Find what a message event is about; whether the message is unfinished."""
+    def focus(self, event: Any) -> None:
+        """Find what a message event is about."""
         message = self.message = self.messages.get(event.message_id)
         subscriber_id = getattr(event, "subscriber_id", None)
         if subscriber_id is None:
@@ -124,19 +125,17 @@ class QueueFacts:
         else:
             self.subscriber = self.subscribers.by_id.get(subscriber_id)
             self.slot = None if message is None else message.slot_of(subscriber_id)
-        return message is not None
 
     # --- taking it in -------------------------------------------------------------------------------------
 
     def apply(self, record: RecordedEvent) -> None:
         """Take an event in, after the rules have seen it."""
-        event = record.event
-        kind = type(event)
+        kind = type(record.event)
         self.version += 1
         self.counts[kind] += 1
         handler = self._handlers.get(kind)
         if handler is not None:
-            handler(self, record, event)
+            handler(self, record, record.event)
         self.previous = record
 
     def _on_created(self, record: RecordedEvent, event: e.QueueCreated) -> None:
@@ -144,12 +143,16 @@ class QueueFacts:
         self.log.queues[event.name] = self
         self.counts.clear()
         self.purged = 0
-        self.configuration = event.configuration
+        self._configure(event.configuration)
         self.created = record
         self.deleted = None
 
     def _on_reconfigured(self, record: RecordedEvent, event: e.QueueReconfigured) -> None:
-        self.configuration = event.configuration
+        self._configure(event.configuration)
+
+    def _configure(self, configuration: QueueConfiguration) -> None:
+        self.configuration = configuration
+        self._maker = MessageMaker(configuration)
 
     def _on_deleted(self, record: RecordedEvent, event: e.QueueDeleted) -> None:
         self.deleted = record
@@ -189,11 +192,11 @@ class QueueFacts:
             subscriber.circuit = CircuitState.CLOSED
 
     def _on_enqueued(self, record: RecordedEvent, event: e.MessageEnqueued) -> None:
-        if self.configuration is None or event.message_id in self.messages:
+        message_id = event.message_id
+        if self._maker is None or message_id in self.messages:
             return
         self._seq += 1
-        message = MessageFacts(record, event, self._seq, self.configuration)
-        self.messages[message.id] = message
+        message = self.messages[message_id] = self._maker.message(record, event, self._seq)
         self.ready.enter(message, event.at)
 
     def _on_audience_fixed(self, record: RecordedEvent, event: e.AudienceFixed) -> None:
@@ -210,6 +213,7 @@ class QueueFacts:
             if subscriber_id not in message.members:
                 slot = message.members[subscriber_id] = SlotFacts(message, subscriber_id, event.at, record)
                 self.ready.wait(slot, event.at)
+        message.recount()
 
     def _on_member_left(self, record: RecordedEvent, event: e.AudienceMemberLeft) -> None:
         message, slot = self.message, self.slot
@@ -223,6 +227,7 @@ class QueueFacts:
             message.fixed = None
             del self.audiences[message.id]
             self.ready.wait(message.slot, event.at)
+        message.recount()
 
     def _on_delivered(self, record: RecordedEvent, event: e.MessageDelivered) -> None:
         message, slot = self.message, self.slot
@@ -255,8 +260,7 @@ class QueueFacts:
             self._finish(message, record)
             return
         self.ready.withdraw(slot)
-        slot.acknowledged = record
-        slot.exhausted = False
+        message.settle(slot, record, exhausted=False)
         slot.failure = None
 
     def _on_failed(self, record: RecordedEvent, event: e.DeliveryFailed | e.LeaseExpired) -> None:
@@ -268,7 +272,7 @@ class QueueFacts:
             subscriber.failures += 1
         self._end_lease(slot)
         slot.failure = slot.last_failure = record
-        slot.exhausted = slot.attempts >= message.max_attempts
+        message.settle(slot, slot.acknowledged, exhausted=slot.attempts >= message.max_attempts)
 
     def _on_extended(self, record: RecordedEvent, event: e.LeaseExtended) -> None:
         if self.slot is not None:
@@ -343,6 +347,7 @@ class QueueFacts:
         del self.messages[message.id]
         self.audiences.pop(message.id, None)
         self.ready.finish(message, record.event.at)
+        message.let_go()
         finished = self.finished
         finished[message.id] = record
         if len(finished) > REMEMBERED_ENDS:

@@ -2,19 +2,24 @@
 
 Written from docs/semantics.md and from nothing else: no projection and no decider is asked, because a rule that
 borrows their bookkeeping would borrow their mistakes.
+
+Structs, because two of them are made for each message.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
+from typing import cast
+
+import msgspec
 
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
-from mpreg_mq.model import DeliveryGuarantee, QueueType
+from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, QueueType
 
 
-class SlotFacts:
+class SlotFacts(msgspec.Struct, eq=False):
     """One thing to be delivered: the message to anybody who matches, or its copy to one member of its audience.
 
     ``delivered`` is the latest delivery, ``lease`` the same while that lease is open, ``failure`` the latest failed
@@ -22,113 +27,145 @@ class SlotFacts:
     among what is ready, 0 where it has none.
     """
 
-    __slots__ = (
-        "acknowledged",
-        "attempts",
-        "deadline",
-        "deadline_set",
-        "delivered",
-        "due_at",
-        "exhausted",
-        "failure",
-        "last_failure",
-        "lease",
-        "message",
-        "scheduled",
-        "subscriber_id",
-        "token",
-    )
+    message: MessageFacts
+    subscriber_id: str | None
+    due_at: float
+    scheduled: RecordedEvent
+    attempts: int = 0
+    delivered: RecordedEvent | None = None
+    lease: RecordedEvent | None = None
+    deadline: float = 0.0
+    deadline_set: RecordedEvent | None = None
+    failure: RecordedEvent | None = None
+    last_failure: RecordedEvent | None = None
+    acknowledged: RecordedEvent | None = None
+    exhausted: bool = False
+    token: int = 0
 
-    def __init__(self, message: MessageFacts, subscriber_id: str | None, due_at: float, record: RecordedEvent) -> None:
-        self.message = message
-        self.subscriber_id = subscriber_id
-        self.due_at = due_at
-        self.scheduled = record
-        self.attempts = 0
-        self.delivered: RecordedEvent | None = None
-        self.lease: RecordedEvent | None = None
-        self.deadline = 0.0
-        self.deadline_set: RecordedEvent | None = None
-        self.failure: RecordedEvent | None = None
-        self.last_failure: RecordedEvent | None = None
-        self.acknowledged: RecordedEvent | None = None
-        self.exhausted = False
-        self.token = 0
+    @property
+    def answered(self) -> bool:
+        """Whether it is acknowledged, or its attempts are used up."""
+        return self.acknowledged is not None or self.exhausted
 
 
-class MessageFacts:
-    """An accepted message that is not finished. ``members`` is its audience once that is fixed (G3, G4)."""
+_NO_SLOT = cast(SlotFacts, None)
 
-    __slots__ = (
-        "alone",
-        "due_at",
-        "event",
-        "expires_at",
-        "finished",
-        "fixed",
-        "group_id",
-        "id",
-        "leases",
-        "max_attempts",
-        "members",
-        "missed",
-        "rank",
-        "record",
-        "required",
-        "seq",
-        "slot",
-        "started",
-    )
 
-    def __init__(
-        self, record: RecordedEvent, event: e.MessageEnqueued, seq: int, configuration: QueueConfiguration
-    ) -> None:
-        options = event.options
-        self.record = record
-        self.event = event
-        self.id = event.message_id
-        self.seq = seq
-        self.alone = event.guarantee is DeliveryGuarantee.AT_LEAST_ONCE
-        self.due_at = event.at + (options.delay_seconds or 0.0)
-        self.rank = 0.0
-        if configuration.queue_type is QueueType.PRIORITY:
-            self.rank = -float(options.priority or 0)
-        elif configuration.queue_type is QueueType.DELAY:
-            self.rank = self.due_at
-        ttl = configuration.message_ttl_seconds if options.message_ttl_seconds is None else options.message_ttl_seconds
-        self.expires_at = None if ttl is None else event.at + ttl
-        attempts = (configuration.max_retries if options.max_retries is None else options.max_retries) + 1
-        cap = configuration.dead_letter_max_receives
-        self.max_attempts = attempts if cap is None else min(attempts, cap)
-        self.required = options.required_acknowledgments or 1
-        self.group_id = options.group_id
-        self.slot = SlotFacts(self, None, self.due_at, record)
-        self.members: dict[str, SlotFacts] | None = None
-        self.fixed: RecordedEvent | None = None
-        self.missed = 0
-        self.leases = 0
-        self.started: RecordedEvent | None = None
-        self.finished = False
+class MessageFacts(msgspec.Struct, eq=False):
+    """An accepted message that is not finished. ``members`` is its audience once that is fixed (G3, G4).
 
-    def slots(self) -> Iterator[SlotFacts]:
+    ``acknowledgments``, ``exhausted`` and ``answered`` count the slots that have acknowledged, used up their attempts
+    and not acknowledged since, and done either. ``timeout_seconds`` is what its sender asked for.
+    """
+
+    record: RecordedEvent
+    event: e.MessageEnqueued
+    id: str
+    seq: int
+    alone: bool
+    due_at: float
+    rank: float
+    expires_at: float | None
+    max_attempts: int
+    group_id: str | None
+    timeout_seconds: float | None
+    # None only before and after its life: message and slot refer to each other.
+    slot: SlotFacts = _NO_SLOT
+    members: dict[str, SlotFacts] | None = None
+    fixed: RecordedEvent | None = None
+    missed: int = 0
+    leases: int = 0
+    acknowledgments: int = 0
+    exhausted: int = 0
+    answered: int = 0
+    started: RecordedEvent | None = None
+    finished: bool = False
+
+    @property
+    def required(self) -> int:
+        """Acknowledgments that complete it where it needs a quorum (G4)."""
+        return self.event.options.required_acknowledgments or 1
+
+    def slots(self) -> Iterable[SlotFacts]:
         """What can be delivered now: one slot for each member once the audience is fixed, else its own."""
-        return iter((self.slot,)) if self.members is None else iter(self.members.values())
+        return (self.slot,) if self.members is None else self.members.values()
 
     def slot_of(self, subscriber_id: str) -> SlotFacts | None:
         """What a delivery to this subscriber would use; None where it is not in the audience."""
         return self.slot if self.members is None else self.members.get(subscriber_id)
 
     @property
-    def acknowledgments(self) -> int:
-        """Members that have acknowledged; O(members)."""
-        return sum(slot.acknowledged is not None for slot in self.slots())
-
-    @property
-    def exhausted(self) -> int:
-        """Members that have used up their attempts and not acknowledged since; O(members)."""
-        return sum(slot.exhausted for slot in self.slots())
-
-    @property
     def everybody_answered(self) -> bool:
-        """Whether each member has acknowledged or used up its attempts; O(members)."""
-        return all(slot.acknowledged is not None or slot.exhausted for slot in self.slots())
+        """Whether each member has acknowledged or used up its attempts."""
+        return self.answered == (1 if self.members is None else len(self.members))
+
+    def settle(self, slot: SlotFacts, acknowledged: RecordedEvent | None, exhausted: bool) -> None:
+        """One of its slots has acknowledged, or has used up its attempts or not; keeps the counts."""
+        answered = slot.answered
+        self.acknowledgments += (acknowledged is not None) - (slot.acknowledged is not None)
+        self.exhausted += exhausted - slot.exhausted
+        slot.acknowledged = acknowledged
+        slot.exhausted = exhausted
+        self.answered += slot.answered - answered
+
+    def recount(self) -> None:
+        """Count anew, after the audience changed; O(members)."""
+        slots = self.slots()
+        self.acknowledgments = sum(slot.acknowledged is not None for slot in slots)
+        self.exhausted = sum(slot.exhausted for slot in slots)
+        self.answered = sum(slot.answered for slot in slots)
+
+    def let_go(self) -> None:
+        """It is finished. Without the cycle of message and slots its memory is free at once, with no collector."""
+        self.slot = _NO_SLOT
+        self.members = None
+
+
+class MessageMaker:
+    """Makes the facts of accepted messages; what they take from the configuration is looked up once."""
+
+    def __init__(self, configuration: QueueConfiguration) -> None:
+        self._ttl_seconds = configuration.message_ttl_seconds
+        self._attempts = configuration.max_retries + 1
+        self._cap = configuration.dead_letter_max_receives
+        self._max_attempts = self._capped(self._attempts)
+        self._queue_type = configuration.queue_type
+
+    def _capped(self, attempts: int) -> int:
+        return attempts if self._cap is None else min(attempts, self._cap)
+
+    def message(self, record: RecordedEvent, event: e.MessageEnqueued, seq: int) -> MessageFacts:
+        """The facts of the message that was accepted as the ``seq``-th of its queue."""
+        at = due_at = event.at
+        rank = 0.0
+        ttl = self._ttl_seconds
+        max_attempts = self._max_attempts
+        group_id = timeout = None
+        options = event.options
+        if options is not DEFAULT_OPTIONS:
+            due_at += options.delay_seconds or 0.0
+            if options.message_ttl_seconds is not None:
+                ttl = options.message_ttl_seconds
+            if options.max_retries is not None:
+                max_attempts = self._capped(options.max_retries + 1)
+            group_id = options.group_id
+            timeout = options.acknowledgment_timeout_seconds
+            if self._queue_type is QueueType.PRIORITY:
+                rank = -float(options.priority or 0)
+        if self._queue_type is QueueType.DELAY:
+            rank = due_at
+        message = MessageFacts(
+            record,
+            event,
+            event.message_id,
+            seq,
+            event.guarantee is DeliveryGuarantee.AT_LEAST_ONCE,
+            due_at,
+            rank,
+            None if ttl is None else at + ttl,
+            max_attempts,
+            group_id,
+            timeout,
+        )
+        message.slot = SlotFacts(message, None, due_at, record)
+        return message

@@ -1,7 +1,8 @@
 """What is ready to be delivered, so that the order of deliveries can be judged (O1-O3).
 
-Heaps whose outdated entries are dropped when they come first: a ready slot costs two pushes, and judging a delivery
-costs one look where it is the first of all, else one look for each topic that has something ready.
+Heaps whose outdated entries are dropped when they come first. A ready slot costs a push, and judging a delivery one
+look where it is the first of all. Where it is not, what is ready is kept apart for each topic and member from then
+on, which costs a second push, and judging costs one look for each topic that has something ready.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class Ready:
         self._all: list[Entry] = []
         self._placed = 0
         self._placed_limit = _MIN_COMPACTED
+        self._divided = False
         self._by_topic: dict[str, list[Entry]] = {}
         self._by_member: dict[str, list[Entry]] = {}
         self.groups: dict[str, Group] = {}
@@ -55,25 +57,40 @@ class Ready:
 
     def enter(self, message: MessageFacts, at: float) -> None:
         """A message was accepted."""
-        if message.group_id is not None:
-            group = self.groups.get(message.group_id)
-            if group is None:
-                group = self.groups[message.group_id] = Group()
-            heappush(group.waiting, (message.rank, message.seq, message))
+        group_id = message.group_id
+        if group_id is None:
+            self.wait(message.slot, at)
+            return
+        group = self.groups.get(group_id)
+        if group is None:
+            group = self.groups[group_id] = Group()
+        heappush(group.waiting, (message.rank, message.seq, message))
         self.wait(message.slot, at)
 
     def wait(self, slot: SlotFacts, at: float) -> None:
         """A slot waits to be delivered, from its due time on."""
+        message = slot.message
+        self._tokens = token = self._tokens + 1
         if slot.due_at > at:
-            self._tokens += 1
-            slot.token = self._tokens
-            heappush(self._due, (slot.due_at, slot.token, slot))
+            slot.token = token
+            heappush(self._due, (slot.due_at, token, slot))
             if len(self._due) > self._due_limit:
                 self._due = [entry for entry in self._due if entry[2].token == entry[1]]
                 heapify(self._due)
                 self._due_limit = max(_MIN_COMPACTED, 2 * len(self._due))
+        elif message.group_id is None or self._is_head(message):
+            slot.token = token
+            entry = (message.rank, message.seq, token, slot)
+            heappush(self._all, entry)
+            if self._divided:
+                heappush(self._part_of(slot), entry)
+            # Not the length of one heap: judging empties the one of all, and the others keep what is outdated.
+            self._placed = placed = self._placed + 1
+            if placed > self._placed_limit:
+                self._compact()
         else:
-            self._place(slot)
+            # Its turn comes when it is the first of its group.
+            slot.token = 0
 
     def withdraw(self, slot: SlotFacts) -> None:
         """A slot does not wait any more."""
@@ -88,8 +105,9 @@ class Ready:
 
     def finish(self, message: MessageFacts, at: float) -> None:
         """A message is finished; the next one of its group may go."""
-        for slot in message.slots():
-            slot.token = 0
+        if message.members is not None:
+            for slot in message.members.values():
+                slot.token = 0
         message.slot.token = 0
         message.finished = True
         if message.group_id is None:
@@ -111,46 +129,30 @@ class Ready:
         while due and due[0][0] <= at:
             _, token, slot = heappop(due)
             if slot.token == token:
-                slot.token = 0
-                self._place(slot)
+                self.wait(slot, at)
 
-    def _place(self, slot: SlotFacts) -> None:
-        if not self._may_go(slot):
-            # Its turn comes when it is the first of its group.
-            slot.token = 0
-            return
-        message = slot.message
-        self._tokens += 1
-        slot.token = self._tokens
-        entry = (message.rank, message.seq, slot.token, slot)
-        heappush(self._all, entry)
-        heappush(self._heap_of(slot), entry)
-        # Not the length of one heap: judging empties the one of all, and the others keep what is outdated.
-        self._placed += 1
-        if self._placed > self._placed_limit:
-            self._compact()
-
-    def _heap_of(self, slot: SlotFacts) -> list[Entry]:
+    def _part_of(self, slot: SlotFacts) -> list[Entry]:
+        """The heap of its member, or of its topic where it is for anybody who matches."""
         if slot.subscriber_id is not None:
             return self._by_member.setdefault(slot.subscriber_id, [])
-        topic = slot.message.event.topic
-        heap = self._by_topic.get(topic)
-        if heap is None:
-            heap = self._by_topic[topic] = []
-        return heap
+        return self._by_topic.setdefault(slot.message.event.topic, [])
 
     def _compact(self) -> None:
         """Forget outdated entries, and with them the messages they keep alive; amortised O(1) for each push."""
         self._all = sorted(entry for entry in self._all if entry[3].token == entry[2])
+        self._divided = False
         self._by_topic.clear()
         self._by_member.clear()
-        for entry in self._all:
-            self._heap_of(entry[3]).append(entry)
         self._placed = len(self._all)
         self._placed_limit = max(_MIN_COMPACTED, 2 * self._placed)
 
-    def _may_go(self, slot: SlotFacts) -> bool:
-        message = slot.message
+    def _divide(self) -> None:
+        """Keep entries for each topic and member, too; amortised O(log n) for each push since it was compacted."""
+        self._divided = True
+        for entry in sorted(entry for entry in self._all if entry[3].token == entry[2]):
+            self._part_of(entry[3]).append(entry)
+
+    def _is_head(self, message: MessageFacts) -> bool:
         return message.group_id is None or self.groups[message.group_id].head() is message
 
     @property
@@ -163,20 +165,21 @@ class Ready:
 
     def overtaken(self, slot: SlotFacts, subscriber_id: str, at: float) -> SlotFacts | None:
         """A ready slot that this subscriber could have been given and that comes before this one, or None."""
-        key = (slot.message.rank, slot.message.seq)
         first = self._first(self._all, at)
-        if first is None or (first.message.rank, first.message.seq) >= key:
+        if first is None or first is slot:
+            return None
+        message = slot.message
+        key = (message.rank, message.seq)
+        if (first.message.rank, first.message.seq) >= key:
             return None
         for other in self._firsts_for(subscriber_id, at):
             if (other.message.rank, other.message.seq) < key:
                 return other
         return None
 
-    def anything_for(self, subscriber_id: str, at: float) -> SlotFacts | None:
-        """Something that waits for this subscriber, or None (I6)."""
-        return next(self._firsts_for(subscriber_id, at), None)
-
     def _firsts_for(self, subscriber_id: str, at: float) -> Iterator[SlotFacts]:
+        if not self._divided:
+            self._divide()
         audience = self._subscribers.audience
         own = self._by_member.get(subscriber_id, [])
         shared = (heap for topic, heap in self._by_topic.items() if heap and subscriber_id in audience(topic))
@@ -190,7 +193,7 @@ class Ready:
             _, _, token, slot = heap[0]
             if slot.token == token:
                 expires_at = slot.message.expires_at
-                if (expires_at is None or at < expires_at) and self._may_go(slot):
+                if (expires_at is None or at < expires_at) and self._is_head(slot.message):
                     return slot
                 slot.token = 0
             heappop(heap)

@@ -14,6 +14,9 @@ from mpreg_mq.topics import TopicTrie, matches
 REMEMBERED_DEPARTURES = 4096
 """How many subscribers that left are remembered, for attempts that were under way when they did."""
 
+MOST_AUDIENCES = 65_536
+"""How many topics have those who match them remembered."""
+
 matches = lru_cache(65_536)(matches)
 
 
@@ -65,6 +68,11 @@ class SubscriberFacts:
         since = self.circuit_set.position if self.circuit_set is not None else 0
         return any(slot.lease is not None and slot.lease.position > since for slot in self.held.values())
 
+    @property
+    def last_position(self) -> int:
+        """Position of the latest delivery to it; 0 where there is none."""
+        return 0 if self.last_delivery is None else self.last_delivery.position
+
 
 class SubscriberTable:
     """The subscribers of one queue by id, and who matches a topic."""
@@ -79,9 +87,29 @@ class SubscriberTable:
         """Ids of the present subscribers that match the topic; cached until subscriptions change."""
         found = self._audiences.get(topic)
         if found is None:
+            if len(self._audiences) >= MOST_AUDIENCES:
+                self._audiences.clear()
             found = frozenset(subscriber_id for subscriber_id, _ in self._patterns.match(topic))
             self._audiences[topic] = found
         return found
+
+    def less_busy(self, chosen: SubscriberFacts, topic: str) -> SubscriberFacts | None:
+        """A called subscriber that should have been given a message on this topic instead, or None (G2).
+
+        It holds fewer messages than the chosen one, or as many and was used less recently; O(those who match).
+        """
+        audience = self.audience(topic)
+        if len(audience) < 2:
+            return None
+        held, used = len(chosen.held), chosen.last_position
+        for subscriber_id in audience:
+            other = self.by_id[subscriber_id]
+            count = len(other.held)
+            if count > held or (count == held and other.last_position >= used):
+                continue
+            if other is not chosen and not other.pull and other.can_take():
+                return other
+        return None
 
     def join(self, record: RecordedEvent, event: e.SubscriberJoined) -> None:
         """A subscription began."""

@@ -9,7 +9,6 @@ from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.invariants.messages import MessageFacts
 from mpreg_mq.invariants.rule import Rule
-from mpreg_mq.invariants.subscribers import SubscriberFacts
 from mpreg_mq.model import DeliveryGuarantee
 
 
@@ -32,22 +31,16 @@ class CompetingConsumers(Rule):
             self.violated(record, f"message {message.id} goes to {event.subscriber_id} while somebody has it", held)
         if event.pull or not self.facts.complete:
             return
-        audience = self.facts.subscribers.audience(message.event.topic)
         chosen = self.facts.subscriber
-        if len(audience) < 2 or chosen is None:
-            return
-        key = _busy(chosen)
-        for subscriber_id in audience:
-            other = self.facts.subscribers.by_id[subscriber_id]
-            if other is not chosen and _busy(other) < key and not other.pull and other.can_take():
-                self.violated(
-                    record,
-                    f"{chosen.id} holds {key[0]} messages and is given another, {other.id} holds {len(other.held)} "
-                    "and was used less recently",
-                    chosen.last_delivery,
-                    other.last_delivery,
-                )
-                return
+        other = None if chosen is None else self.facts.subscribers.less_busy(chosen, message.event.topic)
+        if chosen is not None and other is not None:
+            self.violated(
+                record,
+                f"{chosen.id} holds {len(chosen.held)} messages and is given another, {other.id} holds "
+                f"{len(other.held)} and was used less recently",
+                chosen.last_delivery,
+                other.last_delivery,
+            )
 
     def _on_audience_fixed(self, record: RecordedEvent, event: e.AudienceFixed) -> None:
         message = self.facts.message
@@ -61,11 +54,6 @@ class CompetingConsumers(Rule):
 
 
 _OUTCOMES = (e.MessageCompleted, e.MessageDeadLettered, e.MessageFailed, e.QuorumMissed)
-
-
-def _busy(subscriber: SubscriberFacts) -> tuple[int, int]:
-    last = subscriber.last_delivery
-    return len(subscriber.held), 0 if last is None else last.position
 
 
 class Broadcast(Rule):
