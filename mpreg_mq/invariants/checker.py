@@ -7,14 +7,15 @@ what is live (unfinished messages, subscribers, keys, dead letters), not the len
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.invariants.facts import LogFacts, QueueFacts
-from mpreg_mq.invariants.rule import Expectation, Rule
+from mpreg_mq.invariants.plain import COVERED, PLAIN
+from mpreg_mq.invariants.rule import Expectation, RuleFactory
 from mpreg_mq.invariants.rules import ALL_RULES
 from mpreg_mq.invariants.violation import Violation
 
@@ -31,14 +32,18 @@ class InvariantChecker:
     """Checks the records of one log, in order of their positions.
 
     Args:
-        rules: which rules to check; all of them by default. I1 is always checked.
+        rules: which rules to check, as classes or whatever else makes them; all of them by default. I1 is always
+            checked.
+        plain: whether rules may be passed over that have nothing to say about a plain event (see
+            :mod:`mpreg_mq.invariants.plain`). Without, each is asked about each event, for the same result.
 
     A stream whose first record is not version 1 is checked without what happened before: rules then say nothing of
     messages and subscribers that they did not see begin.
     """
 
-    def __init__(self, rules: Sequence[type[Rule]] = ALL_RULES) -> None:
+    def __init__(self, rules: Sequence[RuleFactory] = ALL_RULES, *, plain: bool = True) -> None:
         self._rules = tuple(rules)
+        self._plain = plain
         self._streams: dict[str, _StreamChecker] = {}
         self._log = LogFacts()
         self._last: RecordedEvent | None = None
@@ -49,33 +54,40 @@ class InvariantChecker:
 
     def observe(self, record: RecordedEvent) -> None:
         """Take the next record in; O(log n) in the messages that are live."""
-        last = self._last
-        if last is not None and record.position != last.position + 1:
-            self._report(
-                Violation(
-                    "I1",
-                    record.position,
-                    record.stream,
-                    None,
-                    f"position {record.position} follows position {last.position}; positions have no gaps",
-                    (last, record),
-                )
-            )
-        self._last = record
-        self.events += 1
-        stream = self._streams.get(record.stream)
-        if stream is None:
-            rules = self._rules if record.stream.startswith(QUEUE_STREAMS) else ()
-            facts = QueueFacts(record.stream, self._log)
-            stream = self._streams[record.stream] = _StreamChecker(facts, rules, self._report)
-        stream.observe(record)
+        self.observe_all((record,))
 
     def observe_all(self, records: Iterable[RecordedEvent]) -> InvariantChecker:
         """Take these records in; returns the checker itself."""
-        observe = self.observe
-        for record in records:
-            observe(record)
+        last = self._last
+        name: str | None = None
+        observe: Callable[[RecordedEvent], None] = _nowhere
+        count = 0
+        try:
+            for record in records:
+                if last is not None and record.position != last.position + 1:
+                    self._report_gap(last, record)
+                last = record
+                count += 1
+                if record.stream != name:
+                    name = record.stream
+                    observe = self._stream(name).observe
+                observe(record)
+        finally:
+            self._last = last
+            self.events += count
         return self
+
+    def _stream(self, name: str) -> _StreamChecker:
+        stream = self._streams.get(name)
+        if stream is None:
+            rules = self._rules if name.startswith(QUEUE_STREAMS) else ()
+            facts = QueueFacts(name, self._log)
+            stream = self._streams[name] = _StreamChecker(facts, rules, self._report, self._plain)
+        return stream
+
+    def _report_gap(self, last: RecordedEvent, record: RecordedEvent) -> None:
+        sentence = f"position {record.position} follows position {last.position}; positions have no gaps"
+        self._report(Violation("I1", record.position, record.stream, None, sentence, (last, record)))
 
     def finish(self, *, cut: bool = False) -> list[Violation]:
         """What was found, after a last look at what the log leaves open; O(n log n).
@@ -97,51 +109,82 @@ class InvariantChecker:
             self.violations.append(violation)
 
 
+def _nowhere(record: RecordedEvent) -> None:
+    """Stands for the checker of a stream until there is a record, and with it a stream."""
+
+
+class _Plan(NamedTuple):
+    """What is done with the events of one type.
+
+    ``checks`` are those of all rules that care about it, ``rest`` those that are made where ``plain`` says that the
+    others have nothing to say, and ``unconfigured`` those that are made before there is a configuration.
+    """
+
+    of_one_message: bool
+    plain: Callable[[QueueFacts, Any], bool] | None
+    checks: tuple[Check, ...]
+    rest: tuple[Check, ...]
+    unconfigured: tuple[Check, ...]
+
+
 class _StreamChecker:
     """The rules and facts of one stream."""
 
-    def __init__(self, facts: QueueFacts, rules: Sequence[type[Rule]], report: Callable[[Violation], None]) -> None:
+    def __init__(
+        self, facts: QueueFacts, rules: Sequence[RuleFactory], report: Callable[[Violation], None], plain: bool
+    ) -> None:
         self.facts = facts
         self._report = report
         self._expected: list[Expectation] = []
         self._rules = [rule(facts, report, self._expected) for rule in rules]
-        self._checks: dict[type[e.Event], tuple[Check, ...]] = {}
-        self._last: RecordedEvent | None = None
+        self._plain = plain
+        self._plans: dict[type[e.Event], _Plan] = {}
 
     def observe(self, record: RecordedEvent) -> None:
         event: Any = record.event
         kind = type(event)
         facts = self.facts
-        last = self._last
+        last = facts.previous
         if last is None:
             facts.complete = record.version == 1
         elif record.version != last.version + 1 or event.at < last.event.at:
             self._report_gap(last, record)
-        self._last = record
-        if kind in _OF_ONE_MESSAGE:
+        of_one_message, plain, checks, rest, _ = self._plans.get(kind) or self._plan(kind)
+        if self._expected:
+            self._look(record, of_one_message)
+        if plain is not None and plain(facts, event):
+            checks = rest
+        elif of_one_message:
             facts.focus(event)
-        expected = self._expected
-        if expected:
-            now, expected[:] = expected[:], []
-            expected += [expectation for expectation in now if not expectation(record)]
-        checks = self._checks.get(kind)
-        if checks is None:
-            checks = self._checks[kind] = self._checks_of(kind)
-        if facts.configuration is not None or kind is e.QueueCreated:
-            for check in checks:
-                check(record, event)
-        elif facts.complete and self._rules:
+        if facts.configuration is None and kind is not e.QueueCreated:
+            checks = self._unconfigured(record)
+        for check in checks:
+            check(record, event)
+        facts.apply(record)
+
+    def _unconfigured(self, record: RecordedEvent) -> tuple[Check, ...]:
+        """The checks that can be made before there is a configuration."""
+        kind = type(record.event)
+        if self.facts.complete and self._rules:
             self._report(
                 Violation(
                     "I3",
                     record.position,
                     record.stream,
-                    getattr(event, "message_id", None),
+                    getattr(record.event, "message_id", None),
                     f"{kind.__name__} in a stream that does not begin with QueueCreated",
                     (record,),
                 )
             )
-        facts.apply(record)
+        return self._plans[kind].unconfigured
+
+    def _look(self, record: RecordedEvent, of_one_message: bool) -> None:
+        """Have what is expected look at the record."""
+        if of_one_message:
+            self.facts.focus(record.event)
+        expected = self._expected
+        now, expected[:] = expected[:], []
+        expected += [expectation for expectation in now if not expectation(record)]
 
     def _report_gap(self, last: RecordedEvent, record: RecordedEvent) -> None:
         sentence = (
@@ -151,8 +194,17 @@ class _StreamChecker:
         )
         self._report(Violation("I1", record.position, record.stream, None, sentence, (last, record)))
 
-    def _checks_of(self, kind: type[e.Event]) -> tuple[Check, ...]:
-        return tuple(getattr(rule, rule.HANDLED[kind]) for rule in self._rules if kind in rule.HANDLED)
+    def _plan(self, kind: type[e.Event]) -> _Plan:
+        covered = COVERED.get(kind, frozenset())
+        asked = [(rule, getattr(rule, rule.HANDLED[kind])) for rule in self._rules if kind in rule.HANDLED]
+        plan = self._plans[kind] = _Plan(
+            kind in _OF_ONE_MESSAGE,
+            PLAIN.get(kind) if self._plain else None,
+            tuple(check for _, check in asked),
+            tuple(check for rule, check in asked if type(rule) not in covered),
+            tuple(check for rule, check in asked if not rule.NEEDS_CONFIGURATION),
+        )
+        return plan
 
     def finish(self, cut: bool) -> None:
         expected, self._expected[:] = self._expected[:], []
@@ -171,7 +223,7 @@ _OF_ONE_MESSAGE = frozenset(kind for kind in e.EVENT_TYPES if "message_id" in at
 """Events about one message that was accepted before."""
 
 
-def check_history(records: Iterable[RecordedEvent], rules: Sequence[type[Rule]] = ALL_RULES) -> list[Violation]:
+def check_history(records: Iterable[RecordedEvent], rules: Sequence[RuleFactory] = ALL_RULES) -> list[Violation]:
     """The violations of a whole history."""
     return InvariantChecker(rules).observe_all(records).finish()
 

@@ -26,6 +26,8 @@ class Rule:
     id: ClassVar[str]
     """As in docs/semantics.md."""
     HANDLED: ClassVar[Mapping[type[Event], str]] = {}
+    NEEDS_CONFIGURATION: ClassVar[bool] = True
+    """Whether its handlers run only once the configuration of the queue is known."""
 
     def __init__(self, facts: QueueFacts, report: Report, expected: list[Expectation]) -> None:
         self.facts = facts
@@ -34,7 +36,7 @@ class Rule:
 
     @property
     def configuration(self) -> QueueConfiguration:
-        """The configuration in force; handlers run only once there is one."""
+        """The configuration in force, for handlers that run only once there is one."""
         configuration = self.facts.configuration
         assert configuration is not None
         return configuration
@@ -59,3 +61,7 @@ class Rule:
 
     def finish(self) -> None:
         """The log is at its end."""
+
+
+RuleFactory = Callable[[QueueFacts, Report, list[Expectation]], Rule]
+"""What makes a rule for a queue: its class, or a call of it with more arguments."""

@@ -17,7 +17,10 @@ REMEMBERED_DEPARTURES = 4096
 MOST_AUDIENCES = 65_536
 """How many topics have those who match them remembered."""
 
-matches = lru_cache(65_536)(matches)
+MOST_MATCHES = 65_536
+"""How many pairs of pattern and topic have remembered whether they match."""
+
+pattern_matches = lru_cache(MOST_MATCHES)(matches)
 
 
 class SubscriberFacts:
@@ -51,7 +54,7 @@ class SubscriberFacts:
     def subscription_matches(self, subscription_id: str, topic: str) -> bool:
         """Whether this subscription of it matches the topic (G6)."""
         joined: e.SubscriberJoined = self.subscriptions[subscription_id].event  # type: ignore[assignment]
-        return matches(joined.topic_pattern, topic)
+        return pattern_matches(joined.topic_pattern, topic)
 
     def matches(self, topic: str) -> bool:
         """Whether any of its subscriptions matches the topic (G6)."""
@@ -74,6 +77,10 @@ class SubscriberFacts:
         return 0 if self.last_delivery is None else self.last_delivery.position
 
 
+def _how_busy(subscriber: SubscriberFacts) -> tuple[int, int, str]:
+    return len(subscriber.held), subscriber.last_position, subscriber.id
+
+
 class SubscriberTable:
     """The subscribers of one queue by id, and who matches a topic."""
 
@@ -94,7 +101,7 @@ class SubscriberTable:
         return found
 
     def less_busy(self, chosen: SubscriberFacts, topic: str) -> SubscriberFacts | None:
-        """A called subscriber that should have been given a message on this topic instead, or None (G2).
+        """The called subscriber that should have been given a message on this topic instead, or None (G2).
 
         It holds fewer messages than the chosen one, or as many and was used less recently; O(those who match).
         """
@@ -102,14 +109,16 @@ class SubscriberTable:
         if len(audience) < 2:
             return None
         held, used = len(chosen.held), chosen.last_position
+        found = None
         for subscriber_id in audience:
             other = self.by_id[subscriber_id]
             count = len(other.held)
             if count > held or (count == held and other.last_position >= used):
                 continue
             if other is not chosen and not other.pull and other.can_take():
-                return other
-        return None
+                # In no order of a set, so that the same history is always told in the same words.
+                found = other if found is None else min(found, other, key=_how_busy)
+        return found
 
     def join(self, record: RecordedEvent, event: e.SubscriberJoined) -> None:
         """A subscription began."""

@@ -13,6 +13,7 @@ import pytest
 from mpreg_mq.actors.retention import Compactor
 from mpreg_mq.configuration import RetentionPolicy
 from mpreg_mq.events import Append, EventLog, SQLiteEventLog
+from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Snapshot
 from mpreg_mq.replay import Moment, open_history, replay, why
 from mpreg_mq.replay.dead_letters import dead_letters
@@ -115,6 +116,16 @@ def test_a_snapshot_that_is_not_the_fold_is_noticed(log: EventLog, tmp_path: Pat
         (violation,) = verify(opened).violations
         assert (violation.rule, violation.stream) == ("I4", "queue:orders")
         assert "differ in paused" in violation.sentence
+
+
+def test_what_is_left_is_folded_from_its_base(path: Path) -> None:
+    """Given a compacted log with an event of a message that never was, then I4 tells that its fold cannot go on."""
+    with closing(SQLiteEventLog(path)) as opened:
+        version = opened.stream_version("queue:orders")
+        at = max(state.last_at for state in replay(opened).states.values())
+        opened.append([Append("queue:orders", version, [e.MessageAcknowledged(at, "99-nobody", "nobody", True)])])
+        (violation,) = verify(opened).violations
+    assert (violation.rule, violation.message_id) == ("I4", "99-nobody")
 
 
 def test_a_damaged_base_is_an_error(path: Path) -> None:

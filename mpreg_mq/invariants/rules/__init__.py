@@ -57,4 +57,28 @@ ALL_RULES: tuple[type[Rule], ...] = (
 )
 """Every rule that a log can show, in the order of docs/semantics.md; I1 is always on."""
 
-__all__ = ["ALL_RULES", "Rule"]
+__all__ = [
+    "ALL_RULES",
+    "Accounts",
+    "Acknowledgments",
+    "Attempts",
+    "Backoff",
+    "Broadcast",
+    "Capacity",
+    "Circuit",
+    "CompetingConsumers",
+    "DeadLetters",
+    "Delay",
+    "Fifo",
+    "Fold",
+    "InFlight",
+    "Leases",
+    "Lifecycle",
+    "Limits",
+    "Pause",
+    "Priority",
+    "Quorum",
+    "Rule",
+    "TimeToLive",
+    "Topics",
+]

@@ -129,13 +129,19 @@ class Fold(Rule):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.state: QueueState | None = QueueState()
+        self.state: QueueState | None = None
         self._last: RecordedEvent | None = None
 
+    def begin(self) -> QueueState | None:
+        """What to fold the first event into; None where there is nothing, because it is not the first of its queue."""
+        return QueueState() if self.facts.complete else None
+
     def _on_event(self, record: RecordedEvent, event: e.Event) -> None:
-        if self.state is None or not self.facts.complete:
-            return
+        if self._last is None:
+            self.state = self.begin()
         self._last = record
+        if self.state is None:
+            return
         try:
             self.state.apply(event)
         # A projection that meets what it does not expect may fail in any way.
@@ -146,14 +152,17 @@ class Fold(Rule):
 
     def finish(self) -> None:
         """Compare the fold with the facts."""
-        state, last = self.state, self._last
-        if state is None or last is None:
-            return
-        try:
-            state.check()
-        except AssertionError as error:
-            self.violated(last, f"the projections are not consistent at the end: {error}")
-        self.compare(state, last)
+        self.check()
+        if self.state is not None and self._last is not None and self.facts.complete:
+            self.compare(self.state, self._last)
+
+    def check(self) -> None:
+        """Report where the projections do not agree with each other; O(size of the state)."""
+        if self.state is not None and self._last is not None:
+            try:
+                self.state.check()
+            except AssertionError as error:
+                self.violated(self._last, f"the projections are not consistent at the end: {error or 'a check failed'}")
 
     def compare(self, state: QueueState, last: RecordedEvent) -> None:
         """Report each part of ``state`` that is not what the events say; O(n log n)."""
