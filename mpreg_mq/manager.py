@@ -147,8 +147,7 @@ class MessageQueueManager(NamedQueues):
         self._check_open()
         self._bind()
         configuration = self.config.new_queue_configuration(name, config)
-        under_way = self._creating.get(name)
-        if under_way is not None:
+        while (under_way := self._creating.get(name)) is not None:
             await asyncio.wait([under_way])
         if name in self._queues:
             return False

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import warnings
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -33,6 +34,9 @@ from mpreg_mq import (
 )
 from mpreg_mq.actors import commands as c
 from mpreg_mq.projections import QueueState
+from mpreg_mq.testing.disk import SimulatedDisk
+from mpreg_mq.testing.loop import SimulatedClock, SimulatedLoop
+from mpreg_mq.testing.seams import deterministic
 from tests.support.running import Recorder, until, wait_until
 
 
@@ -135,6 +139,28 @@ def test_concurrent_creation_of_one_name_creates_it_once(log: str) -> None:
             assert len(manager.queue("other").pending_messages) == 10
 
     asyncio.run(story())
+
+
+def test_concurrent_creation_goes_on_after_one_that_failed() -> None:
+    """Given five tasks that create the same queue, when the first cannot store it, then the next one does."""
+    failures = iter([EventLogError("no space left")])
+
+    def fault() -> None:
+        failure = next(failures, None)
+        if failure is not None:
+            raise failure
+
+    disk, loop = SimulatedDisk(fault=fault), SimulatedLoop()
+
+    async def story() -> None:
+        async with MessageQueueManager(log=disk.open(loop), clock=SimulatedClock(loop)) as manager:
+            created = await asyncio.gather(*(manager.create_queue("q") for _ in range(5)), return_exceptions=True)
+            assert isinstance(created[0], EventLogError)
+            assert created[1:] == [True, False, False, False]
+            assert (await manager.send_message("q", "t", 1)).success
+
+    with deterministic(Random(1)):
+        loop.run_until_complete(story())
 
 
 def test_unknown_queues_answer_as_mpreg_does() -> None:
