@@ -98,18 +98,38 @@ class EncodedEvent(NamedTuple):
     body: bytes
 
 
-_Packer = Callable[[Any], dict[str, Any]]
+_Packer = Callable[[Any], Any]
 
 # A value made by one of these is the same each time; other factories (clocks, random identifiers) are not.
 _CONSTANT_FACTORIES = (dict, list, set, frozenset, tuple)
 
 
-def _packer(cls: type[Any]) -> _Packer:
-    """Compile the function that turns a value of an attrs class into its map without defaults."""
+def _packer(cls: type[Event]) -> _Packer | None:
+    """The function that turns an event into what is encoded; None where the event itself can be.
+
+    That an event leaves out what equals its default is msgspec's doing, and no business of the attrs values in it.
+    """
+    hints = get_type_hints(cls)
+    nested = [(field.name, field.default) for field in attrs.fields(cls) if attrs.has(hints[field.name])]
+    if not nested:
+        return None
+    pack = _map_packer(cls)
+
+    def pack_unless_default(event: Any) -> Any:
+        for name, default in nested:
+            if getattr(event, name) is not default:
+                return pack(event)
+        return event
+
+    return pack_unless_default
+
+
+def _map_packer(cls: type[Any]) -> Callable[[Any], dict[str, Any]]:
+    """Compile the function that turns a value of a class that attrs knows into its map without defaults."""
     hints = get_type_hints(cls)
     required: list[str] = []
     optional: list[tuple[str, Any]] = []
-    nested: list[tuple[str, _Packer]] = []
+    nested: list[tuple[str, Callable[[Any], dict[str, Any]]]] = []
     for field in attrs.fields(cls):
         default: Any = field.default
         if isinstance(default, attrs.Factory):  # type: ignore[arg-type]
@@ -119,7 +139,7 @@ def _packer(cls: type[Any]) -> _Packer:
         else:
             optional.append((field.name, default))
         if attrs.has(hints[field.name]):
-            nested.append((field.name, _packer(hints[field.name])))
+            nested.append((field.name, _map_packer(hints[field.name])))
 
     def pack(value: Any) -> dict[str, Any]:
         body = {name: getattr(value, name) for name in required}
@@ -205,7 +225,7 @@ class Codec:
             items = []
             for event in events:
                 number, pack = packers[type(event)]
-                items.append((number, pack(event)))
+                items.append((number, event if pack is None else pack(event)))
             return self._encode_body(items)
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
             # One at a time, to say which.
@@ -258,7 +278,7 @@ class Codec:
                 f"encode: got {describe(event)}, expected an event of mpreg_mq.events.types; define new ones there"
             ) from None
         try:
-            body = encode(pack(event))
+            body = encode(event if pack is None else pack(event))
         except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
             raise EventLogError(
                 f"encode: {tag} has a field that cannot be stored ({error}): {describe(event)}"

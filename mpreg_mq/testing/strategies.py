@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import msgspec
 from hypothesis import strategies as st
 
 from mpreg_mq.actors import commands as c
@@ -269,7 +270,7 @@ def _wrong_attempt(events: list[e.Event], draw: st.DrawFn) -> Changed | None:
     index = draw(st.sampled_from(found))
     delivered = events[index]
     assert isinstance(delivered, e.MessageDelivered)
-    wrong = attrs.evolve(delivered, attempt=delivered.attempt + 1)
+    wrong = msgspec.structs.replace(delivered, attempt=delivered.attempt + 1)
     return [*events[:index], wrong, *events[index + 1 :]], "R1", "an attempt that was not counted"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
+import msgspec
 import pytest
 
 from mpreg_mq.actors import commands as c
@@ -290,7 +290,7 @@ def test_d1_a_redrive_is_a_new_acceptance_that_remembers_where_it_came_from() ->
     enqueued, redriven = q.fresh
     assert isinstance(enqueued, e.MessageEnqueued)
     original = q.events_of(e.MessageEnqueued)[0]
-    assert enqueued == attrs.evolve(original, message_id=named(2), redriven_from=f"q/{named(1)}", at=q.now)
+    assert enqueued == msgspec.structs.replace(original, message_id=named(2), redriven_from=f"q/{named(1)}", at=q.now)
     assert redriven == e.DeadLetterRedriven(q.now, named(1), named(2), "q")
     q.then_reply([(named(1), named(2))])
     assert len(q.state.dead_letters) == 0

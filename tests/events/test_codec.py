@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import attrs
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
@@ -67,7 +67,9 @@ def test_every_event_type_is_known() -> None:
 
 def test_enums_tuples_and_nested_values_are_restored_as_such() -> None:
     """Given fields that MessagePack has no type for, then they come back as what they were, not as look-alikes."""
-    event = attrs.evolve(ENQUEUED, guarantee=DeliveryGuarantee.QUORUM, options=MessageOptions(headers={"k": "v"}))
+    event = replace(
+        ENQUEUED, guarantee=DeliveryGuarantee.QUORUM, options=MessageOptions(headers={"k": "v"})
+    )
     decoded = decode(*encode(event))
     assert isinstance(decoded, MessageEnqueued)
     assert decoded.guarantee is DeliveryGuarantee.QUORUM
@@ -84,7 +86,7 @@ def test_enums_tuples_and_nested_values_are_restored_as_such() -> None:
 def test_defaults_are_not_stored() -> None:
     """Given fields that equal their defaults, identical or not, then the body does without them."""
     assert raw(ENQUEUED) == {"at": 1.0, "message_id": "m", "topic": "a.b", "payload": b"p"}
-    assert raw(attrs.evolve(ENQUEUED, options=MessageOptions())) == raw(ENQUEUED)
+    assert raw(replace(ENQUEUED, options=MessageOptions())) == raw(ENQUEUED)
     joined = SubscriberJoined(
         at=1.0, subscriber_id="s", subscription_id="i", topic_pattern="#", max_in_flight=5, metadata={}
     )
@@ -94,7 +96,7 @@ def test_defaults_are_not_stored() -> None:
 def test_defaults_inside_nested_values_are_not_stored() -> None:
     """Given a configuration or options with a few fields set, then only those are in the body; enums by value."""
     options = MessageOptions(priority=0, group_id="g")
-    assert raw(attrs.evolve(ENQUEUED, options=options))["options"] == {"priority": 0, "group_id": "g"}
+    assert raw(replace(ENQUEUED, options=options))["options"] == {"priority": 0, "group_id": "g"}
     configuration = QueueConfiguration(name="q", queue_type=QueueType.DELAY, max_size=5)
     assert raw(QueueCreated(at=1.0, name="q", configuration=configuration)) == {
         "at": 1.0,
@@ -153,16 +155,15 @@ def test_defaults_are_part_of_the_format() -> None:
 def test_what_cannot_be_stored_is_refused() -> None:
     """Given a field that MessagePack cannot hold, or a foreign event class, then encoding says so at once."""
 
-    @attrs.frozen
-    class Foreign(Event):
+    class Foreign(Event, frozen=True):
         """Not in events/types.py."""
 
     with pytest.raises(EventLogError, match="Foreign"):
         encode(Foreign(at=1.0))
     with pytest.raises(EventLogError, match="MessageEnqueued has a field that cannot be stored"):
-        encode(attrs.evolve(ENQUEUED, options=MessageOptions(priority=2**70)))
+        encode(replace(ENQUEUED, options=MessageOptions(priority=2**70)))
     with pytest.raises(EventLogError, match="surrogates"):
-        encode(attrs.evolve(ENQUEUED, topic="\ud800"))
+        encode(replace(ENQUEUED, topic="\ud800"))
 
 
 # --- older and newer releases -------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def change(events: list[e.Event], random: Random) -> None:
             value = random.choice(others)
         else:
             value = altered(getattr(event, name), random)
-        events[index] = attrs.evolve(event, **{name: value})
+        events[index] = msgspec.structs.replace(event, **{name: value})
 
 
 def altered(value: object, random: Random) -> object:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
 import pytest
+from msgspec.structs import replace
 
 from mpreg_mq.events import types as e
 from mpreg_mq.invariants import InvariantChecker
@@ -76,7 +76,7 @@ GOOD: dict[str, Callable[[], History]] = {
         .delivered("1-r", "a")
         .failed("1-r", "a")
         .dead("1-r", "a")
-        .add(attrs.evolve(enqueued("1-r"), message_id="2-r", redriven_from="q/1-r"))
+        .add(replace(enqueued("1-r"), message_id="2-r", redriven_from="q/1-r"))
         .add(e.DeadLetterRedriven(1000.0, "1-r", "2-r", "q"))
         .delivered("2-r", "a")
         .acknowledged("2-r", "a")
@@ -344,17 +344,25 @@ BAD: list[tuple[str, str, Callable[[], History]]] = [
     ("D1", "a wrong error", lambda: died(error="bang")),
     ("D1", "a wrong subscriber", lambda: died(name="b")),
     ("D1", "redriven twice", lambda: redriven().add(e.DeadLetterRedriven(1000.0, "1-r", "2-r", "q"))),
-    ("D1", "redriven from nothing", lambda: History().add(attrs.evolve(enqueued("1-r"), redriven_from="q/0-r"))),
+    (
+        "D1",
+        "redriven from nothing",
+        lambda: History().add(replace(enqueued("1-r"), redriven_from="q/0-r")),
+    ),
     (
         "D1",
         "redriven and still dead",
-        lambda: died().add(attrs.evolve(enqueued("2-r"), redriven_from="q/1-r")).sent("3-r"),
+        lambda: died().add(replace(enqueued("2-r"), redriven_from="q/1-r")).sent("3-r"),
     ),
-    ("D1", "another message", lambda: died().add(attrs.evolve(enqueued("2-r"), topic="u", redriven_from="q/1-r"))),
+    (
+        "D1",
+        "another message",
+        lambda: died().add(replace(enqueued("2-r"), topic="u", redriven_from="q/1-r")),
+    ),
     (
         "D1",
         "redriven with a key",
-        lambda: died().add(attrs.evolve(enqueued("2-r"), deduplication_key="k", redriven_from="q/1-r")),
+        lambda: died().add(replace(enqueued("2-r"), deduplication_key="k", redriven_from="q/1-r")),
     ),
     ("D1", "redriven to nowhere", lambda: died().add(e.DeadLetterRedriven(1000.0, "1-r", "2-r", "q"))),
     ("D1", "redriven as another", lambda: died().sent("2-r").add(e.DeadLetterRedriven(1000.0, "1-r", "2-r", "q"))),
@@ -453,7 +461,7 @@ def died(name: str = "a", attempts: int = 1, error: str = "boom", **configuratio
 
 
 def redriven() -> History:
-    again = attrs.evolve(enqueued("2-r"), redriven_from="q/1-r")
+    again = replace(enqueued("2-r"), redriven_from="q/1-r")
     return died().add(again, e.DeadLetterRedriven(1000.0, "1-r", "2-r", "q"))
 
 

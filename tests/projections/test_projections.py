@@ -157,7 +157,7 @@ def test_the_sizes_of_a_queue_are_what_it_holds() -> None:
 def test_a_state_needs_its_beginning_and_known_events() -> None:
     """Given no QueueCreated, or something that is no event, then the error says so."""
 
-    class Unheard(e.Event):
+    class Unheard(e.Event, frozen=True):
         """Not one of the events."""
 
     with pytest.raises(ProjectionError, match="does not begin with QueueCreated"):

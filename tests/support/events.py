@@ -9,6 +9,7 @@ import attrs
 from hypothesis import strategies as st
 
 from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.events.types import EVENT_TYPES, Event
 
 SCALARS: dict[Any, st.SearchStrategy[Any]] = {
     float: st.floats(allow_nan=False),
@@ -69,3 +70,8 @@ def configurations() -> st.SearchStrategy[QueueConfiguration]:
     name = values("name", str)
     others = {key: values(key, hint) for key, hint in hints.items() if key != "name"}
     return st.fixed_dictionaries({"name": name}, optional=others).map(lambda fields: QueueConfiguration(**fields))
+
+
+def events() -> st.SearchStrategy[Event]:
+    """Any event of any type."""
+    return st.sampled_from(sorted(EVENT_TYPES, key=lambda cls: cls.__name__)).flatmap(values_of_class)

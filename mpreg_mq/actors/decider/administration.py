@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+import msgspec
 
 from mpreg_mq.actors.commands import (
     AcceptRedriven,
@@ -166,7 +166,7 @@ def _accept_again(
     """New acceptances of dead messages, as many as there is room for; they claim no deduplication key (D1)."""
     room = max(0, state.configuration.max_size - state.messages.pending_count)
     return [
-        attrs.evolve(
+        msgspec.structs.replace(
             enqueued,
             at=context.now,
             message_id=context.message_id(state.messages.next_seq + index),

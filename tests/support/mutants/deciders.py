@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import attrs
+import msgspec
 
 from mpreg_mq.actors.decider.decision import Context, Decision
 from mpreg_mq.events import types as e
@@ -117,7 +117,7 @@ def _with(kind: type[e.Event], **changes: Callable[[Any], Any]) -> EventRewrite:
     def rewrite(state: QueueState, event: Any) -> Any:
         if not isinstance(event, kind):
             return event
-        return attrs.evolve(event, **{name: change(event) for name, change in changes.items()})
+        return msgspec.structs.replace(event, **{name: change(event) for name, change in changes.items()})
 
     return rewrite
 
@@ -142,13 +142,13 @@ def _no_events(decide: Any) -> Any:
 
 
 def _without_error(end: Any) -> Any:
-    return lambda *arguments: attrs.evolve(end(*arguments), error="something went wrong")
+    return lambda *arguments: msgspec.structs.replace(end(*arguments), error="something went wrong")
 
 
 def _miscounted(end: Any) -> Any:
     def mutated(*arguments: Any) -> Any:
         event = end(*arguments)
-        return attrs.evolve(event, attempts=event.attempts + 1)
+        return msgspec.structs.replace(event, attempts=event.attempts + 1)
 
     return mutated
 
@@ -156,7 +156,7 @@ def _miscounted(end: Any) -> Any:
 def _lease_of_another_length(deliver: Any) -> Any:
     def mutated(*arguments: Any, **keywords: Any) -> Any:
         event = deliver(*arguments, **keywords)
-        return event if event.pull else attrs.evolve(event, deadline=event.at + 1000.0)
+        return event if event.pull else msgspec.structs.replace(event, deadline=event.at + 1000.0)
 
     return mutated
 
