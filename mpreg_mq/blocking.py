@@ -194,12 +194,8 @@ class BlockingMessageQueueManager:
         return self._wait(self._manager.extend_lease(queue_name, message_id, subscriber_id, seconds_from_now))
 
     def list_dead_letters(self, queue_name: str) -> list[DeadLetter]:
-        """Copies of a queue's dead letters, oldest first.
-
-        Raises:
-            QueueNotFoundError: there is no such queue.
-        """
-        return self._manager.queue(queue_name).list_dead_letters()
+        """See :meth:`MessageQueueManager.list_dead_letters`."""
+        return self._manager.list_dead_letters(queue_name)
 
     def redrive_dead_letters(
         self,
@@ -216,6 +212,10 @@ class BlockingMessageQueueManager:
                 queue_name, message_ids, limit=limit, target_queue=target_queue, dry_run=dry_run
             )
         )
+
+    def purge_dead_letters(self, queue_name: str, message_ids: Iterable[str | MessageId] | None = None) -> int:
+        """See :meth:`MessageQueueManager.purge_dead_letters`."""
+        return self._wait(self._manager.purge_dead_letters(queue_name, message_ids))
 
     def purge_queue(self, queue_name: str) -> int:
         """See :meth:`MessageQueueManager.purge_queue`."""

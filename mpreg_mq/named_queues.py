@@ -11,7 +11,7 @@ import attrs
 from mpreg_mq._validation import describe
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import QueueClosedError, QueueNotFoundError
-from mpreg_mq.model import Callback, MessageId, QueuedMessage, QueueManagerStatistics, QueueStatistics
+from mpreg_mq.model import Callback, DeadLetter, MessageId, QueuedMessage, QueueManagerStatistics, QueueStatistics
 from mpreg_mq.queue import MessageQueue
 
 logger = logging.getLogger("mpreg_mq")
@@ -175,6 +175,14 @@ class NamedQueues:
         queue = self._queues.get(queue_name)
         return queue is not None and await queue.extend_lease(message_id, subscriber_id, seconds_from_now)
 
+    def list_dead_letters(self, queue_name: str) -> list[DeadLetter]:
+        """Copies of a queue's dead letters, oldest first (D1).
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+        return self.queue(queue_name).list_dead_letters()
+
     async def redrive_dead_letters(
         self,
         queue_name: str,
@@ -193,6 +201,14 @@ class NamedQueues:
         return await self.queue(queue_name).redrive_dead_letters(
             message_ids, limit=limit, target=target, dry_run=dry_run
         )
+
+    async def purge_dead_letters(self, queue_name: str, message_ids: Iterable[str | MessageId] | None = None) -> int:
+        """Remove dead letters of a queue, all or those named; how many.
+
+        Raises:
+            QueueNotFoundError: there is no such queue.
+        """
+        return await self.queue(queue_name).purge_dead_letters(message_ids)
 
     async def purge_queue(self, queue_name: str) -> int:
         """Remove every unfinished message of a queue; how many.

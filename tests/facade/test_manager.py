@@ -177,10 +177,15 @@ def test_unknown_queues_answer_as_mpreg_does() -> None:
         assert not await manager.negative_acknowledge("q", "x", "s")
         assert not await manager.extend_lease("q", "x", "s", 5)
         assert not await manager.route_topic_to_queue("a.#", "q")
-        for verb in (manager.receive_messages("q", "s"), manager.purge_queue("q"), manager.redrive_dead_letters("q")):
+        for verb in (
+            manager.receive_messages("q", "s"),
+            manager.purge_queue("q"),
+            manager.redrive_dead_letters("q"),
+            manager.purge_dead_letters("q"),
+        ):
             with pytest.raises(QueueNotFoundError):
                 await verb
-        for name in ("pause_queue", "resume_queue"):
+        for name in ("pause_queue", "resume_queue", "list_dead_letters"):
             with pytest.raises(QueueNotFoundError):
                 getattr(manager, name)("q")
         await manager.shutdown()
@@ -203,12 +208,14 @@ def test_every_verb_goes_to_its_queue(log: str) -> None:
             await manager.create_queue("other")
             assert manager.pause_queue("q")
             assert manager.resume_queue("q")
-            await manager.send_messages("q", [("t", n) for n in range(3)])
-            one, two, three = await manager.receive_messages("q", "p", 3)
+            await manager.send_messages("q", [("t", n) for n in range(4)])
+            one, two, three, four = await manager.receive_messages("q", "p", 4)
             assert await manager.extend_lease("q", one.id, "p", 60)
             assert await manager.acknowledge_message("q", one.id, "p")
-            assert await manager.negative_acknowledge("q", two.id, "p", "broken")
-            assert await manager.negative_acknowledge("q", three.id, "p", "broken")
+            for broken in (two, three, four):
+                assert await manager.negative_acknowledge("q", broken.id, "p", "broken")
+            assert [dead.id for dead in manager.list_dead_letters("q")] == [two.id, three.id, four.id]
+            assert await manager.purge_dead_letters("q", [three.id]) == 1
             assert await manager.redrive_dead_letters("q", [two.id], target_queue="other") != []
             assert len(await manager.redrive_dead_letters("q")) == 1
             assert await manager.purge_queue("q") == 1
@@ -217,7 +224,7 @@ def test_every_verb_goes_to_its_queue(log: str) -> None:
             assert manager.queue("q").subscriptions[subscription].metadata == {"team": "red"}
             assert manager.statistics.active_subscriptions == 2
             assert manager.unsubscribe_from_queue("q", subscription)
-            assert manager.statistics.overall_success_rate() == pytest.approx(1 / 3)
+            assert manager.statistics.overall_success_rate() == pytest.approx(1 / 4)
 
     asyncio.run(story())
 
@@ -414,6 +421,7 @@ def test_the_blocking_facade_has_the_same_verbs(log: str) -> None:
         assert manager.negative_acknowledge("q", four.id, "p", "no")
         assert [entry.last_error for entry in manager.list_dead_letters("q")] == ["no"]
         assert len(manager.redrive_dead_letters("q")) == 1
+        assert manager.purge_dead_letters("q") == 0
         assert manager.purge_queue("q") == 1
         assert manager.pause_queue("q")
         assert manager.resume_queue("q")

@@ -24,7 +24,9 @@ OF_A_QUEUE = {
     "acknowledge_message": "acknowledge_message",
     "negative_acknowledge": "negative_acknowledge",
     "extend_lease": "extend_lease",
+    "list_dead_letters": "list_dead_letters",
     "redrive_dead_letters": "redrive_dead_letters",
+    "purge_dead_letters": "purge_dead_letters",
     "purge_queue": "purge_queue",
     "pause_queue": "pause_queue",
     "resume_queue": "resume_queue",
@@ -45,6 +47,7 @@ OF_A_CLIENT = {
     "statistics": "get_queue_statistics",
     "redrive": "redrive_dead_letters",
     "purge": "purge_queue",
+    "purge_dead_letters": "purge_dead_letters",
 }
 """The verbs of MPREG's clients, and what the manager calls them."""
 
