@@ -13,7 +13,7 @@ import attrs
 
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
-from mpreg_mq.invariants.facts import LogFacts, QueueFacts
+from mpreg_mq.invariants.facts import LogFacts, QueueFacts, Taking
 from mpreg_mq.invariants.plain import COVERED, PLAIN
 from mpreg_mq.invariants.rule import Expectation, RuleFactory
 from mpreg_mq.invariants.rules import ALL_RULES
@@ -117,13 +117,15 @@ class _Plan(NamedTuple):
     """What is done with the events of one type.
 
     ``checks`` are those of all rules that care about it, ``rest`` those that are made where ``plain`` says that the
-    others have nothing to say, and ``unconfigured`` those that are made before there is a configuration.
+    others have nothing to say, and ``unconfigured`` those that are made before there is a configuration; then ``take``
+    takes the event in.
     """
 
     of_one_message: bool
     plain: Callable[[QueueFacts, Any], bool] | None
     checks: tuple[Check, ...]
     rest: tuple[Check, ...]
+    take: Taking
     unconfigured: tuple[Check, ...]
 
 
@@ -149,7 +151,7 @@ class _StreamChecker:
             facts.complete = record.version == 1
         elif record.version != last.version + 1 or event.at < last.event.at:
             self._report_gap(last, record)
-        of_one_message, plain, checks, rest, _ = self._plans.get(kind) or self._plan(kind)
+        of_one_message, plain, checks, rest, take, _ = self._plans.get(kind) or self._plan(kind)
         if self._expected:
             self._look(record, of_one_message)
         if plain is not None and plain(facts, event):
@@ -160,7 +162,9 @@ class _StreamChecker:
             checks = self._unconfigured(record)
         for check in checks:
             check(record, event)
-        facts.apply(record)
+        take(facts, record, event)
+        facts.version += 1
+        facts.previous = record
 
     def _unconfigured(self, record: RecordedEvent) -> tuple[Check, ...]:
         """The checks that can be made before there is a configuration."""
@@ -202,6 +206,7 @@ class _StreamChecker:
             PLAIN.get(kind) if self._plain else None,
             tuple(check for _, check in asked),
             tuple(check for rule, check in asked if type(rule) not in covered),
+            QueueFacts.taking(kind),
             tuple(check for rule, check in asked if not rule.NEEDS_CONFIGURATION),
         )
         return plan

@@ -40,6 +40,14 @@ class LogFacts:
     """By queue name."""
 
 
+Taking = Callable[["QueueFacts", RecordedEvent, Any], None]
+"""Takes an event of one type in."""
+
+
+def _nothing(facts: QueueFacts, record: RecordedEvent, event: e.Event) -> None:
+    """The event says nothing that rules need to know later."""
+
+
 class QueueFacts:
     """One queue as its events tell it.
 
@@ -65,7 +73,8 @@ class QueueFacts:
         self.dead: dict[str, DeadFacts] = {}
         self.subscribers = SubscriberTable()
         self.ready = Ready(self.subscribers)
-        self.counts: Counter[type[e.Event]] = Counter()
+        self.ends: Counter[type[e.Event]] = Counter()
+        self.sent = 0
         self.purged = 0
         self.version = 0
         self.message: MessageFacts | None = None
@@ -81,7 +90,7 @@ class QueueFacts:
 
     def describe(self) -> dict[str, Any]:
         """Who is where, as plain data; O(n log n)."""
-        counts = self.counts
+        ends = self.ends
         messages = self.messages.values()
         pending = sorted((message.rank, message.seq, message.id) for message in messages if not message.leases)
         return {
@@ -105,11 +114,11 @@ class QueueFacts:
                 for subscriber in self.subscribers.by_id.values()
             },
             "counts": {
-                "messages_sent": counts[e.MessageEnqueued] + counts[e.FireAndForgetSent],
-                "messages_expired": counts[e.MessageExpired],
-                "messages_dropped": counts[e.MessageDropped],
+                "messages_sent": self.sent,
+                "messages_expired": ends[e.MessageExpired],
+                "messages_dropped": ends[e.MessageDropped],
                 "messages_purged": self.purged,
-                "messages_failed": counts[e.MessageDeadLettered] + counts[e.MessageFailed],
+                "messages_failed": ends[e.MessageDeadLettered] + ends[e.MessageFailed],
             },
         }
 
@@ -128,20 +137,19 @@ class QueueFacts:
 
     # --- taking it in -------------------------------------------------------------------------------------
 
-    def apply(self, record: RecordedEvent) -> None:
-        """Take an event in, after the rules have seen it."""
-        kind = type(record.event)
-        self.version += 1
-        self.counts[kind] += 1
-        handler = self._handlers.get(kind)
-        if handler is not None:
-            handler(self, record, record.event)
-        self.previous = record
+    @classmethod
+    def taking(cls, kind: type[e.Event]) -> Taking:
+        """What takes in events of this type, after the rules have seen them.
+
+        Whoever calls it counts ``version`` and keeps the record as ``previous``.
+        """
+        return cls._handlers.get(kind, _nothing)
 
     def _on_created(self, record: RecordedEvent, event: e.QueueCreated) -> None:
         self.name = event.name
         self.log.queues[event.name] = self
-        self.counts.clear()
+        self.ends.clear()
+        self.sent = 0
         self.purged = 0
         self._configure(event.configuration)
         self.created = record
@@ -192,12 +200,16 @@ class QueueFacts:
             subscriber.circuit = CircuitState.CLOSED
 
     def _on_enqueued(self, record: RecordedEvent, event: e.MessageEnqueued) -> None:
+        self.sent += 1
         message_id = event.message_id
         if self._maker is None or message_id in self.messages:
             return
         self._seq += 1
         message = self.messages[message_id] = self._maker.message(record, event, self._seq)
         self.ready.enter(message, event.at)
+
+    def _on_sent_at_once(self, record: RecordedEvent, event: e.FireAndForgetSent) -> None:
+        self.sent += 1
 
     def _on_audience_fixed(self, record: RecordedEvent, event: e.AudienceFixed) -> None:
         message = self.message
@@ -300,11 +312,13 @@ class QueueFacts:
             self.message.missed += 1
 
     def _on_dead_lettered(self, record: RecordedEvent, event: e.MessageDeadLettered) -> None:
+        self.ends[e.MessageDeadLettered] += 1
         if self.message is not None:
             self.dead[event.message_id] = DeadFacts(self.message.record, record)
             self._finish(self.message, record)
 
     def _on_ended(self, record: RecordedEvent, event: e.Event) -> None:
+        self.ends[type(event)] += 1
         if self.message is not None:
             self._finish(self.message, record)
 
@@ -345,15 +359,17 @@ class QueueFacts:
             for slot in message.slots():
                 self._end_lease(slot)
         del self.messages[message.id]
-        self.audiences.pop(message.id, None)
-        self.ready.finish(message, record.event.at)
+        if message.fixed is not None:
+            del self.audiences[message.id]
         message.let_go()
+        if message.group_id is not None:
+            self.ready.leave(message, record.event.at)
         finished = self.finished
         finished[message.id] = record
         if len(finished) > REMEMBERED_ENDS:
             finished.popitem(last=False)
 
-    _handlers: ClassVar[dict[type[e.Event], Callable[[Any, RecordedEvent, Any], None]]] = {
+    _handlers: ClassVar[dict[type[e.Event], Taking]] = {
         e.QueueCreated: _on_created,
         e.QueueReconfigured: _on_reconfigured,
         e.QueueDeleted: _on_deleted,
@@ -365,6 +381,7 @@ class QueueFacts:
         e.CircuitHalfOpened: _on_circuit,
         e.CircuitClosed: _on_circuit,
         e.MessageEnqueued: _on_enqueued,
+        e.FireAndForgetSent: _on_sent_at_once,
         e.AudienceFixed: _on_audience_fixed,
         e.AudienceMemberLeft: _on_member_left,
         e.MessageDelivered: _on_delivered,

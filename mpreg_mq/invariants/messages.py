@@ -116,9 +116,17 @@ class MessageFacts(msgspec.Struct, eq=False):
         self.answered = sum(slot.answered for slot in slots)
 
     def let_go(self) -> None:
-        """It is finished. Without the cycle of message and slots its memory is free at once, with no collector."""
+        """It is finished, and nothing of it is ready any more.
+
+        Without the cycle of message and slots its memory is free at once, with no collector.
+        """
+        self.finished = True
+        self.slot.token = 0
         self.slot = _NO_SLOT
-        self.members = None
+        if self.members is not None:
+            for slot in self.members.values():
+                slot.token = 0
+            self.members = None
 
 
 class MessageMaker:

@@ -103,15 +103,9 @@ class Ready:
             if group.started is None:
                 group.started = message
 
-    def finish(self, message: MessageFacts, at: float) -> None:
-        """A message is finished; the next one of its group may go."""
-        if message.members is not None:
-            for slot in message.members.values():
-                slot.token = 0
-        message.slot.token = 0
-        message.finished = True
-        if message.group_id is None:
-            return
+    def leave(self, message: MessageFacts, at: float) -> None:
+        """A message of a group is finished; the next one of it may go."""
+        assert message.group_id is not None
         group = self.groups.get(message.group_id)
         if group is None:
             return
