@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,8 @@ from mpreg_mq.events.sqlite.records import Head, checksum
 from mpreg_mq.events.types import Event
 
 _CHUNK_BYTES = 1 << 20
+_CHUNKS_AHEAD = 4
+"""More than one, because neither the reader nor who reads ahead takes the same time for each."""
 
 _COLUMNS = "r.position, r.stream_id, r.version, r.count, r.checksum, r.body"
 _OF_STREAM = (
@@ -49,6 +52,27 @@ class _Chunk(NamedTuple):
             return after
         found = self.rows[-1][self.place]
         return found if type(found) is int else 1 << 63
+
+
+class _Following:
+    """Fetches one chunk after another; None once there are no more."""
+
+    def __init__(self, fetch: Callable[[int, bytes | None], _Chunk], chunk: _Chunk, after: int, last: int) -> None:
+        self._fetch = fetch
+        self._chunk = chunk
+        self._after = chunk.end(after)
+        self._last = last
+
+    @property
+    def ended(self) -> bool:
+        return not self._chunk.rows or self._after >= self._last
+
+    def fetch(self) -> _Chunk | None:
+        if self.ended:
+            return None
+        self._chunk = self._fetch(self._after, self._chunk.rows[-1][4])
+        self._after = self._chunk.end(self._after)
+        return self._chunk
 
 
 class RecordReader:
@@ -152,23 +176,25 @@ class RecordReader:
     ) -> Iterator[tuple[list[Any], list[bytes | None]]]:
         """Chunks of rows above ``after`` with what their checksums should be.
 
-        While the caller works on one, a thread reads the next and computes its checksums, which needs no lock of the
-        interpreter's and is most of the work where events are large.
+        While the caller works on one, a thread reads the next ones and computes their checksums, which needs no lock
+        of the interpreter's and is most of the work where events are large.
         """
         if after >= last:
             return
-        chunk = fetch(after, None)
-        if chunk.end(after) >= last:
-            yield chunk.rows, chunk.expected
+        chunk: _Chunk | None = fetch(after, None)
+        assert chunk is not None
+        yield chunk.rows, chunk.expected
+        following = _Following(fetch, chunk, after, last)
+        if following.ended:
             return
-        with ThreadPoolExecutor(1, "mpreg-mq-read-ahead") as thread:
-            while True:
-                after = chunk.end(after)
-                following = thread.submit(fetch, after, chunk.rows[-1][4]) if chunk.rows and after < last else None
+        thread = ThreadPoolExecutor(1, "mpreg-mq-read-ahead")
+        try:
+            ahead = deque(thread.submit(following.fetch) for _ in range(_CHUNKS_AHEAD))
+            while (chunk := ahead.popleft().result()) is not None:
+                ahead.append(thread.submit(following.fetch))
                 yield chunk.rows, chunk.expected
-                if following is None:
-                    return
-                chunk = following.result()
+        finally:
+            thread.shutdown(cancel_futures=True)
 
     @staticmethod
     def _expected(

@@ -24,6 +24,8 @@ MOST_EVENTS = 512
 MOST_BYTES = 1 << 20
 """A record of more events or bytes is split, so that a reader needs little memory and damage costs little."""
 
+_LARGE_BYTES = 1 << 14
+
 _PLACE = Struct("<QQI").pack
 
 
@@ -50,8 +52,13 @@ class Block(NamedTuple):
 
 def checksum(before: bytes, position: int, version: int, count: int, stream: str, body: bytes) -> bytes:
     """The checksum of a record whose last event has this position and version."""
-    content = b"".join((before, _PLACE(position, version, count), stream.encode(), b"\0", body))
-    return blake2b(content, digest_size=CHECKSUM_BYTES).digest()
+    place = b"".join((before, _PLACE(position, version, count), stream.encode(), b"\0"))
+    if len(body) < _LARGE_BYTES:
+        return blake2b(place + body, digest_size=CHECKSUM_BYTES).digest()
+    # Not copied, which would be done under the interpreter's lock; hashing so much is done without it.
+    content = blake2b(place, digest_size=CHECKSUM_BYTES)
+    content.update(body)
+    return content.digest()
 
 
 def blocks(batch: Sequence[Append]) -> list[Block]:
