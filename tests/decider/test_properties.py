@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, initialize, invariant, multiple, rule
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import decide_dispatch
@@ -16,15 +16,12 @@ from mpreg_mq.model import DeliveryGuarantee, MessageOptions, OverflowPolicy, Qu
 from mpreg_mq.projections import MessageHistories, QueueState
 from mpreg_mq.topics import matches
 from tests.support.given import Scenario
+from tests.support.stories import GUARANTEES, NAMES, PATTERNS, TOPICS, Story
 
 WINDOW = 20.0
-GUARANTEES = [DeliveryGuarantee.AT_LEAST_ONCE, DeliveryGuarantee.BROADCAST, DeliveryGuarantee.QUORUM]
-PATTERNS = ["#", "a.#", "a.x", "*.x", "b"]
-TOPICS = ["a.x", "a.y", "b", "c"]
-NAMES = ["r", "s", "t"]
 
 
-class QueueStory(RuleBasedStateMachine):
+class QueueStory(Story):
     """Anything that can be asked of a queue, in any order; the rules are checked after every step."""
 
     messages: Bundle[str] = Bundle("messages")
@@ -115,8 +112,7 @@ class QueueStory(RuleBasedStateMachine):
 
     @rule(target=subscriptions, name=st.sampled_from(NAMES), pattern=st.sampled_from(PATTERNS), pull=st.booleans())
     def subscribe(self, name: str, pattern: str, pull: bool) -> Any:
-        present = self.q.state.subscribers.get(name)
-        if present is not None and present.present and present.pull is not pull:
+        if not self.can_join(name, pull=pull):
             return multiple()
         return self.q.subscribe(name, pattern, pull=pull, max_in_flight=2)
 
@@ -137,18 +133,6 @@ class QueueStory(RuleBasedStateMachine):
     def fail(self, message: str, name: str, delay: float | None) -> None:
         self.q.when(c.NegativeAcknowledge(message, name, "boom", delay))
 
-    @rule(outcomes=st.lists(st.sampled_from(["acknowledge", "fail", "fail", "fail later", "hang"]), min_size=1))
-    def work(self, outcomes: list[str]) -> None:
-        """Every holder of a lease does something with it, and the queue goes on."""
-        self.q.dispatch()
-        for number, (message, name) in enumerate(self.q.leases()):
-            outcome = outcomes[number % len(outcomes)]
-            if outcome == "acknowledge":
-                self.q.when(c.Acknowledge(message, name))
-            elif outcome != "hang":
-                self.q.when(c.NegativeAcknowledge(message, name, "boom", 0.0 if outcome == "fail" else None))
-        self.q.dispatch()
-
     @rule(seconds=st.sampled_from([1.0, 13.0]))
     def oversleep(self, seconds: float) -> None:
         """Time passes and the queue delivers before it looks at its deadlines."""
@@ -160,19 +144,9 @@ class QueueStory(RuleBasedStateMachine):
     def extend(self, message: str, name: str) -> None:
         self.q.when(c.ExtendLease(message, name, 20.0))
 
-    @rule(name=st.sampled_from(NAMES), limit=st.integers(1, 4))
-    def receive(self, name: str, limit: int) -> None:
-        subscriber = self.q.state.subscribers.get(name)
-        if subscriber is not None and subscriber.pull:
-            self.q.when(c.Receive(name, limit))
-
     @rule()
     def dispatch(self) -> None:
         self.q.dispatch()
-
-    @rule(seconds=st.sampled_from([0.5, 5.0, 30.0]))
-    def wait(self, seconds: float) -> None:
-        self.q.advance(seconds)
 
     @rule(command=st.sampled_from([c.Pause(), c.Resume(), c.Redrive(), c.PurgeDeadLetters()]))
     def administer(self, command: Any) -> None:
@@ -181,12 +155,6 @@ class QueueStory(RuleBasedStateMachine):
     @rule()
     def purge(self) -> None:
         self.q.when(c.Purge())
-
-    @rule()
-    def process_ends(self) -> None:
-        for message, name in self.q.leases():
-            self.q.when(c.EndLease(message, name, "process ended"))
-        self.q.when(c.Detach())
 
     @invariant()
     def i2_accepted_is_finished_pending_or_leased(self) -> None:

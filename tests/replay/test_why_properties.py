@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+from hypothesis.stateful import initialize, rule
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.model import DeliveryGuarantee, MessageOptions, QueueType
@@ -16,11 +16,8 @@ from mpreg_mq.replay.sightings import Sightings
 from mpreg_mq.replay.wording import message_ids
 from tests.support.effort import repetitions
 from tests.support.given import Scenario
+from tests.support.stories import GUARANTEES, NAMES, PATTERNS, TOPICS, Story
 
-GUARANTEES = [DeliveryGuarantee.AT_LEAST_ONCE, DeliveryGuarantee.BROADCAST, DeliveryGuarantee.QUORUM]
-TOPICS = ["a.x", "a.y", "b", "c"]
-PATTERNS = ["#", "a.#", "a.x", "*.x", "b"]
-NAMES = ["r", "s", "t"]
 MAX_REMOVALS = 60
 
 
@@ -101,7 +98,7 @@ def _purged(scenario: Scenario, message_id: str) -> Any:
     return e.MessagesPurged(scenario.now, (message_id,))
 
 
-class WhyStory(RuleBasedStateMachine):
+class WhyStory(Story):
     """Random stories; after each step that matters every unfinished message is explained."""
 
     @initialize(
@@ -159,8 +156,7 @@ class WhyStory(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), pattern=st.sampled_from(PATTERNS), pull=st.booleans(), most=st.integers(1, 2))
     def subscribe(self, name: str, pattern: str, pull: bool, most: int) -> None:
-        present = self.q.state.subscribers.get(name)
-        if present is None or not present.present or present.pull is pull:
+        if self.can_join(name, pull=pull):
             self.q.subscribe(name, pattern, pull=pull, max_in_flight=most)
 
     @rule(name=st.sampled_from(NAMES))
@@ -170,35 +166,9 @@ class WhyStory(RuleBasedStateMachine):
             for subscription in list(subscriber.subscriptions):
                 self.q.when(c.Unsubscribe(subscription))
 
-    @rule(outcomes=st.lists(st.sampled_from(["acknowledge", "fail", "fail later", "hang"]), min_size=1))
-    def work(self, outcomes: list[str]) -> None:
-        self.q.dispatch()
-        for number, (message, name) in enumerate(self.q.leases()):
-            outcome = outcomes[number % len(outcomes)]
-            if outcome == "acknowledge":
-                self.q.acknowledge(message, name)
-            elif outcome != "hang":
-                self.q.fail(message, name, 0.0 if outcome == "fail" else None)
-
-    @rule(name=st.sampled_from(NAMES), limit=st.integers(1, 2))
-    def receive(self, name: str, limit: int) -> None:
-        subscriber = self.q.state.subscribers.get(name)
-        if subscriber is not None and subscriber.pull:
-            self.q.receive(name, limit)
-
-    @rule(seconds=st.sampled_from([0.5, 5.0, 30.0]))
-    def wait(self, seconds: float) -> None:
-        self.q.advance(seconds)
-
     @rule(command=st.sampled_from([c.Pause(), c.Resume()]))
     def administer(self, command: Any) -> None:
         self.q.when(command)
-
-    @rule()
-    def process_ends(self) -> None:
-        for message, name in self.q.leases():
-            self.q.when(c.EndLease(message, name, "process ended"))
-        self.q.when(c.Detach())
 
     @rule()
     def ready_means_that_it_moves_now(self) -> None:
