@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import wraps
@@ -26,6 +27,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MOMENT_HELP = "a position, a time (2026-05-01T10:15Z), 'now', or -5m for five minutes before the last event"
 PROGRESS_FROM = 50_000
 """Events from which on a progress bar is shown."""
+REDRAW_SECONDS = 0.1
 
 
 def log_argument(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,8 +92,13 @@ def moment(name: str, text: str | None, log: EventLog) -> Moment | None:
 
 
 @contextlib.contextmanager
-def progress(output: Output, log: EventLog, what: str, passes: int = 1) -> Iterator[Progress]:
-    """A progress bar on stderr for a long log, where somebody sees it; nothing otherwise."""
+def progress(
+    output: Output, log: EventLog, what: str, passes: int = 1, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Progress]:
+    """A progress bar on stderr for a long log, where somebody sees it; nothing otherwise.
+
+    It is drawn by who reads the log and not by a thread of its own, which would take turns from the reading.
+    """
     last = log.last_position()
     if last < PROGRESS_FROM or not output.notes.is_terminal:
         yield lambda position: None
@@ -99,15 +106,20 @@ def progress(output: Output, log: EventLog, what: str, passes: int = 1) -> Itera
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=output.notes, transient=True) as bar:
+    with Progress(*columns, console=output.notes, transient=True, auto_refresh=False, get_time=clock) as bar:
         task = bar.add_task(what, total=last * passes)
+        bar.refresh()
         done = reached = 0
+        drawn = clock()
 
         def advance(position: int) -> None:
-            nonlocal done, reached
+            nonlocal done, reached, drawn
             if position < reached:
                 done += reached
             reached = position
-            bar.update(task, completed=min(done + position, last * passes))
+            due = clock() - drawn >= REDRAW_SECONDS
+            bar.update(task, completed=min(done + position, last * passes), refresh=due)
+            if due:
+                drawn = clock()
 
         yield advance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 import click
@@ -39,7 +39,26 @@ def command(source: EventLog | Server, interval: float, once: bool, output: Outp
 
     With --json there is a line for each queue and look.
     """
-    look = _Look(source, output)
+    watch(source, output, interval=interval, once=once)
+
+
+@attrs.frozen
+class Clock:
+    """The time that is shown, the time that passes, and how to wait for it."""
+
+    now: Callable[[], float] = time.time
+    passed: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], object] = time.sleep
+
+
+SYSTEM_CLOCK = Clock()
+
+
+def watch(
+    source: EventLog | Server, output: Output, *, interval: float, once: bool = False, clock: Clock = SYSTEM_CLOCK
+) -> None:
+    """Show the queues every ``interval`` seconds until Ctrl-C, or once; on a terminal, on a screen of their own."""
+    look = _Look(source, output, clock)
     seen = look()
     if once:
         _show(seen, output)
@@ -58,24 +77,26 @@ def command(source: EventLog | Server, interval: float, once: bool, output: Outp
 class _Look:
     """Looks at a log or a server again and again."""
 
-    def __init__(self, source: EventLog | Server, output: Output) -> None:
+    def __init__(self, source: EventLog | Server, output: Output, clock: Clock) -> None:
         self._source = source
+        self._clock = clock
         self._follower: Follower | None = None
         if not isinstance(source, Server):
             self._follower = Follower(source)
-            with progress(output, source, "catching up"):
-                self._follower.catch_up()
+            with progress(output, source, "catching up") as advance:
+                self._follower.catch_up(advance)
 
     def __call__(self, before: dict[str, QueueFigures] | None = None, interval: float = 0.0) -> dict[str, QueueFigures]:
         """The figures after ``interval`` seconds, with the rates in between."""
-        started = time.monotonic()
+        clock = self._clock
+        started = clock.passed()
         if interval:
-            time.sleep(interval)
+            clock.sleep(interval)
         if isinstance(self._source, Server):
-            return self._source.figures(None, before, time.monotonic() - started)
+            return self._source.figures(None, before, clock.passed() - started)
         assert self._follower is not None
         self._follower.catch_up()
-        return all_figures(self._follower.states, time.time(), before, time.monotonic() - started)
+        return all_figures(self._follower.states, clock.now(), before, clock.passed() - started)
 
 
 def _show(queues: Mapping[str, QueueFigures], output: Output) -> None:

@@ -10,7 +10,7 @@ from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.projections import QueueState
 from mpreg_mq.replay.base import base_states
-from mpreg_mq.replay.records import EventFilter, read, stopped
+from mpreg_mq.replay.records import EventFilter, Progress, read, silent, stopped
 from mpreg_mq.replay.source import QUEUE_STREAMS
 
 POLL_SECONDS = 0.2
@@ -63,14 +63,14 @@ class Follower:
         self.position = 0
         self.states = base_states(log)
 
-    def catch_up(self) -> int:
+    def catch_up(self, progress: Progress = silent) -> int:
         """Fold in what the log has got meanwhile; the number of events.
 
         Raises:
             ReadingStoppedError: an event cannot be read or applied.
         """
         count = 0
-        for record in read(self._log, after=self.position):
+        for record in read(self._log, after=self.position, progress=progress):
             count += 1
             if record.stream.startswith(QUEUE_STREAMS):
                 name = record.stream.removeprefix(QUEUE_STREAMS)
