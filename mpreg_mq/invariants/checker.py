@@ -154,8 +154,9 @@ class _StreamChecker:
         of_one_message, plain, checks, rest, take, _ = self._plans.get(kind) or self._plan(kind)
         if self._expected:
             self._look(record, of_one_message)
-        if plain is not None and plain(facts, event):
-            checks = rest
+        if plain is not None:
+            if plain(facts, event):
+                checks = rest
         elif of_one_message:
             facts.focus(event)
         if facts.configuration is None and kind is not e.QueueCreated:

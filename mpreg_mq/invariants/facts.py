@@ -218,6 +218,7 @@ class QueueFacts:
         self.ready.withdraw(message.slot)
         if message.members is None:
             message.members = {}
+            message.acknowledgments = message.exhausted = message.answered = 0
             message.fixed = record
             self.audiences[message.id] = message
             self._start(message, record)
@@ -225,7 +226,6 @@ class QueueFacts:
             if subscriber_id not in message.members:
                 slot = message.members[subscriber_id] = SlotFacts(message, subscriber_id, event.at, record)
                 self.ready.wait(slot, event.at)
-        message.recount()
 
     def _on_member_left(self, record: RecordedEvent, event: e.AudienceMemberLeft) -> None:
         message, slot = self.message, self.slot
@@ -272,7 +272,7 @@ class QueueFacts:
             self._finish(message, record)
             return
         self.ready.withdraw(slot)
-        message.settle(slot, record, exhausted=False)
+        message.settle(slot, record, False)
         slot.failure = None
 
     def _on_failed(self, record: RecordedEvent, event: e.DeliveryFailed | e.LeaseExpired) -> None:
@@ -284,7 +284,7 @@ class QueueFacts:
             subscriber.failures += 1
         self._end_lease(slot)
         slot.failure = slot.last_failure = record
-        message.settle(slot, slot.acknowledged, exhausted=slot.attempts >= message.max_attempts)
+        message.settle(slot, slot.acknowledged, slot.attempts >= message.max_attempts)
 
     def _on_extended(self, record: RecordedEvent, event: e.LeaseExtended) -> None:
         if self.slot is not None:

@@ -101,15 +101,16 @@ class MessageFacts(msgspec.Struct, eq=False):
 
     def settle(self, slot: SlotFacts, acknowledged: RecordedEvent | None, exhausted: bool) -> None:
         """One of its slots has acknowledged, or has used up its attempts or not; keeps the counts."""
-        answered = slot.answered
-        self.acknowledgments += (acknowledged is not None) - (slot.acknowledged is not None)
-        self.exhausted += exhausted - slot.exhausted
+        was_acknowledged, was_exhausted = slot.acknowledged is not None, slot.exhausted
+        is_acknowledged = acknowledged is not None
         slot.acknowledged = acknowledged
         slot.exhausted = exhausted
-        self.answered += slot.answered - answered
+        self.acknowledgments += is_acknowledged - was_acknowledged
+        self.exhausted += exhausted - was_exhausted
+        self.answered += (is_acknowledged or exhausted) - (was_acknowledged or was_exhausted)
 
     def recount(self) -> None:
-        """Count anew, after the audience changed; O(members)."""
+        """Count anew, after a member left; O(members)."""
         slots = self.slots()
         self.acknowledgments = sum(slot.acknowledged is not None for slot in slots)
         self.exhausted = sum(slot.exhausted for slot in slots)
