@@ -36,14 +36,17 @@ class InvariantChecker:
             checked.
         plain: whether rules may be passed over that have nothing to say about a plain event (see
             :mod:`mpreg_mq.invariants.plain`). Without, each is asked about each event, for the same result.
+        gapless: whether positions have no gaps, as in memory and in SQLite. In a replicated log, and in an export of
+            some of a log's streams, they only rise.
 
     A stream whose first record is not version 1 is checked without what happened before: rules then say nothing of
     messages and subscribers that they did not see begin.
     """
 
-    def __init__(self, rules: Sequence[RuleFactory] = ALL_RULES, *, plain: bool = True) -> None:
+    def __init__(self, rules: Sequence[RuleFactory] = ALL_RULES, *, plain: bool = True, gapless: bool = True) -> None:
         self._rules = tuple(rules)
         self._plain = plain
+        self._gapless = gapless
         self._streams: dict[str, _StreamChecker] = {}
         self._log = LogFacts()
         self._last: RecordedEvent | None = None
@@ -65,7 +68,7 @@ class InvariantChecker:
         try:
             for record in records:
                 if last is not None and record.position != last.position + 1:
-                    self._report_gap(last, record)
+                    self._report_place(last, record)
                 last = record
                 count += 1
                 if record.stream != name:
@@ -85,8 +88,11 @@ class InvariantChecker:
             stream = self._streams[name] = _StreamChecker(facts, rules, self._report, self._plain)
         return stream
 
-    def _report_gap(self, last: RecordedEvent, record: RecordedEvent) -> None:
-        sentence = f"position {record.position} follows position {last.position}; positions have no gaps"
+    def _report_place(self, last: RecordedEvent, record: RecordedEvent) -> None:
+        if record.position > last.position and not self._gapless:
+            return
+        rule = "positions have no gaps" if self._gapless else "positions rise"
+        sentence = f"position {record.position} follows position {last.position}; {rule}"
         self._report(Violation("I1", record.position, record.stream, None, sentence, (last, record)))
 
     def finish(self, *, cut: bool = False) -> list[Violation]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from mpreg_mq.events import Event, EventLog, RecordedEvent, SQLiteEventLog
+from mpreg_mq.events import Event, EventLog, MemoryEventLog, RecordedEvent, SQLiteEventLog
 from mpreg_mq.events.log import retaining
 from mpreg_mq.invariants import ALL_RULES, InvariantChecker, Rule, Violation
 from mpreg_mq.invariants.rules.log import Fold
@@ -45,7 +45,8 @@ def verify(log: EventLog, *, rules: Sequence[type[Rule]] = ALL_RULES, progress: 
     """Check a whole log; one pass, and memory bounded by what is unfinished."""
     folds: list[_FoldOfLog] = []
     asked = [rule for rule in rules if rule is not Fold]
-    checker = InvariantChecker([*asked, partial(_FoldOfLog, log, folds)])
+    gapless = isinstance(log, SQLiteEventLog | MemoryEventLog)
+    checker = InvariantChecker([*asked, partial(_FoldOfLog, log, folds)], gapless=gapless)
     stopped: str | None = None
     with folding():
         try:

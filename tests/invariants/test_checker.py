@@ -31,6 +31,18 @@ def test_i1_positions_have_no_gaps() -> None:
     assert [violation.rule for violation in check_history(records)] == ["I1"]
 
 
+def test_i1_positions_rise_where_they_may_have_gaps() -> None:
+    """Given a log whose positions have gaps by its nature, then a gap breaks nothing, and a step back breaks I1."""
+    records = [
+        msgspec.structs.replace(record, position=100_000 * number)
+        for number, record in enumerate(History().joined("a").records, 1)
+    ]
+    assert InvariantChecker(gapless=False).observe_all(records).finish() == []
+    back = [*records[:1], msgspec.structs.replace(records[1], position=100_000)]
+    (violation,) = InvariantChecker(gapless=False).observe_all(back).finish()
+    assert (violation.rule, violation.sentence) == ("I1", "position 100000 follows position 100000; positions rise")
+
+
 def test_i1_time_does_not_run_back() -> None:
     """Given an event that is earlier than the one before it, then I1 says so."""
     history = History().joined("a").at(999.0).sent("1-r")
