@@ -111,14 +111,17 @@ def read(
     count = 0
     try:
         for record in source:
-            if last is not None and record.position > last:
-                return
             position = record.position
             count += 1
-            if count % PROGRESS_EVERY == 0:
+            if count == PROGRESS_EVERY:
+                count = 0
                 progress(position)
-            if until is None or last is not None or until.includes(record):
-                yield record
+            if until is not None:
+                if last is not None and position > last:
+                    return
+                if last is None and not until.includes(record):
+                    continue
+            yield record
     except ReadingStoppedError:
         raise
     except MessageQueueError as error:

@@ -60,7 +60,7 @@ class LogFile:
         self._read_only = read_only
         self._reserve_bytes = reserve_bytes
         self._names: dict[int, str] = {}
-        self._forked = False
+        self.forked = False
         self._failed: BaseException | None = None
         self._writer: sqlite3.Connection | None = None
         self._lock: WriterLock | None = None
@@ -440,7 +440,7 @@ class LogFile:
         if self.closed:
             return
         self.closed = True
-        if self._forked:
+        if self.forked:
             return
         ended = False
         try:
@@ -475,8 +475,8 @@ class LogFile:
 
     def check_open(self) -> None:
         """Raise where the log must not be used."""
-        if self.closed or self._forked:
-            if self._forked:
+        if self.closed or self.forked:
+            if self.forked:
                 raise EventLogError(
                     f"the event log {self.path} was opened before this process was forked, and must not be used in "
                     "it; open it anew in the process that uses it"
@@ -485,7 +485,7 @@ class LogFile:
 
     def forget_in_child(self) -> None:
         """In a forked child: leave the files alone, whatever is done with this object later."""
-        self._forked = True
+        self.forked = True
         for connection in (self._writer, self.reader.connection):
             keep_for_ever(connection)
         if self._lock is not None:

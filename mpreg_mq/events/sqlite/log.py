@@ -219,11 +219,13 @@ class SQLiteEventLog:
         return self._stream_records(stream, found, after, found.version)
 
     def _stream_records(self, stream: str, found: Stream, after: int, last: int) -> Iterator[RecordedEvent]:
+        file = self._file
         for record in self._checked(self._reader.of_stream(stream, found.id, after, last), after):
             version, position = record.first_version, record.first_position
             for event in record.events:
                 if version > after:
-                    self._file.check_open()
+                    if file.closed or file.forked:
+                        file.check_open()
                     yield RecordedEvent(position, stream, version, event)
                 version += 1
                 position += 1
@@ -235,11 +237,13 @@ class SQLiteEventLog:
         return self._all_records(after, self._file.head.position)
 
     def _all_records(self, after: int, last: int) -> Iterator[RecordedEvent]:
+        file = self._file
         for record in self._checked(self._reader.of_log(after, last), after):
             version, position = record.first_version, record.first_position
             for event in record.events:
                 if position > after:
-                    self._file.check_open()
+                    if file.closed or file.forked:
+                        file.check_open()
                     yield RecordedEvent(position, record.stream, version, event)
                 version += 1
                 position += 1

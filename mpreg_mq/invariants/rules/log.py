@@ -130,6 +130,8 @@ class Fold(Rule):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.state: QueueState | None = None
+        self.snapshots: dict[int, bytes] = {}
+        """Snapshots that have to be what is folded, by version; none unless a derived rule knows some."""
         self._last: RecordedEvent | None = None
 
     def begin(self) -> QueueState | None:
@@ -140,15 +142,33 @@ class Fold(Rule):
         if self._last is None:
             self.state = self.begin()
         self._last = record
-        if self.state is None:
+        state = self.state
+        if state is None:
             return
         try:
-            self.state.apply(event)
+            state.apply(event)
         # A projection that meets what it does not expect may fail in any way.
         except Exception as error:
             self.state = None
             reason = str(error) if isinstance(error, MessageQueueError) else repr(error)
             self.violated(record, f"the projections cannot take {type(event).__name__}: {reason}", self.facts.previous)
+            return
+        if record.version in self.snapshots:
+            self._compare_snapshot(state, record, self.snapshots.pop(record.version))
+
+    def _compare_snapshot(self, state: QueueState, record: RecordedEvent, body: bytes) -> None:
+        try:
+            kept = QueueState.restore(body)
+        # A body that is not what was dumped may raise anything.
+        except Exception as error:
+            self.violated(record, f"the snapshot after it cannot be read: {type(error).__name__}: {error}")
+            return
+        if kept is None:
+            return
+        before, after = kept.describe(), state.describe()
+        parts = ", ".join(part for part in after if before[part] != after[part])
+        if parts:
+            self.violated(record, f"the snapshot after it and the fold of the events differ in {parts}")
 
     def finish(self) -> None:
         """Compare the fold with the facts."""
