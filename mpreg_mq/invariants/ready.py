@@ -2,21 +2,28 @@
 
 Heaps whose outdated entries are dropped when they come first. A ready slot costs a push, and judging a delivery one
 look where it is the first of all. Where it is not, what is ready is kept apart for each topic and member from then
-on, which costs a second push, and judging costs one look for each topic that has something ready.
+on, which costs a second push, and judging costs one look for each set of subscribers that the topics of what is ready
+are matched by, as far as this subscriber is in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 from itertools import chain
 
 from mpreg_mq.invariants.messages import MessageFacts, SlotFacts
 from mpreg_mq.invariants.subscribers import SubscriberTable
 
 Entry = tuple[float, int, int, SlotFacts]
+First = tuple[float, int, str]
+"""Rank and number of what was the first of a topic when this was noted, and the topic."""
 
 _MIN_COMPACTED = 1024
+
+
+def _key(slot: SlotFacts) -> tuple[float, int]:
+    return slot.message.rank, slot.message.seq
 
 
 class Group:
@@ -51,6 +58,8 @@ class Ready:
         self._divided = False
         self._by_topic: dict[str, list[Entry]] = {}
         self._by_member: dict[str, list[Entry]] = {}
+        self._audiences: dict[frozenset[str], list[First]] = {}
+        self._changes = 0
         self.groups: dict[str, Group] = {}
 
     # --- what changes it ----------------------------------------------------------------------------------
@@ -83,7 +92,7 @@ class Ready:
             entry = (message.rank, message.seq, token, slot)
             heappush(self._all, entry)
             if self._divided:
-                heappush(self._part_of(slot), entry)
+                self._divide_entry(entry)
             # Not the length of one heap: judging empties the one of all, and the others keep what is outdated.
             self._placed = placed = self._placed + 1
             if placed > self._placed_limit:
@@ -125,11 +134,17 @@ class Ready:
             if slot.token == token:
                 self.wait(slot, at)
 
-    def _part_of(self, slot: SlotFacts) -> list[Entry]:
-        """The heap of its member, or of its topic where it is for anybody who matches."""
+    def _divide_entry(self, entry: Entry) -> None:
+        """Keep it with those of its member, or of its topic where it is for anybody who matches."""
+        rank, seq, _, slot = entry
         if slot.subscriber_id is not None:
-            return self._by_member.setdefault(slot.subscriber_id, [])
-        return self._by_topic.setdefault(slot.message.event.topic, [])
+            heappush(self._by_member.setdefault(slot.subscriber_id, []), entry)
+            return
+        topic = slot.message.event.topic
+        heap = self._by_topic.setdefault(topic, [])
+        heappush(heap, entry)
+        if heap[0] is entry and self._changes == self._subscribers.changes:
+            heappush(self._audiences.setdefault(self._subscribers.audience(topic), []), (rank, seq, topic))
 
     def _compact(self) -> None:
         """Forget outdated entries, and with them the messages they keep alive; amortised O(1) for each push."""
@@ -137,14 +152,26 @@ class Ready:
         self._divided = False
         self._by_topic.clear()
         self._by_member.clear()
+        self._audiences.clear()
         self._placed = len(self._all)
         self._placed_limit = max(_MIN_COMPACTED, 2 * self._placed)
 
     def _divide(self) -> None:
         """Keep entries for each topic and member, too; amortised O(log n) for each push since it was compacted."""
         self._divided = True
+        self._changes = self._subscribers.changes
         for entry in sorted(entry for entry in self._all if entry[3].token == entry[2]):
-            self._part_of(entry[3]).append(entry)
+            self._divide_entry(entry)
+
+    def _gather(self) -> None:
+        """Put the topics together anew by who matches them, after subscriptions changed; O(topics)."""
+        self._changes = self._subscribers.changes
+        self._audiences.clear()
+        for topic, heap in self._by_topic.items():
+            if heap:
+                self._audiences.setdefault(self._subscribers.audience(topic), []).append((*heap[0][:2], topic))
+        for firsts in self._audiences.values():
+            heapify(firsts)
 
     def _is_head(self, message: MessageFacts) -> bool:
         return message.group_id is None or self.groups[message.group_id].head() is message
@@ -152,8 +179,9 @@ class Ready:
     @property
     def size(self) -> int:
         """Entries kept, outdated ones included."""
-        shared = chain(self._by_topic.values(), self._by_member.values())
-        return len(self._all) + len(self._due) + sum(len(heap) for heap in shared)
+        parts = chain(self._by_topic.values(), self._by_member.values())
+        firsts = sum(len(firsts) for firsts in self._audiences.values())
+        return len(self._all) + len(self._due) + firsts + sum(len(part) for part in parts)
 
     # --- judging a delivery -------------------------------------------------------------------------------
 
@@ -162,25 +190,38 @@ class Ready:
         first = self._first(self._all, at)
         if first is None or first is slot:
             return None
-        message = slot.message
-        key = (message.rank, message.seq)
-        if (first.message.rank, first.message.seq) >= key:
+        key = _key(slot)
+        if _key(first) >= key:
             return None
-        for other in self._firsts_for(subscriber_id, at):
-            if (other.message.rank, other.message.seq) < key:
-                return other
-        return None
+        before = [other for other in self._firsts_for(subscriber_id, at) if _key(other) < key]
+        return min(before, key=_key, default=None)
 
     def _firsts_for(self, subscriber_id: str, at: float) -> Iterator[SlotFacts]:
         if not self._divided:
             self._divide()
-        audience = self._subscribers.audience
-        own = self._by_member.get(subscriber_id, [])
-        shared = (heap for topic, heap in self._by_topic.items() if heap and subscriber_id in audience(topic))
-        for heap in chain((own,), shared):
-            first = self._first(heap, at)
-            if first is not None:
-                yield first
+        elif self._changes != self._subscribers.changes:
+            self._gather()
+        own = self._first(self._by_member.get(subscriber_id, []), at)
+        if own is not None:
+            yield own
+        for audience, firsts in self._audiences.items():
+            if subscriber_id in audience:
+                shared = self._first_of(firsts, at)
+                if shared is not None:
+                    yield shared
+
+    def _first_of(self, firsts: list[First], at: float) -> SlotFacts | None:
+        """The first of some topics; what was noted of each is brought up to date when it comes first."""
+        while firsts:
+            rank, seq, topic = firsts[0]
+            first = self._first(self._by_topic[topic], at)
+            if first is None:
+                heappop(firsts)
+            elif _key(first) != (rank, seq):
+                heapreplace(firsts, (*_key(first), topic))
+            else:
+                return first
+        return None
 
     def _first(self, heap: list[Entry], at: float) -> SlotFacts | None:
         while heap:

@@ -87,6 +87,8 @@ class SubscriberTable:
     def __init__(self) -> None:
         self.by_id: dict[str, SubscriberFacts] = {}
         self.departed: OrderedDict[str, RecordedEvent] = OrderedDict()
+        self.changes = 0
+        """How often subscriptions began or ended."""
         self._patterns: TopicTrie[tuple[str, str]] = TopicTrie()
         self._audiences: dict[str, frozenset[str]] = {}
 
@@ -129,6 +131,7 @@ class SubscriberTable:
         subscriber.max_in_flight = event.max_in_flight
         subscriber.pull = event.pull
         self._patterns.add(event.topic_pattern, (event.subscriber_id, event.subscription_id))
+        self.changes += 1
         self._audiences.clear()
 
     def leave(self, record: RecordedEvent, event: e.SubscriberLeft) -> None:
@@ -139,6 +142,7 @@ class SubscriberTable:
             return
         pattern = joined.event.topic_pattern  # type: ignore[attr-defined]
         self._patterns.remove(pattern, (event.subscriber_id, event.subscription_id))
+        self.changes += 1
         self._audiences.clear()
         self.departed[event.subscriber_id] = record
         self.departed.move_to_end(event.subscriber_id)
