@@ -22,6 +22,7 @@ from mpreg_mq import topics
 from mpreg_mq._validation import describe, seconds, whole
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import Abandon, BeginClose, FinishClose, Recover, Start
 from mpreg_mq.actors.queue_actor import QueueActor
 from mpreg_mq.actors.store import DEFAULT_BUFFERED_MILLISECONDS, Store, stream_of
@@ -120,15 +121,17 @@ class MessageQueue(QueueInspection):
             send = send_command(actor.state.configuration, topic, payload, delivery_guarantee, options)
         except MessageQueueError as error:
             return self._refused(topic, error)
-        while actor.has_to_yield():
+        while actor.sends_ahead >= actor.sends_before_look and actor.has_to_yield():
             before = actor.deliveries
             await asyncio.sleep(0)
             if actor.deliveries == before:
                 break
         try:
-            reply = actor.send(send)
+            reply = actor.try_send(send)
             if type(reply) is DeliveryResult:
                 return reply
+            if reply is BUSY:
+                reply = actor.call(send)
             result: DeliveryResult = await self._reply(reply, send)
         except MessageQueueError as error:
             return failed_result(error)

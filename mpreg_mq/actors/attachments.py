@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import attrs
@@ -43,6 +44,7 @@ class Attachment:
     report: Report
     subscriptions: dict[str, Subscribe] = attrs.field(factory=dict)
     _loop_actor: SubscriberActor | None = None
+    _deliver_now: Callable[[Deliver], Any] = attrs.field(init=False)
     _thread: pykka.ActorRef[BlockingSubscriberActor] | None = None
 
     def attach(self, subscribe: Subscribe) -> None:
@@ -56,7 +58,8 @@ class Attachment:
             self._thread.tell(attach)
         else:
             if self._loop_actor is None:
-                self._loop_actor = SubscriberActor.launch()
+                self._loop_actor = actor = SubscriberActor.launch()
+                self._deliver_now = partial(actor.actor_inbox.try_now, actor.deliver)
             self._loop_actor.actor_ref.tell(attach)
 
     def detach(self, subscription_id: str) -> None:
@@ -80,13 +83,12 @@ class Attachment:
             assert self._thread is not None
             self._thread.tell(delivery)
             return Later.REPORTED
-        actor = self._loop_actor
-        assert actor is not None
-        outcome: Any = actor.actor_inbox.try_now(actor.deliver, delivery)
+        outcome: Any = self._deliver_now(delivery)
         if outcome is not BUSY:
             settled: Outcome | LoopFuture[Outcome] = outcome
             return settled
-        later: Any = actor.actor_ref.ask(delivery, block=False)
+        assert self._loop_actor is not None
+        later: Any = self._loop_actor.actor_ref.ask(delivery, block=False)
         future: LoopFuture[Outcome] = later
         return future
 

@@ -16,7 +16,7 @@ import pykka
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.attachments import Attachment, Later
-from mpreg_mq.actors.decider import Context, decide_dispatch, decide_tick
+from mpreg_mq.actors.decider import Context, decide_tick, next_dispatch
 from mpreg_mq.actors.decider.sending import decide_wait_over
 from mpreg_mq.actors.decider.settling import acknowledge
 from mpreg_mq.actors.futures import LoopFuture
@@ -64,12 +64,12 @@ class DispatchingActor(RecordingActor):
         "_rejoin",
         "_retry_seconds",
         "_running",
-        "_sends_ahead",
-        "_sends_before_look",
         "_timer",
         "_timer_at",
         "_turn_scheduled",
         "deliveries",
+        "sends_ahead",
+        "sends_before_look",
         "started",
     )
 
@@ -84,8 +84,8 @@ class DispatchingActor(RecordingActor):
         self._closing = False
         self._drained: LoopFuture[None] | None = None
         self._calling_out = False
-        self._sends_ahead = 0
-        self._sends_before_look = 0
+        self.sends_ahead = 0
+        self.sends_before_look = 0
         self._ahead_limit = BURST_LIMIT
         self._turn_scheduled = False
         self._timer: TimerHandle | None = None
@@ -96,20 +96,24 @@ class DispatchingActor(RecordingActor):
     def has_to_yield(self) -> bool:
         """Whether a sender that never suspends should let the queue deliver before its next send (C1).
 
-        So it is when the queue is full or the run of sends is long, and a delivering turn is due.
+        So it is when the queue is full or the run of sends is long, and a delivering turn is due. It is not so while
+        ``sends_ahead`` is less than ``sends_before_look``.
         """
-        if not self._turn_scheduled or self._sends_ahead < self._sends_before_look:
+        if not self._turn_scheduled:
             return False
-        return (
-            self._sends_ahead >= self._ahead_limit
-            or self.state.messages.pending_count >= self.state.configuration.max_size
-        )
+        if self.sends_ahead >= self._ahead_limit:
+            return True
+        state = self.state
+        if state.messages.pending_count >= state.configuration.max_size:
+            return True
+        self._plan_look()
+        return False
 
     def _plan_look(self) -> None:
         """How far ahead sends must be for :meth:`has_to_yield` to look closer: before they can fill the queue."""
         state = self.state
         room = state.configuration.max_size - state.messages.pending_count if state.created else 0
-        self._sends_before_look = min(self._ahead_limit, self._sends_ahead + room)
+        self.sends_before_look = min(self._ahead_limit, self.sends_ahead + room)
 
     # --- after a failure ----------------------------------------------------------------------------------
 
@@ -230,7 +234,7 @@ class DispatchingActor(RecordingActor):
         if self._parked:
             self._let_parked_in()
         # What happened may have made messages pending again, so that less than was planned fills the queue.
-        self._sends_before_look = 0
+        self.sends_before_look = 0
         if self._turn_scheduled:
             return
         state = self.state
@@ -304,11 +308,11 @@ class DispatchingActor(RecordingActor):
         if more and not self._turn_scheduled:
             self._schedule_turn()
         if more:
-            if self._sends_ahead >= self._ahead_limit:
+            if self.sends_ahead >= self._ahead_limit:
                 self._ahead_limit = RUN_LIMIT
-            self._sends_ahead = max(0, self._sends_ahead - (self.deliveries - delivered_before))
+            self.sends_ahead = max(0, self.sends_ahead - (self.deliveries - delivered_before))
         else:
-            self._sends_ahead, self._ahead_limit = 0, BURST_LIMIT
+            self.sends_ahead, self._ahead_limit = 0, BURST_LIMIT
         self._plan_look()
         self._set_timer()
 
@@ -325,13 +329,16 @@ class DispatchingActor(RecordingActor):
             return False
         if self._receivers and self._serve_receivers():
             return True
-        events = decide_dispatch(state, context).events
-        if not events:
+        event = next_dispatch(state, context)
+        if event is None:
             return False
-        self._record(events)
-        (event,) = events
+        outbox = self._outbox
+        assert outbox is not None, "a turn has an outbox"
+        # In a turn, here and after the callback, this is all that recording is: what fails fails the turn.
+        state.apply(event)
+        outbox.append(event)
         if type(event) is e.MessageDelivered:
-            self._hand_over(event)
+            self._hand_over(event, outbox)
         return True
 
     def _act_on_time(self, context: Context) -> bool:
@@ -346,8 +353,8 @@ class DispatchingActor(RecordingActor):
                 attachment.give_up(subscription_id, message_id, attempt)
         return True
 
-    def _hand_over(self, event: e.MessageDelivered) -> None:
-        """Call the subscriber, and settle the attempt where the callback is over."""
+    def _hand_over(self, event: e.MessageDelivered, outbox: list[e.Event]) -> None:
+        """Call the subscriber, and settle the attempt where the callback is over. Part of a turn."""
         self.deliveries += 1
         state = self.state
         message = state.messages.get(event.message_id)
@@ -362,10 +369,21 @@ class DispatchingActor(RecordingActor):
             self._settle_failure(event, str(error))
             return
         delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
-        outcome = self._call_out(attachment, delivery)
-        self._context()
+        self._calling_out = True
+        try:
+            outcome = attachment.deliver(delivery)
+        finally:
+            self._calling_out = False
+        # The callback took time, and may have changed anything.
+        context = self._context()
         if outcome is None:
-            self._settle_success(event, attachment)
+            subscribe = attachment.subscriptions.get(event.subscription_id)
+            if subscribe is None or subscribe.auto_acknowledge:
+                state = self.state
+                events = acknowledge(state, event.message_id, event.subscriber_id, event.attempt, context)
+                for settled in events:
+                    state.apply(settled)
+                outbox += events
         elif isinstance(outcome, str):
             self._settle_failure(event, outcome)
         else:
@@ -424,7 +442,7 @@ class DispatchingActor(RecordingActor):
         subscribe = attachment.subscriptions.get(done.subscription_id) if attachment is not None else None
         if subscribe is None or subscribe.auto_acknowledge:
             context = self._shared_context
-            events = acknowledge(self.state, done.message_id, done.subscriber_id, done.attempt, context).events
+            events = acknowledge(self.state, done.message_id, done.subscriber_id, done.attempt, context)
             if events:
                 self._record(events)
 

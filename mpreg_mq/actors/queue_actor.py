@@ -16,7 +16,7 @@ import pykka
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.attachments import Attachment
-from mpreg_mq.actors.decider import WAIT_FOR_ROOM
+from mpreg_mq.actors.decider import DECIDERS, WAIT_FOR_ROOM
 from mpreg_mq.actors.decider.decision import rejected
 from mpreg_mq.actors.decider.sending import decide_fire_and_forget, record_fire_and_forget
 from mpreg_mq.actors.dispatching import DispatchingActor
@@ -28,8 +28,9 @@ from mpreg_mq.actors.subscriber_actor import Deliver, Settled
 from mpreg_mq.actors.views import queued_message
 from mpreg_mq.actors.waiting import WaitingReceive
 from mpreg_mq.clock import Clock
-from mpreg_mq.errors import QueueClosedError
+from mpreg_mq.errors import MessageQueueError, QueueClosedError
 from mpreg_mq.events import types as e
+from mpreg_mq.events.log import Append
 from mpreg_mq.model import Callback, CircuitState, DeliveryGuarantee, RejectionReason
 from mpreg_mq.projections import QueueState
 
@@ -43,22 +44,19 @@ class QueueActor(DispatchingActor):
         "_fired",
         "_firing",
         "_run",
+        "try_send",
     )
 
     def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
         super().__init__(name, store, clock, run, state)
         self._run = run
         self._fired = 0
+        self.try_send: Callable[[c.Send], Any] = partial(self.actor_inbox.try_now, self._send)
+        """:meth:`call` for a send, by the shortest way; ``BUSY`` where it has to take the longer one."""
         # Keys of fire-and-forget sends whose attempt is under way: they are in no event yet.
         self._firing: set[str] = set()
 
     # --- being asked --------------------------------------------------------------------------------------
-
-    def send(self, command: c.Send) -> Any:
-        """:meth:`call` for a send, by the shortest way."""
-        handler = self._send if self._recovering is None else self.on_receive
-        reply = self.actor_inbox.try_now(handler, command)
-        return self.call(command) if reply is BUSY else reply
 
     def call(self, message: Any) -> Any:
         """Handle a message at once where this thread may; else a :class:`LoopFuture` of the reply.
@@ -171,18 +169,37 @@ class QueueActor(DispatchingActor):
         return reply
 
     def _send(self, command: c.Send) -> Any:
+        if self._recovering is not None:
+            return self.on_receive(command)
         if self._closing or self.state.deleted:
             return self._closing_result()
         if command.guarantee is DeliveryGuarantee.FIRE_AND_FORGET:
             return self._fire_and_forget(command)
         if self._no_room_until is not None and not self._has_room():
             return self._no_room_result()
-        decision = self._decide_command(command)
+        state = self.state
+        try:
+            decision = DECIDERS[c.Send](state, command, self._context())
+        except MessageQueueError:
+            raise
+        except Exception as error:
+            raise self._rebuilt_after(error) from error
         reply = decision.reply
         if reply is WAIT_FOR_ROOM:
             return self._park(command)
-        self._sends_ahead += 1
-        reply = self._record(decision.events, reply, reply.success)
+        self.sends_ahead += 1
+        if self._immediate and self._outbox is None:
+            # As _record, in place, for a log that has at once what is appended.
+            events = decision.events
+            before = state.version
+            try:
+                for event in events:
+                    state.apply(event)
+                self._log_append((Append(self.stream, before, events),))
+            except Exception as error:
+                raise self._rebuilt_after(error) from error
+        else:
+            reply = self._record(decision.events, reply, reply.success)
         # A turn that is planned sets the timer at its end.
         if not self._turn_scheduled or self._parked:
             self._after()
@@ -193,7 +210,7 @@ class QueueActor(DispatchingActor):
             return [self._closing_result() for _ in command.sends]
         if not self._has_room():
             return [self._no_room_result() for _ in command.sends]
-        self._sends_ahead += len(command.sends)
+        self.sends_ahead += len(command.sends)
         return self._command(command)
 
     def _no_room_result(self) -> Any:
@@ -224,9 +241,9 @@ class QueueActor(DispatchingActor):
         failed: list[str] = []
         state = self.state
         audience = () if state.paused else state.subscribers.audience(send.topic)
-        enqueued = e.MessageEnqueued(
-            self._clock.now(), message_id, send.topic, send.payload, send.guarantee, send.options
-        )
+        # The time of the decision to let it go.
+        now = self._shared_context.now
+        enqueued = e.MessageEnqueued(now, message_id, send.topic, send.payload, send.guarantee, send.options)
         for subscriber_id in audience:
             subscriber = state.subscribers.get(subscriber_id)
             attachment = self._attachments.get(subscriber_id)
@@ -235,7 +252,7 @@ class QueueActor(DispatchingActor):
             if subscriber.circuit is CircuitState.OPEN:
                 failed.append(subscriber_id)
                 continue
-            subscription_id = state.subscribers.subscription_for(subscriber, send.topic)
+            subscription_id = subscriber.only_subscription or state.subscribers.subscription_for(subscriber, send.topic)
             message = queued_message(enqueued, state.configuration)
             delivery = Deliver(message, subscription_id, subscriber_id, 0)
             outcome = self._call_out(attachment, delivery)
@@ -255,7 +272,7 @@ class QueueActor(DispatchingActor):
         decision = record_fire_and_forget(
             self.state, send, self._context(), message_id, tuple(delivered), tuple(failed)
         )
-        return self._carry_out(decision, wait=False)
+        return self._record(decision.events, decision.reply)
 
     def _subscribe(self, command: c.Subscribe) -> Any:
         reply = self._carry_out(self._decide_command(command), wait=False)

@@ -54,6 +54,7 @@ class RecordingActor(LoopActor):
     __slots__ = (
         "_clock",
         "_durable",
+        "_immediate",
         "_log_append",
         "_now",
         "_outbox",
@@ -79,6 +80,7 @@ class RecordingActor(LoopActor):
         self._clock = clock
         self._now = clock.now
         self._log_append = store.log.append
+        self._immediate = store.journal is None
         # Without a journal an append is there at once, and with a buffered one nobody waits for it.
         self._waits = store.journal is not None and store.buffered_seconds is None
         self._durable = self.state.version if self._waits else NEVER_WAIT
@@ -159,7 +161,7 @@ class RecordingActor(LoopActor):
                     outbox += events
                     return reply
                 self._flush_outbox(before)
-            if self._store.journal is None:
+            if self._immediate:
                 self._log_append((Append(self.stream, before, events),))
                 return reply
             loop = self.loop

@@ -16,7 +16,7 @@ from mpreg_mq.errors import EventLogError, VersionConflictError
 from mpreg_mq.events.types import Event
 
 
-class Append(msgspec.Struct, frozen=True):
+class Append(msgspec.Struct, frozen=True, gc=False):
     """Events for the end of one stream, which must be at ``expected_version`` (0: the stream is new)."""
 
     stream: str

@@ -27,6 +27,7 @@ Head = tuple[float, int, int, "Lane"]
 _MAX_CACHED_TOPICS = 100_000
 _MAX_STALE_HEADS = 1_000
 _MIN_STALE_ENTRIES = 256
+_MIN_STALE_TOPICS = 256
 
 
 class Lane:
@@ -43,7 +44,8 @@ class Lane:
         self.number = number
         self.members = members
         self.size = 0
-        self.topics: dict[str, int] = {}
+        self.topics: set[str] = set()
+        """The topics of the slots in it, and perhaps of some that have left."""
         self.offered: Head | None = None
         self._row: deque[Entry] = deque()
         self._heap: list[Entry] = []
@@ -62,21 +64,15 @@ class Lane:
             heappush(self._heap, entry)
         self.size += 1
         topics = self.topics
-        topic = message.topic
-        topics[topic] = topics.get(topic, 0) + 1
+        topics.add(message.topic)
+        if len(topics) > 2 * self.size + _MIN_STALE_TOPICS:
+            self.topics = {entry[3].message.topic for entry in self}
         return entry
 
     def drop(self, slot: Slot) -> None:
         """Let a slot go. O(1), amortised."""
         slot.lane = None
         self.size = size = self.size - 1
-        topics = self.topics
-        topic = slot.message.topic
-        left = topics[topic] - 1
-        if left:
-            topics[topic] = left
-        else:
-            del topics[topic]
         row = self._row
         if row and row[0][3] is slot:
             row.popleft()
@@ -116,7 +112,8 @@ class Lane:
         assert all(heap[(index - 1) // 2] <= heap[index] for index in range(1, len(heap)))
         entries = list(self)
         assert entries == sorted(entries)
-        assert len(entries) == len({id(entry[3]) for entry in entries}) == self.size == sum(self.topics.values())
+        assert len(entries) == len({id(entry[3]) for entry in entries}) == self.size
+        assert self.topics >= {entry[3].message.topic for entry in entries}
         assert self.first() is (entries[0] if entries else None)
 
 
@@ -156,7 +153,16 @@ class Lanes:
             lane = self._lane_of_topic.get(slot.message.topic) or self._shared_lane(slot.message.topic)
         else:
             lane = self._personal_lane(slot.subscriber_id)
-        self._put(lane, slot)
+        entry = lane.put(slot)
+        offered = lane.offered
+        if offered is None:
+            self._offer(lane)
+        elif entry[0] < offered[0] or (entry[0] == offered[0] and entry[1] < offered[1]):
+            lane.offered = (entry[0], entry[1], lane.number, lane)
+            heappush(self._heads, lane.offered)
+            # A head that was overtaken stays in the heap until it comes first, which may be never.
+            if len(self._heads) > _MAX_STALE_HEADS + 2 * (len(self._shared) + len(self._personal)):
+                self._requeue_heads()
 
     @staticmethod
     def remove(slot: Slot) -> None:
@@ -191,11 +197,17 @@ class Lanes:
             if lane.offered is not head:
                 heappop(heads)
                 continue
-            first = lane.first()
-            if first is None:
-                heappop(heads)
-                lane.offered = None
-                continue
+            row = lane._row
+            # As Lane.first, in place: most often the first of a row with no heap is it.
+            if row and (entry := row[0])[3].lane is lane and entry[3].ticket == entry[2] and not lane._heap:
+                first = entry
+            else:
+                found = lane.first()
+                if found is None:
+                    heappop(heads)
+                    lane.offered = None
+                    continue
+                first = found
             if first[1] != head[1] or first[0] != head[0]:
                 lane.offered = head = (first[0], first[1], lane.number, lane)
                 heapreplace(heads, head)
@@ -251,18 +263,6 @@ class Lanes:
                 best, best_key = subscriber, key
         return best
 
-    def _put(self, lane: Lane, slot: Slot) -> None:
-        entry = lane.put(slot)
-        offered = lane.offered
-        if offered is None:
-            self._offer(lane)
-        elif entry[0] < offered[0] or (entry[0] == offered[0] and entry[1] < offered[1]):
-            lane.offered = (entry[0], entry[1], lane.number, lane)
-            heappush(self._heads, lane.offered)
-            # A head that was overtaken stays in the heap until it comes first, which may be never.
-            if len(self._heads) > _MAX_STALE_HEADS + 2 * (len(self._shared) + len(self._personal)):
-                self._requeue_heads()
-
     def _offer(self, lane: Lane) -> None:
         if lane.offered is None and lane.members:
             first = lane.first()
@@ -315,7 +315,7 @@ class Lanes:
                 split.append(lane)
         for lane in split:
             for entry in list(lane):
-                self._put(self._shared_lane(entry[3].message.topic), entry[3])
+                self.place(entry[3])
         self._requeue_heads()
 
     def _adopt(self, lane: Lane, members: tuple[str, ...]) -> None:

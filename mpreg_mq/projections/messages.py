@@ -230,6 +230,11 @@ class Messages(Projection):
 
     def _on_acknowledged(self, event: e.MessageAcknowledged) -> None:
         message = self._by_id.get(event.message_id) or self._known(event, event.message_id)
+        if event.completes and message.members is None and message.group_id is None:
+            lease = message.slot.lease
+            if lease is not None and lease.subscriber_id == event.subscriber_id:
+                self._finish_leased(message, lease.subscriber_id)
+                return
         slot = message.slot_for(event.subscriber_id)
         if slot is None:
             raise contradiction(event, "the message is not the subscriber's")
@@ -381,6 +386,18 @@ class Messages(Projection):
         if message.group_id is not None:
             self._leave_group(message, message.group_id, now)
         message.let_go()
+
+    def _finish_leased(self, message: Message, subscriber_id: str) -> None:
+        """As :meth:`_finish`, for what most messages are at their end: of no group, and leased to one subscriber."""
+        timer = message.slot.timer
+        assert timer is not None, "a lease has a deadline"
+        self.deadlines.remove(timer)
+        del self._by_id[message.id]
+        self.leased_count -= 1
+        self.finished_count += 1
+        message.let_go()
+        if subscriber_id in self.lanes.starved:
+            self.lanes.wake(subscriber_id)
 
     def _stop(self, slot: Slot) -> None:
         """Nothing more happens to this slot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
 import attrs
@@ -25,6 +26,18 @@ class NotCreated:
 
     def __get__(self, instance: object, owner: type) -> NoReturn:
         raise ProjectionError("the queue has no configuration: its stream does not begin with QueueCreated")
+
+
+class _Chains(dict[type[e.Event], tuple[Handler, ...]]):
+    """Who takes an event in, by its type; each worked out when it is first asked for."""
+
+    def __init__(self, chain: Callable[[type[e.Event]], tuple[Handler, ...]]) -> None:
+        super().__init__()
+        self._chain = chain
+
+    def __missing__(self, event_type: type[e.Event]) -> tuple[Handler, ...]:
+        chain = self[event_type] = self._chain(event_type)
+        return chain
 
 
 class QueueState(Projection):
@@ -64,7 +77,7 @@ class QueueState(Projection):
             self.statistics,
             self.deduplication,
         )
-        self._chains: dict[type[e.Event], tuple[Handler, ...]] = {}
+        self._chains = _Chains(self._chain)
 
     def _accepted(self, message_id: str) -> e.MessageEnqueued | None:
         message = self.messages.get(message_id)
@@ -76,9 +89,7 @@ class QueueState(Projection):
         Raises:
             ProjectionError: the event contradicts what came before.
         """
-        chain = self._chains.get(type(event))
-        if chain is None:
-            chain = self._chain(type(event))
+        chain = self._chains[type(event)]
         self.messages.version = self.version = self.version + 1
         at = event.at
         if at > self.last_at:
@@ -90,9 +101,7 @@ class QueueState(Projection):
         if event_type not in e.EVENT_TYPES:
             raise ProjectionError(f"got a {event_type.__name__}, expected one of the events of mpreg_mq.events")
         candidates = (projection.handler(event_type) for projection in (self, *self.projections))
-        chain = tuple(handler for handler in candidates if handler is not None)
-        self._chains[event_type] = chain
-        return chain
+        return tuple(handler for handler in candidates if handler is not None)
 
     def _on_created(self, event: e.QueueCreated) -> None:
         self.created = True

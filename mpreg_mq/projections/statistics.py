@@ -62,11 +62,13 @@ class Statistics(Projection):
         self.counts.messages_sent += 1
 
     def _on_fire_and_forget(self, event: e.FireAndForgetSent) -> None:
-        self.counts.messages_sent += 1
-        self.counts.messages_received += len(event.delivered_to)
-        self.counts.delivery_failures += len(event.failed)
+        counts = self.counts
+        counts.messages_sent += 1
         if event.delivered_to:
-            self.counts.messages_acknowledged += 1
+            counts.messages_received += len(event.delivered_to)
+            counts.messages_acknowledged += 1
+        if event.failed:
+            counts.delivery_failures += len(event.failed)
 
     def _on_duplicate(self, event: e.DuplicateRejected) -> None:
         self.counts.messages_duplicate += 1

@@ -19,10 +19,11 @@ class Subscriber:
 
     ``failures`` counts in a row. ``only_subscription`` is its subscription where it has one only. ``held`` are the ids
     of the messages leased to it. ``last_used`` is the ordinal of its latest delivery, for "least recently used".
-    ``probe`` is the message that tests a half-open circuit.
+    ``probe`` is the message that tests a half-open circuit. ``alone`` are the holders of a message that only it has.
     """
 
     __slots__ = (
+        "alone",
         "circuit",
         "failures",
         "held",
@@ -38,6 +39,7 @@ class Subscriber:
 
     def __init__(self, subscriber_id: str) -> None:
         self.id = subscriber_id
+        self.alone = (subscriber_id,)
         self.subscriptions: dict[str, e.SubscriberJoined] = {}
         self.only_subscription: str | None = None
         self.max_in_flight = 0
@@ -186,13 +188,27 @@ class Subscribers(Projection):
         subscriber.held.add(event.message_id)
         if subscriber.circuit is CircuitState.HALF_OPEN:
             subscriber.probe = event.message_id
+        holders = self._holders
         message_id = event.message_id
-        self._holders[message_id] = (*self._holders.get(message_id, ()), event.subscriber_id)
+        if message_id in holders:
+            holders[message_id] = (*holders[message_id], event.subscriber_id)
+        else:
+            holders[message_id] = subscriber.alone
 
     def _on_acknowledged(self, event: e.MessageAcknowledged) -> None:
         subscriber = self._by_id.get(event.subscriber_id)
         if subscriber is not None:
             subscriber.failures = 0
+            message_id = event.message_id
+            if (
+                self._holders.get(message_id) is subscriber.alone
+                and subscriber.subscriptions
+                and subscriber.probe is None
+            ):
+                # The same as releasing it, where nothing else depends on that.
+                del self._holders[message_id]
+                subscriber.held.discard(message_id)
+                return
         self._release(event.message_id, event.subscriber_id)
 
     def _on_lease_expired(self, event: e.LeaseExpired) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mpreg_mq import DeliveryGuarantee, RejectionReason, VirtualClock
-from mpreg_mq.actors import recording
+from mpreg_mq.actors import queue_actor
 from mpreg_mq.actors.commands import Send
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
 from mpreg_mq.events import Append, MemoryEventLog, RecordedEvent
@@ -112,7 +112,7 @@ def test_a_faulty_decision_rebuilds_the_queue_and_reaches_the_caller(monkeypatch
 
         with monkeypatch.context() as fault:
             deciders: dict[type[Any], Any] = {**DECIDERS, Send: faulty}
-            fault.setattr(recording, "DECIDERS", deciders)
+            fault.setattr(queue_actor, "DECIDERS", deciders)
             result = await queue.send_message("a", 2)
         assert "ZeroDivisionError" in str(result.error_message)
         assert queue._actor.state is not before

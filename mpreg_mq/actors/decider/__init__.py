@@ -12,7 +12,7 @@ from typing import Any
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import administration, delivering, sending, settling
 from mpreg_mq.actors.decider.decision import NOTHING, WAIT_FOR_ROOM, Context, Decision
-from mpreg_mq.actors.decider.delivering import decide_dispatch
+from mpreg_mq.actors.decider.delivering import decide_dispatch, next_dispatch
 from mpreg_mq.actors.decider.timing import decide_tick
 from mpreg_mq.projections import QueueState
 
@@ -59,4 +59,5 @@ __all__ = [
     "decide",
     "decide_dispatch",
     "decide_tick",
+    "next_dispatch",
 ]

@@ -10,27 +10,35 @@ from mpreg_mq.projections import Message, QueueState, Slot, Subscriber
 
 
 def decide_dispatch(state: QueueState, context: Context) -> Decision:
-    """The next delivery to a push subscriber, or what has to happen before it; no events when nothing can move.
+    """:func:`next_dispatch` as a decision."""
+    event = next_dispatch(state, context)
+    return NOTHING if event is None else Decision((event,))
+
+
+def next_dispatch(
+    state: QueueState, context: Context
+) -> e.MessageDelivered | e.MessageExpired | e.AudienceFixed | None:
+    """The next delivery to a push subscriber, or what has to happen before it; None when nothing can move.
 
     One step at a time, so that each sees the state the one before left. O(log n).
     """
     if state.paused or state.deleted:
-        return NOTHING
+        return None
     messages = state.messages
     while (found := messages.lanes.next()) is not None:
         slot, subscriber = found
         message = slot.message
         if message.version > context.durable_version:
-            return NOTHING
+            return None
         if message.expires_at is not None and message.expires_at <= context.now:
             if message.live:
                 messages.park(slot)
                 continue
-            return Decision((e.MessageExpired(context.now, message.id),))
+            return e.MessageExpired(context.now, message.id)
         if message.guarantee is not DeliveryGuarantee.AT_LEAST_ONCE and message.members is None:
-            return Decision((fix_audience(state, message, context),))
-        return Decision((deliver(state, slot, subscriber, context),))
-    return NOTHING
+            return fix_audience(state, message, context)
+        return deliver(state, slot, subscriber, context)
+    return None
 
 
 def decide_receive(state: QueueState, command: Receive, context: Context) -> Decision:
@@ -87,7 +95,7 @@ def deliver(
         context.now,
         message.id,
         subscriber.id,
-        state.subscribers.subscription_for(subscriber, message.topic),
+        subscriber.only_subscription or state.subscribers.subscription_for(subscriber, message.topic),
         slot.attempts + 1,
         context.now + seconds,
         pull is not None,

@@ -8,7 +8,7 @@ from itertools import chain
 import attrs
 
 from mpreg_mq.actors.commands import RecordRejection, Send, SendBatch
-from mpreg_mq.actors.decider.decision import WAIT_FOR_ROOM, Context, Decision, accepted, rejected
+from mpreg_mq.actors.decider.decision import NOTHING, WAIT_FOR_ROOM, Context, Decision, accepted, rejected
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
 from mpreg_mq.model import (
@@ -150,7 +150,8 @@ def decide_send(state: QueueState, send: Send, context: Context) -> Decision:
         now = context.now
         message_id = f"{messages.next_seq}-{context.run}"
         enqueued = e.MessageEnqueued(now, message_id, send.topic, send.payload, send.guarantee)
-        return Decision((enqueued,), accepted(message_id, now, configuration.name))
+        result = DeliveryResult(True, MessageId(message_id, now, configuration.name), delivery_timestamp=now)
+        return Decision((enqueued,), result)
     events, reply = _admit(state, send, context, _Batch())
     return Decision(events, reply)
 
@@ -189,8 +190,15 @@ def decide_fire_and_forget(state: QueueState, send: Send, context: Context) -> D
 
     Capacity does not matter, because such a message is never pending.
     """
+    if (
+        send.options is DEFAULT_OPTIONS
+        and send.fingerprint is None
+        and len(send.payload) <= state.configuration.max_payload_bytes
+    ):
+        # As in decide_send.
+        return NOTHING
     refusal = _refusal(state, send, context, {})
-    return Decision() if refusal is None else Decision(*refusal)
+    return NOTHING if refusal is None else Decision(*refusal)
 
 
 def record_fire_and_forget(

@@ -17,13 +17,14 @@ REFUSED = Decision(reply=False)
 
 def decide_acknowledge(state: QueueState, command: Acknowledge, context: Context) -> Decision:
     """Take an acknowledgment; replies whether it counted (L2). See :func:`acknowledge`."""
-    return acknowledge(state, command.message_id, command.subscriber_id, command.attempt, context)
+    events = acknowledge(state, command.message_id, command.subscriber_id, command.attempt, context)
+    return Decision(events, True) if events else REFUSED
 
 
 def acknowledge(
     state: QueueState, message_id: str, subscriber_id: str, attempt: int | None, context: Context
-) -> Decision:
-    """Take an acknowledgment; replies whether it counted (L2). O(log n).
+) -> tuple[e.Event, ...]:
+    """Take an acknowledgment: its events, or none where it does not count (L2). O(log n).
 
     It counts from the subscriber whose lease was the latest, even if that lease ran out meanwhile. With
     ``attempt`` it counts only for that attempt, so that a callback which comes back late settles nothing new.
@@ -31,9 +32,9 @@ def acknowledge(
     message = state.messages.get(message_id)
     slot = message.slot_for(subscriber_id) if message is not None else None
     if message is None or slot is None or slot.acknowledged or not slot.attempts:
-        return REFUSED
+        return ()
     if attempt is not None and attempt != slot.attempts:
-        return REFUSED
+        return ()
     alone = message.guarantee is DeliveryGuarantee.AT_LEAST_ONCE
     events: tuple[e.Event, ...] = (e.MessageAcknowledged(context.now, message_id, subscriber_id, alone),)
     subscriber = state.subscribers.get(subscriber_id)
@@ -51,7 +52,7 @@ def acknowledge(
                 slot=slot,
             )
         )
-    return Decision(events, True)
+    return events
 
 
 def decide_negative_acknowledge(state: QueueState, command: NegativeAcknowledge, context: Context) -> Decision:

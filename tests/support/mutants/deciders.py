@@ -14,7 +14,7 @@ from mpreg_mq.projections import QueueState
 from tests.support.mutants.mutant import Mutant, Wrap
 
 DECIDERS = "mpreg_mq.actors.decider:DECIDERS"
-DISPATCH = "mpreg_mq.actors.dispatching:decide_dispatch"
+DISPATCH = "mpreg_mq.actors.dispatching:next_dispatch"
 SETTLING = "mpreg_mq.actors.decider.settling"
 
 Rewrite = Callable[[QueueState, Any, Context, Decision], Decision]
@@ -68,14 +68,14 @@ def _strangers_count(state: QueueState, command: Any, context: Context, decision
 
 
 def _no_subscriber_is_dead(dispatch: Any) -> Any:
-    def mutated(state: QueueState, context: Context) -> Decision:
-        decision: Decision = dispatch(state, context)
-        if decision.events:
-            return decision
+    def mutated(state: QueueState, context: Context) -> e.Event | None:
+        event: e.Event | None = dispatch(state, context)
+        if event is not None:
+            return event
         for message in state.messages:
             if not state.subscribers.audience(message.topic) and message.members is None and not message.live:
-                return Decision((e.MessageDeadLettered(context.now, message.id, "no subscriber", None, 0, None),))
-        return decision
+                return e.MessageDeadLettered(context.now, message.id, "no subscriber", None, 0, None)
+        return None
 
     return mutated
 
