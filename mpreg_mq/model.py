@@ -97,7 +97,7 @@ class CircuitState(Enum):
     HALF_OPEN = "half_open"
 
 
-class MessageId(msgspec.Struct, frozen=True, eq=False):
+class MessageId(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Identifier of a message; equal and hashed by ``id`` alone.
 
     Raises:
@@ -269,7 +269,7 @@ class QueueSubscription:
     blocking: bool = False
 
 
-class DeliveryResult(msgspec.Struct, frozen=True):
+class DeliveryResult(msgspec.Struct, frozen=True, gc=False):
     """What became of a send.
 
     ``delivered_to`` and ``failed_deliveries`` are filled for fire-and-forget, whose callbacks have run.

@@ -14,7 +14,7 @@ from mpreg_mq.events.types import MessageEnqueued
 from mpreg_mq.model import DEFAULT_OPTIONS, Callback, DeliveryGuarantee, MessageOptions
 
 
-class Send(msgspec.Struct, frozen=True):
+class Send(msgspec.Struct, frozen=True, gc=False):
     """Accept or reject one message (S1). ``fingerprint`` is the key it would claim (U1), or None."""
 
     topic: str

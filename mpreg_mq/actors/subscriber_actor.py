@@ -29,7 +29,7 @@ Outcome = str | None
 _MAX_ERROR_LENGTH = 1000
 
 
-class Deliver(msgspec.Struct, frozen=True):
+class Deliver(msgspec.Struct, frozen=True, gc=False):
     """Call a callback with this message."""
 
     message: QueuedMessage

@@ -31,14 +31,14 @@ _MIN_STALE_TOPICS = 256
 
 
 class Lane:
-    """Ready slots that the same subscribers may take, in queue order.
+    """Ready slots that the same subscribers may take, in queue order; :meth:`Lanes.place` puts them in.
 
     Slots that come in order, which is most of them, stand in a row; the others in a heap. A slot that leaves from
     the middle is not looked for: its entry is stale from then on, because the slot has another lane or another
     ticket, and goes when it comes first or when stale entries outnumber the others.
     """
 
-    __slots__ = ("_heap", "_row", "_tickets", "members", "number", "offered", "size", "topics")
+    __slots__ = ("heap", "members", "number", "offered", "row", "size", "tickets", "topics")
 
     def __init__(self, number: int, members: tuple[str, ...]) -> None:
         self.number = number
@@ -47,43 +47,25 @@ class Lane:
         self.topics: set[str] = set()
         """The topics of the slots in it, and perhaps of some that have left."""
         self.offered: Head | None = None
-        self._row: deque[Entry] = deque()
-        self._heap: list[Entry] = []
-        self._tickets = 0
-
-    def put(self, slot: Slot) -> Entry:
-        """Take a slot in. O(1) in order, else O(log n)."""
-        message = slot.message
-        slot.lane = self
-        slot.ticket = self._tickets = ticket = self._tickets + 1
-        entry = (message.rank, message.seq, ticket, slot)
-        row = self._row
-        if not row or row[-1] < entry:
-            row.append(entry)
-        else:
-            heappush(self._heap, entry)
-        self.size += 1
-        topics = self.topics
-        topics.add(message.topic)
-        if len(topics) > 2 * self.size + _MIN_STALE_TOPICS:
-            self.topics = {entry[3].message.topic for entry in self}
-        return entry
+        self.row: deque[Entry] = deque()
+        self.heap: list[Entry] = []
+        self.tickets = 0
 
     def drop(self, slot: Slot) -> None:
         """Let a slot go. O(1), amortised."""
         slot.lane = None
         self.size = size = self.size - 1
-        row = self._row
+        row = self.row
         if row and row[0][3] is slot:
             row.popleft()
-        elif len(row) + len(self._heap) > 2 * size + _MIN_STALE_ENTRIES:
-            self._row = deque(filter(self._is_current, row))
-            self._heap = list(filter(self._is_current, self._heap))
-            heapify(self._heap)
+        elif len(row) + len(self.heap) > 2 * size + _MIN_STALE_ENTRIES:
+            self.row = deque(filter(self._is_current, row))
+            self.heap = list(filter(self._is_current, self.heap))
+            heapify(self.heap)
 
     def first(self) -> Entry | None:
         """The first slot's entry, or None. O(1), amortised."""
-        row, heap = self._row, self._heap
+        row, heap = self.row, self.heap
         while row:
             entry = row[0]
             slot = entry[3]
@@ -98,8 +80,8 @@ class Lane:
 
     def __iter__(self) -> Iterator[Entry]:
         """The entries in queue order, O(log n) each; nothing may change while they are read."""
-        row: Iterator[Entry] = iter(self._row)
-        return filter(self._is_current, merge(row, _in_order(self._heap)) if self._heap else row)
+        row: Iterator[Entry] = iter(self.row)
+        return filter(self._is_current, merge(row, _in_order(self.heap)) if self.heap else row)
 
     def _is_current(self, entry: Entry) -> bool:
         slot = entry[3]
@@ -107,7 +89,7 @@ class Lane:
 
     def check(self) -> None:
         """Assert that row and heap are in order, and that sizes agree."""
-        row, heap = list(self._row), self._heap
+        row, heap = list(self.row), self.heap
         assert row == sorted(row)
         assert all(heap[(index - 1) // 2] <= heap[index] for index in range(1, len(heap)))
         entries = list(self)
@@ -149,11 +131,25 @@ class Lanes:
 
     def place(self, slot: Slot) -> None:
         """A slot became ready. O(1) where it is last in order, else O(log n)."""
+        message = slot.message
+        topic = message.topic
         if slot.subscriber_id is None:
-            lane = self._lane_of_topic.get(slot.message.topic) or self._shared_lane(slot.message.topic)
+            lane = self._lane_of_topic.get(topic) or self._shared_lane(topic)
         else:
             lane = self._personal_lane(slot.subscriber_id)
-        entry = lane.put(slot)
+        slot.lane = lane
+        slot.ticket = lane.tickets = ticket = lane.tickets + 1
+        entry = (message.rank, message.seq, ticket, slot)
+        row = lane.row
+        if not row or row[-1] < entry:
+            row.append(entry)
+        else:
+            heappush(lane.heap, entry)
+        lane.size = size = lane.size + 1
+        topics = lane.topics
+        topics.add(topic)
+        if len(topics) > 2 * size + _MIN_STALE_TOPICS:
+            lane.topics = {entry[3].message.topic for entry in lane}
         offered = lane.offered
         if offered is None:
             self._offer(lane)
@@ -197,9 +193,9 @@ class Lanes:
             if lane.offered is not head:
                 heappop(heads)
                 continue
-            row = lane._row
+            row = lane.row
             # As Lane.first, in place: most often the first of a row with no heap is it.
-            if row and (entry := row[0])[3].lane is lane and entry[3].ticket == entry[2] and not lane._heap:
+            if row and (entry := row[0])[3].lane is lane and entry[3].ticket == entry[2] and not lane.heap:
                 first = entry
             else:
                 found = lane.first()
@@ -208,12 +204,19 @@ class Lanes:
                     lane.offered = None
                     continue
                 first = found
-            if first[1] != head[1] or first[0] != head[0]:
+            # Where no other lane could go before this one it does not matter that its head has gone.
+            if len(heads) > 1 and (first[1] != head[1] or first[0] != head[0]):
                 lane.offered = head = (first[0], first[1], lane.number, lane)
                 heapreplace(heads, head)
                 if heads[0] is not head:
                     continue
-            subscriber = self._choose(lane)
+            members = lane.members
+            if len(members) > 1:
+                subscriber = self._choose(lane)
+            elif (subscriber := self._subscribers.get(members[0])) is not None and (
+                subscriber.pull or not subscriber.can_take()
+            ):
+                subscriber = None
             if subscriber is None:
                 heappop(heads)
                 lane.offered = None

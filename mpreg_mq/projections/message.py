@@ -40,7 +40,8 @@ class Slot(msgspec.Struct, eq=False):
     timer: Deadline | None = None
 
 
-_NO_SLOT = cast(Slot, None)
+NO_SLOT = cast(Slot, None)
+"""What a message has in the place of its slot before and after its life."""
 
 
 class Message(msgspec.Struct, eq=False):
@@ -57,7 +58,7 @@ class Message(msgspec.Struct, eq=False):
     group_id: str | None
     expires_at: float | None
     # None only before and after its life: message and slot refer to each other.
-    slot: Slot = _NO_SLOT
+    slot: Slot = NO_SLOT
     members: dict[str, Slot] | None = None
     acknowledgments: int = 0
     exhausted: int = 0
@@ -86,7 +87,7 @@ class Message(msgspec.Struct, eq=False):
 
     def let_go(self) -> None:
         """It is finished. Without the cycle of message and slot its memory is free at once, with no collector."""
-        self.slot = _NO_SLOT
+        self.slot = NO_SLOT
         self.members = None
 
 

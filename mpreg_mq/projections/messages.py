@@ -15,7 +15,7 @@ from mpreg_mq.projections.base import Handled, Projection, contradiction
 from mpreg_mq.projections.deadlines import Deadline, DeadlineKind, Deadlines
 from mpreg_mq.projections.dumps import MessagesDump, TimerDump, decode_events, encode_events
 from mpreg_mq.projections.lanes import Lanes
-from mpreg_mq.projections.message import Defaults, Message, Slot
+from mpreg_mq.projections.message import NO_SLOT, Defaults, Message, Slot
 from mpreg_mq.projections.message_dumps import dump_message, dump_timer, restore_message, slots_with_dumps
 from mpreg_mq.projections.subscribers import Subscribers
 
@@ -233,7 +233,17 @@ class Messages(Projection):
         if event.completes and message.members is None and message.group_id is None:
             lease = message.slot.lease
             if lease is not None and lease.subscriber_id == event.subscriber_id:
-                self._finish_leased(message, lease.subscriber_id)
+                # As _finish, in place, for what most messages are at their end: of no group, and leased to one.
+                timer = message.slot.timer
+                assert timer is not None, "a lease has a deadline"
+                self.deadlines.remove(timer)
+                del self._by_id[message.id]
+                self.leased_count -= 1
+                self.finished_count += 1
+                message.slot = NO_SLOT
+                lanes = self.lanes
+                if event.subscriber_id in lanes.starved:
+                    lanes.wake(event.subscriber_id)
                 return
         slot = message.slot_for(event.subscriber_id)
         if slot is None:
@@ -386,18 +396,6 @@ class Messages(Projection):
         if message.group_id is not None:
             self._leave_group(message, message.group_id, now)
         message.let_go()
-
-    def _finish_leased(self, message: Message, subscriber_id: str) -> None:
-        """As :meth:`_finish`, for what most messages are at their end: of no group, and leased to one subscriber."""
-        timer = message.slot.timer
-        assert timer is not None, "a lease has a deadline"
-        self.deadlines.remove(timer)
-        del self._by_id[message.id]
-        self.leased_count -= 1
-        self.finished_count += 1
-        message.let_go()
-        if subscriber_id in self.lanes.starved:
-            self.lanes.wake(subscriber_id)
 
     def _stop(self, slot: Slot) -> None:
         """Nothing more happens to this slot."""

@@ -274,7 +274,7 @@ def test_messages_that_leave_a_lane_from_its_middle_do_not_pile_up() -> None:
         state.apply(e.MessageEnqueued(2.0, str(number), "t", b"", options=MessageOptions(priority=number % 3)))
         state.apply(e.MessageDropped(2.0, str(number)))
         state.check() if number % 200 == 0 else None
-    assert len(lane._row) + len(lane._heap) < 300
+    assert len(lane.row) + len(lane.heap) < 300
     assert [slot.message.id for slot in state.messages.lanes.ready_for("s")] == ["first"]
 
 

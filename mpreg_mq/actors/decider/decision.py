@@ -11,7 +11,7 @@ from mpreg_mq.events.types import Event
 from mpreg_mq.model import DeliveryResult, MessageId, RejectionReason
 
 
-class Decision(msgspec.Struct, frozen=True):
+class Decision(msgspec.Struct, frozen=True, gc=False):
     """Events to record, and the reply once they are; no events means that nothing changes."""
 
     events: tuple[Event, ...] = ()
