@@ -13,6 +13,7 @@ from os import PathLike
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from mpreg_mq.actors.retention import Compaction
 from mpreg_mq.clock import Clock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.errors import MessageQueueError, QueueClosedError
@@ -284,6 +285,10 @@ class BlockingMessageQueueManager:
     def get_global_statistics(self) -> QueueManagerStatistics:
         """See :meth:`MessageQueueManager.get_global_statistics`."""
         return self._manager.get_global_statistics()
+
+    def compact(self) -> Compaction | None:
+        """See :meth:`MessageQueueManager.compact`."""
+        return self._wait(self._manager.compact())
 
     def shutdown(self) -> None:
         """Close every queue and the log, and end the thread. Calling it again does nothing."""

@@ -57,6 +57,12 @@ class Countdown:
         if self.left <= 0:
             self._done.set()
 
+    def message(self, _: Any) -> None:
+        """One message more is done; a callback."""
+        self.left -= 1
+        if self.left <= 0:
+            self._done.set()
+
     async def wait(self) -> None:
         """Wait for the last message.
 

@@ -82,6 +82,9 @@ class ManyQueues:
         self._left = Countdown(0)
         for name in ("one", *names):
             self._manager.subscribe_to_queue(name, "worker", "#", callback=lambda _: self._left.count(1))
+        # The first message of a queue looks its topic up and makes room; that is not what is compared.
+        await self._traffic(["one"], messages)
+        await self._traffic(names, messages)
         one = all_of_them = 0.0
         # By turns, so that what grows with every event (the log) grows for both.
         for _ in range(2):

@@ -20,6 +20,7 @@ from mpreg_mq.actors.decider import Context, decide_tick, next_dispatch
 from mpreg_mq.actors.decider.sending import decide_wait_over
 from mpreg_mq.actors.decider.settling import acknowledge
 from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import TURN, Abandon, Turn
 from mpreg_mq.actors.recording import RecordingActor
 from mpreg_mq.actors.store import Store
@@ -250,6 +251,8 @@ class DispatchingActor(RecordingActor):
 
     def _take_turn(self) -> None:
         self._turn_scheduled = False
+        if self._recovering is None and self.actor_inbox.try_now(self._on_turn, TURN) is not BUSY:
+            return
         try:
             self.actor_ref.tell(TURN)
         except pykka.ActorDeadError:
@@ -257,11 +260,13 @@ class DispatchingActor(RecordingActor):
 
     def _set_timer(self) -> None:
         """Be woken at the next deadline; an alarm that comes early finds nothing to do, which is cheap."""
+        if self._turn_scheduled:
+            return
         first = self.state.messages.deadlines.first()
         if first is None or (self._timer is not None and self._timer_at <= first.when):
             return
         loop = self.loop
-        if loop is None or not loop.is_running() or self._turn_scheduled:
+        if loop is None or not loop.is_running():
             return
         self._cancel_timer()
         self._timer_at = first.when

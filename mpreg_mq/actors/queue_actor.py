@@ -54,7 +54,7 @@ class QueueActor(DispatchingActor):
         self.try_send: Callable[[c.Send], Any] = partial(self.actor_inbox.try_now, self._send)
         """:meth:`call` for a send, by the shortest way; ``BUSY`` where it has to take the longer one."""
         # Keys of fire-and-forget sends whose attempt is under way: they are in no event yet.
-        self._firing: set[str] = set()
+        self._firing: frozenset[str] = frozenset()
 
     # --- being asked --------------------------------------------------------------------------------------
 
@@ -228,11 +228,11 @@ class QueueActor(DispatchingActor):
         key = send.fingerprint
         if key is None:
             return self._fire(send)
-        self._firing.add(key)
+        self._firing |= {key}
         try:
             return self._fire(send)
         finally:
-            self._firing.discard(key)
+            self._firing -= {key}
 
     def _fire(self, send: c.Send) -> Any:
         self._fired += 1

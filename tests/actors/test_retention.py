@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mpreg_mq.actors.retention import Compactor, all_events
+from mpreg_mq.blocking import BlockingMessageQueueManager
 from mpreg_mq.clock import VirtualClock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration, RetentionPolicy
 from mpreg_mq.errors import ConfigurationError, CorruptLogError, EventLogError
@@ -257,6 +258,20 @@ def test_a_manager_compacts_beside_its_traffic(tmp_path: Path) -> None:
         assert not [name for name in names if name.startswith(".")]
 
     asyncio.run(story())
+
+
+def test_a_blocking_manager_compacts(tmp_path: Path) -> None:
+    """Given a blocking manager with retention, when told to compact, then the log begins later and says where."""
+    policy = RetentionPolicy(keep_events=1, least_events=1, check_seconds=3600.0)
+    config = QueueManagerConfiguration(retention=policy)
+    with BlockingMessageQueueManager(config, log=tmp_path / "log.db") as manager:
+        manager.send_message("gone", "t", 0)
+        manager.delete_queue("gone")
+        manager.create_queue("q")
+        done = manager.compact()
+        assert done is not None
+        assert done.position > 0
+        assert manager.compact() is None
 
 
 def test_compacting_needs_a_policy() -> None:

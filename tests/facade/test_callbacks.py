@@ -57,7 +57,7 @@ class Begun:
         return self._result
 
 
-@pytest.mark.parametrize("how", ["fire and forget", "at least once", "batch"])
+@pytest.mark.parametrize("how", ["fire and forget", "broadcast", "batch"])
 def test_u1_a_key_is_held_while_its_fire_and_forget_attempt_is_made(how: str) -> None:
     """Given a callback that sends the key it is called for, and another key, then only the other one is accepted."""
 
