@@ -57,6 +57,23 @@ STORY: list[e.Event] = [
 ]
 
 
+@pytest.mark.parametrize("kind", [e.MessageEnqueued, e.MessageDelivered, e.MessageAcknowledged])
+def test_i4_a_state_asks_every_projection_that_handles_an_event(
+    kind: type[e.Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an event of a type that a state has a short way for, then those take it in that say they handle it."""
+    state = QueueState.replay(STORY)
+    handlers = [(one, one.handler(kind)) for one in state.projections]
+    expected = [(type(one).__name__, one.HANDLED[kind]) for one, handler in handlers if handler is not None]
+    asked: list[tuple[str, str]] = []
+    for projection in state.projections:
+        for method in set(projection.HANDLED.values()):
+            called = (type(projection).__name__, method)
+            monkeypatch.setattr(type(projection), method, lambda self, event, called=called: asked.append(called))
+    state.apply(next(event for event in STORY if type(event) is kind))
+    assert asked == expected
+
+
 def test_i4_each_projection_rebuilds_alone_and_in_one_state() -> None:
     """Given a story, then each projection folds it alone to what the whole state holds."""
     state = QueueState.replay(STORY)
@@ -271,10 +288,12 @@ def test_messages_that_leave_a_lane_from_its_middle_do_not_pile_up() -> None:
     lane = slot.lane
     assert lane is not None
     for number in range(2_000):
-        state.apply(e.MessageEnqueued(2.0, str(number), "t", b"", options=MessageOptions(priority=number % 3)))
+        topic = f"t{number}"
+        state.apply(e.MessageEnqueued(2.0, str(number), topic, b"", options=MessageOptions(priority=number % 3)))
         state.apply(e.MessageDropped(2.0, str(number)))
         state.check() if number % 200 == 0 else None
     assert len(lane.row) + len(lane.heap) < 300
+    assert len(lane.topics) < 300
     assert [slot.message.id for slot in state.messages.lanes.ready_for("s")] == ["first"]
 
 
