@@ -216,7 +216,7 @@ class RecordingActor(LoopActor):
             except pykka.ActorDeadError:
                 _answer(unsent.waiters, None if error is None else self._store_error(error))
 
-        self._store.submit(self.stream, unsent.before, unsent.events, done, self.loop)
+        self._store.submit(self.stream, unsent.before, unsent.events, done, self.loop, urgent=bool(unsent.waiters))
 
     def _flush_outbox(self, version: int) -> None:
         """Submit what a turn has recorded so far; ``version`` is the state's after it."""

@@ -74,10 +74,12 @@ class Store:
         events: Sequence[Event],
         on_done: OnDone,
         loop: asyncio.AbstractEventLoop | None,
+        *,
+        urgent: bool = True,
     ) -> None:
-        """Append soon; ``on_done`` is called with None, or with what went wrong."""
+        """Append soon; ``on_done`` is called with None, or with what went wrong. ``urgent``: somebody waits for it."""
         assert self.journal is not None
-        self.journal.submit(Append(stream, version, events), on_done, loop)
+        self.journal.submit(Append(stream, version, events), on_done, loop, urgent=urgent)
 
     def load(self, stream: str) -> QueueState:
         """The state of a queue: its newest snapshot that can be read, and the events since; else all its events.

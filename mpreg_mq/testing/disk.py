@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from mpreg_mq.actors.journal import Journal, JournalActor, _Intake
+from mpreg_mq.actors.journal import HOLD_SECONDS, Journal, JournalActor, _Intake
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.codec import EncodedEvent, decode, encode
 from mpreg_mq.events.log import Append, RecordedEvent
@@ -94,6 +94,8 @@ class _DiskInbox:
 
     def __init__(self) -> None:
         self.deliver: Callable[[Any], None] = lambda message: None
+        self.call_later: Callable[..., Any] = lambda seconds, function: None
+        self._hold: Any = None
 
     def put(self, envelope: Any, /) -> None:
         """Take a message."""
@@ -106,6 +108,24 @@ class _DiskInbox:
     def empty(self) -> bool:
         """Whether no message waits: they are with the loop."""
         return True
+
+    def hold(self, seconds: float) -> None:
+        """Wake the actor once so much of the loop's time has passed."""
+        self._hold = self.call_later(seconds, self._end_hold)
+
+    def _end_hold(self) -> None:
+        self._hold = None
+        self.deliver("wake")
+
+    def is_over(self) -> bool:
+        """Whether the time of the hold has passed."""
+        return self._hold is None
+
+    def release(self) -> None:
+        """End the hold."""
+        if self._hold is not None:
+            self._hold.cancel()
+            self._hold = None
 
 
 class SimulatedJournalActor(JournalActor):
@@ -123,17 +143,18 @@ class SimulatedJournal(Journal):
     code: SimulatedJournalActor
 
     @classmethod
-    def start(cls, log: Any) -> Journal:
+    def start(cls, log: Any, *, hold_seconds: float = HOLD_SECONDS) -> Journal:
         """A journal for the log: simulated where the log is, else with a thread."""
         if not isinstance(log, SimulatedLog):
-            return Journal.start(log)
-        intake = _Intake()
+            return Journal.start(log, hold_seconds=hold_seconds)
+        intake = _Intake(hold_seconds)
         actor = SimulatedJournalActor(log, intake)
 
         def deliver(message: Any) -> None:
             log.loop.call_later(log.disk.latency(), _receive, actor, message)
 
-        actor.actor_inbox.deliver = deliver  # type: ignore[attr-defined]
+        inbox: Any = actor.actor_inbox
+        inbox.deliver, inbox.call_later = deliver, log.loop.call_later
         ref: Any = actor.actor_ref
         return cls(log, ref, intake, actor)
 

@@ -7,11 +7,13 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mpreg_mq.actors.journal import Journal
 from mpreg_mq.clock import VirtualClock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.errors import EventLogError, LogFullError
@@ -112,6 +114,41 @@ def test_s1_a_buffered_send_does_not_wait_until_too_much_is_at_risk(
         assert QueueState.replay(record.event for record in disk.read_stream("queue:q")).messages.pending_count == 1
 
     asyncio.run(story())
+
+
+def test_s1_what_is_awaited_needs_no_company_and_takes_the_rest_along(
+    disk: SlowDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a journal that leaves what nobody waits for alone, then every answer comes, with all before it stored."""
+    start = Journal.start
+    monkeypatch.setattr(Journal, "start", lambda log: start(log, hold_seconds=3600.0))
+
+    def stored() -> list[str]:
+        return [type(record.event).__name__ for record in disk.read_stream("queue:q")]
+
+    def has_acknowledged(queue: MessageQueue, messages: int) -> bool:
+        return queue.get_statistics().messages_acknowledged == messages
+
+    async def main() -> None:
+        queue = make_queue(disk)
+        delivered = Recorder()
+        queue.subscribe("pushed", "pushed", callback=delivered)
+        queue.subscribe("pulls", "pulled")
+        for number in range(1, 4):
+            assert (await queue.send_message("pushed", number)).success
+            await until(partial(has_acknowledged, queue, number))
+        assert stored().count("MessageAcknowledged") == 2
+        assert (await queue.send_message("pulled", "x")).success
+        assert stored().count("MessageAcknowledged") == 3
+        (message,) = await queue.receive_messages("pulls")
+        assert await queue.acknowledge_message(message.id, "pulls")
+        assert stored().count("MessageAcknowledged") == 4
+        assert (await queue.send_message("pushed", 4)).success
+        await until(partial(has_acknowledged, queue, 5))
+        await queue.shutdown()
+        assert stored().count("MessageAcknowledged") == 5
+
+    asyncio.run(main())
 
 
 def test_a_memory_queue_writes_nothing_to_the_log(tmp_path: Path) -> None:

@@ -5,54 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mpreg_mq.actors.journal import MAX_APPENDS_PER_COMMIT, Journal
 from mpreg_mq.errors import EventLogError, VersionConflictError
-from mpreg_mq.events import Append, MemoryEventLog, SQLiteEventLog
-from tests.support.numbered_events import event
-
-PATIENCE = 30.0
-"""Seconds after which a test that hangs fails."""
-
-
-class GatedLog(MemoryEventLog):
-    """A log whose disk can be held up, broken and watched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.transactions: list[list[Append]] = []
-        self.entered = threading.Event()
-        self.gate = threading.Event()
-        self.gate.set()
-        self.failure: BaseException | None = None
-
-    def append(self, batch: Sequence[Append]) -> None:
-        self.transactions.append(list(batch))
-        self.entered.set()
-        assert self.gate.wait(PATIENCE)
-        if self.failure is not None:
-            raise self.failure
-        super().append(batch)
-
-
-def append(stream: str, version: int) -> Append:
-    return Append(stream, version, (event(version),))
-
-
-class Answers:
-    """Collects what ``on_done`` is called with, and on which thread."""
-
-    def __init__(self) -> None:
-        self.errors: list[BaseException | None] = []
-        self.threads: set[int] = set()
-
-    def __call__(self, error: BaseException | None) -> None:
-        self.errors.append(error)
-        self.threads.add(threading.get_ident())
+from mpreg_mq.events import MemoryEventLog, SQLiteEventLog
+from tests.support.journals import PATIENCE, Answers, GatedLog, append, hold
 
 
 @pytest.fixture
@@ -66,14 +27,6 @@ def journal(log: GatedLog) -> Iterator[Journal]:
     yield journal
     log.gate.set()
     journal.stop_and_close()
-
-
-def hold(log: GatedLog, journal: Journal, stream: str = "queue:held") -> None:
-    """Have the journal sit in a commit until ``log.gate`` is set."""
-    log.gate.clear()
-    log.entered.clear()
-    journal.submit(append(stream, 0), Answers(), None)
-    assert log.entered.wait(PATIENCE)
 
 
 # --- committing ---------------------------------------------------------------------------------------------

@@ -33,10 +33,10 @@ def _not_awaited(wait: Any) -> Any:
 
 
 def _answers_first(submit: Any) -> Any:
-    def mutated(self: Any, append: Any, on_done: Any, loop: asyncio.AbstractEventLoop | None) -> None:
+    def mutated(self: Any, append: Any, on_done: Any, loop: asyncio.AbstractEventLoop | None, *, urgent: bool) -> None:
         assert loop is not None
         loop.call_soon(on_done, None)
-        submit(self, append, lambda error: None, loop)
+        submit(self, append, lambda error: None, loop, urgent=urgent)
 
     return mutated
 

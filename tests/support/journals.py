@@ -1,0 +1,59 @@
+"""A log that a test holds up, and what a journal is given and answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from mpreg_mq.actors.journal import Journal
+from mpreg_mq.events import Append, MemoryEventLog
+from tests.support.numbered_events import event
+
+PATIENCE = 30.0
+"""Seconds after which a test that hangs fails."""
+
+
+class GatedLog(MemoryEventLog):
+    """A log whose disk can be held up, broken and watched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transactions: list[list[Append]] = []
+        self.entered = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.failure: BaseException | None = None
+
+    def append(self, batch: Sequence[Append]) -> None:
+        self.transactions.append(list(batch))
+        self.entered.set()
+        assert self.gate.wait(PATIENCE)
+        if self.failure is not None:
+            raise self.failure
+        super().append(batch)
+
+
+def append(stream: str, version: int) -> Append:
+    return Append(stream, version, (event(version),))
+
+
+class Answers:
+    """Collects what ``on_done`` is called with, and on which thread."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException | None] = []
+        self.threads: set[int] = set()
+        self.came = threading.Event()
+
+    def __call__(self, error: BaseException | None) -> None:
+        self.errors.append(error)
+        self.threads.add(threading.get_ident())
+        self.came.set()
+
+
+def hold(log: GatedLog, journal: Journal, stream: str = "queue:held") -> None:
+    """Have the journal sit in a commit until ``log.gate`` is set."""
+    log.gate.clear()
+    log.entered.clear()
+    journal.submit(append(stream, 0), Answers(), None)
+    assert log.entered.wait(PATIENCE)
