@@ -130,9 +130,12 @@ class MessageQueue(QueueInspection):
             reply = actor.try_send(send)
             if type(reply) is DeliveryResult:
                 return reply
+            if isinstance(reply, asyncio.Future):
+                result: DeliveryResult = await reply
+                return result
             if reply is BUSY:
                 reply = actor.call(send)
-            result: DeliveryResult = await self._reply(reply, send)
+            result = await self._reply(reply, send)
         except MessageQueueError as error:
             return failed_result(error)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,9 @@ import attrs
 
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.projections import QueueState
+
+Waiter = LoopFuture[Any] | asyncio.Future[Any]
+"""What somebody waits with for a commit: any thread, or a task of the queue's own loop."""
 
 
 @attrs.frozen
@@ -23,7 +27,7 @@ class Committed:
     """An append of this actor came to its end: ``version`` is durable, or ``error`` says why not."""
 
     version: int
-    waiters: list[tuple[LoopFuture[Any], Any]]
+    waiters: list[tuple[Waiter, Any]]
     error: BaseException | None
 
 

@@ -52,7 +52,10 @@ class QueueActor(DispatchingActor):
         self._run = run
         self._fired = 0
         self.try_send: Callable[[c.Send], Any] = partial(self.actor_inbox.try_now, self._send)
-        """:meth:`call` for a send, by the shortest way; ``BUSY`` where it has to take the longer one."""
+        """:meth:`call` for a send of a task, by the shortest way; ``BUSY`` where it has to take the longer one.
+
+        What it has to wait for may be a future of asyncio.
+        """
         # Keys of fire-and-forget sends whose attempt is under way: they are in no event yet.
         self._firing: frozenset[str] = frozenset()
 
@@ -168,7 +171,10 @@ class QueueActor(DispatchingActor):
         self._after()
         return reply
 
-    def _send(self, command: c.Send) -> Any:
+    def _send_asked(self, command: c.Send) -> Any:
+        return self._send(command, awaited=False)
+
+    def _send(self, command: c.Send, awaited: bool = True) -> Any:
         if self._recovering is not None:
             return self.on_receive(command)
         if self._closing or self.state.deleted:
@@ -199,7 +205,7 @@ class QueueActor(DispatchingActor):
             except Exception as error:
                 raise self._rebuilt_after(error) from error
         else:
-            reply = self._record(decision.events, reply, reply.success)
+            reply = self._record(decision.events, reply, reply.success, awaited)
         # A turn that is planned sets the timer at its end.
         if not self._turn_scheduled or self._parked:
             self._after()
@@ -375,7 +381,7 @@ class QueueActor(DispatchingActor):
         self._after()
 
     _handlers: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
-        c.Send: _send,
+        c.Send: _send_asked,
         c.SendBatch: _send_batch,
         c.RecordRejection: _command_in_order,
         c.Subscribe: _subscribe,

@@ -6,8 +6,11 @@ needs one.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
+from asyncio import _get_running_loop
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +21,7 @@ import pykka
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
 from mpreg_mq.actors.futures import LoopFuture
-from mpreg_mq.actors.messages import Committed
+from mpreg_mq.actors.messages import Committed, Waiter
 from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.actors.store import LEAST_EVENTS_AT_THE_END, Store, stream_of
 from mpreg_mq.clock import Clock
@@ -48,7 +51,7 @@ class Unsent(msgspec.Struct, eq=False):
 
     before: int
     events: list[e.Event] = msgspec.field(default_factory=list)
-    waiters: list[tuple[LoopFuture[Any], Any]] = msgspec.field(default_factory=list)
+    waiters: list[tuple[Waiter, Any]] = msgspec.field(default_factory=list)
 
 
 class RecordingActor(LoopActor):
@@ -151,7 +154,13 @@ class RecordingActor(LoopActor):
             return decision.reply
         return self._record(decision.events, decision.reply, wait)
 
-    def _record(self, events: tuple[e.Event, ...], reply: Any = None, wait: bool = False) -> Any:
+    def _record(
+        self, events: tuple[e.Event, ...], reply: Any = None, wait: bool = False, awaited: bool = False
+    ) -> Any:
+        """Apply and store events; the reply, or a future of it where it has to wait for the commit.
+
+        ``awaited`` says that nobody but a task of this loop will wait for it, for whom the loop's own future will do.
+        """
         state = self.state
         before = state.version
         outbox = self._outbox
@@ -176,7 +185,7 @@ class RecordingActor(LoopActor):
         if not wait or (not self._waits and self._may_risk_more()):
             self._submit(before, events)
             return reply
-        later: LoopFuture[Any] = LoopFuture()
+        later: Waiter = loop.create_future() if awaited else LoopFuture()
         self._submit(before, events).waiters.append((later, reply))
         return later
 
@@ -347,9 +356,28 @@ class RecordingActor(LoopActor):
         self._after_rebuild()
 
 
-def _answer(waiters: list[tuple[LoopFuture[Any], Any]], error: BaseException | None) -> None:
+def _answer(waiters: list[tuple[Waiter, Any]], error: BaseException | None) -> None:
+    here = _get_running_loop()
     for future, reply in waiters:
-        if error is None:
-            future.set(reply)
+        if isinstance(future, LoopFuture):
+            if error is None:
+                future.set(reply)
+            else:
+                future.set_exception((type(error), error, None))
+            continue
+        loop = future.get_loop()
+        if loop is here:
+            _settle(future, reply, error)
         else:
-            future.set_exception((type(error), error, None))
+            # On a closed loop there is nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_settle, future, reply, error)
+
+
+def _settle(future: asyncio.Future[Any], reply: Any, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(reply)
+    else:
+        future.set_exception(error)

@@ -395,6 +395,29 @@ def test_a_loop_that_ends_in_the_middle_of_sends_loses_none_that_was_acknowledge
     asyncio.run(later())
 
 
+def test_a_sender_that_stops_waiting_leaves_the_others_their_answers(disk: SlowDisk) -> None:
+    """Given senders that wait for one commit, when one of them is cancelled, then the others are answered, and its
+    message is there as well, because it was on its way."""
+
+    async def story() -> None:
+        queue = make_queue(disk)
+        disk.gate.clear()
+        first, second, third = (asyncio.ensure_future(queue.send_message("t", number)) for number in range(3))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        second.cancel()
+        await asyncio.sleep(0)
+        assert second.cancelled()
+        disk.gate.set()
+        assert (await first).success
+        assert (await third).success
+        assert [message.payload for message in queue.pending_messages] == [0, 1, 2]
+        assert_fold_equality(queue)
+        await queue.shutdown(0.0)
+
+    asyncio.run(story())
+
+
 def test_time_that_jumps_does_not_break_a_restart(tmp_path: Path) -> None:
     """Given a clock that is a day behind, or ahead, at the next start, then the queue comes back, its events never run
     back in time, and it goes on."""
