@@ -274,17 +274,16 @@ class Lanes:
                 heappush(self._heads, lane.offered)
 
     def _shared_lane(self, topic: str) -> Lane:
-        lane = self._lane_of_topic.get(topic)
+        """The lane of a topic that is not known to have one."""
+        members = self._subscribers.audience(topic)
+        lane = self._shared.get(members)
         if lane is None:
-            members = self._subscribers.audience(topic)
-            lane = self._shared.get(members)
-            if lane is None:
-                lane = self._shared[members] = Lane(next(self._numbers), members)
-                for subscriber_id in members:
-                    self._lanes_of.setdefault(subscriber_id, []).append(lane)
-            if len(self._lane_of_topic) >= _MAX_CACHED_TOPICS:
-                self._lane_of_topic.clear()
-            self._lane_of_topic[topic] = lane
+            lane = self._shared[members] = Lane(next(self._numbers), members)
+            for subscriber_id in members:
+                self._lanes_of.setdefault(subscriber_id, []).append(lane)
+        if len(self._lane_of_topic) >= _MAX_CACHED_TOPICS:
+            self._lane_of_topic.clear()
+        self._lane_of_topic[topic] = lane
         return lane
 
     def _personal_lane(self, subscriber_id: str) -> Lane:

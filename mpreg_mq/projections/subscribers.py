@@ -140,9 +140,10 @@ class Subscribers(Projection):
         return audience
 
     def subscription_for(self, subscriber: Subscriber, topic: str) -> str:
-        """The subscription whose callback gets the topic: the subscriber's oldest one that matches."""
-        if subscriber.only_subscription is not None:
-            return subscriber.only_subscription
+        """The subscription whose callback gets the topic: the subscriber's oldest one that matches.
+
+        Where it has one only, ``only_subscription`` is it, with nothing to look up.
+        """
         matched = self._patterns.match(topic)
         return next(
             (subscription_id for subscription_id in subscriber.subscriptions if subscription_id in matched),
