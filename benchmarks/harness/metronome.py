@@ -24,6 +24,7 @@ def main(rate: float, count: int, output: int) -> None:
         if due > written:
             os.write(output, bytes(due - written))
             written = due
+        # Sleeping is what it is for: a process that does nothing but keep the time.
         time.sleep(max(0.0, begun + written / rate - time.perf_counter()))
 
 

@@ -92,6 +92,7 @@ class Server(ABC):
                 said = (self.directory / "output.log").read_text(errors="replace").strip().splitlines()
                 self.stop()
                 raise UnavailableError(f"{self.name} did not start: {said[-1] if said else 'it said nothing'}")
+            # A process that starts tells nobody when it takes connections.
             time.sleep(0.05)
 
     def answers(self) -> bool:

@@ -306,7 +306,7 @@ class DispatchingActor(RecordingActor):
             return
         finally:
             self._outbox = None
-        if self._store.journal is None:
+        if self._immediate:
             self._retry_seconds = FIRST_RETRY_SECONDS
         if self._parked:
             self._let_parked_in()
@@ -443,7 +443,7 @@ class DispatchingActor(RecordingActor):
         if self._drained is not None and not self._running and not self._drained.done():
             self._drained.set(None)
 
-    def _settle_success(self, done: e.MessageDelivered | Settled, attachment: Attachment | None) -> None:
+    def _settle_success(self, done: Settled, attachment: Attachment | None) -> None:
         subscribe = attachment.subscriptions.get(done.subscription_id) if attachment is not None else None
         if subscribe is None or subscribe.auto_acknowledge:
             context = self._shared_context

@@ -61,6 +61,7 @@ async def serve(
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
+        # Event loops of Windows have no signal handlers; there Ctrl-C ends the process as it always does.
         with contextlib.suppress(NotImplementedError):
             loop.add_signal_handler(number, stop.set)
     async with MessageQueuePlugin(server, log=log or configured_log, config=config) as plugin:

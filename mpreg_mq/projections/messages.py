@@ -177,7 +177,9 @@ class Messages(Projection):
         self._withdraw(message.slot)
         if message.members is None:
             message.members = {}
-            self._start(message)
+            message.started = True
+            if message.group_id is not None:
+                self._group_holders[message.group_id] = message
             self.audiences[message.id] = message
         for subscriber_id in event.subscriber_ids:
             if subscriber_id in message.members:
@@ -341,11 +343,6 @@ class Messages(Projection):
         if message is None:
             raise contradiction(event, f"no unfinished message has the id {message_id!r}")
         return message
-
-    def _start(self, message: Message) -> None:
-        message.started = True
-        if message.group_id is not None:
-            self._group_holders[message.group_id] = message
 
     def _queue(self, slot: Slot, now: float) -> None:
         """Make a slot ready, or let it wait for its due time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar, NoReturn
 
 import attrs
@@ -26,18 +25,6 @@ class NotCreated:
 
     def __get__(self, instance: object, owner: type) -> NoReturn:
         raise ProjectionError("the queue has no configuration: its stream does not begin with QueueCreated")
-
-
-class _Chains(dict[type[e.Event], tuple[Handler, ...]]):
-    """Who takes an event in, by its type; each worked out when it is first asked for."""
-
-    def __init__(self, chain: Callable[[type[e.Event]], tuple[Handler, ...]]) -> None:
-        super().__init__()
-        self._chain = chain
-
-    def __missing__(self, event_type: type[e.Event]) -> tuple[Handler, ...]:
-        chain = self[event_type] = self._chain(event_type)
-        return chain
 
 
 class QueueState(Projection):
@@ -77,7 +64,7 @@ class QueueState(Projection):
             self.statistics,
             self.deduplication,
         )
-        self._chains = _Chains(self._chain)
+        self._chains: dict[type[e.Event], tuple[Handler, ...]] = {}
 
     def _accepted(self, message_id: str) -> e.MessageEnqueued | None:
         message = self.messages.get(message_id)
@@ -109,7 +96,10 @@ class QueueState(Projection):
             self.messages._on_acknowledged(told)
             self.statistics._on_acknowledged(told)
         else:
-            for handler in self._chains[kind]:
+            chain = self._chains.get(kind)
+            if chain is None:
+                chain = self._chains[kind] = self._chain(kind)
+            for handler in chain:
                 handler(told)
 
     def _chain(self, event_type: type[e.Event]) -> tuple[Handler, ...]:

@@ -99,6 +99,7 @@ class Server:
                         return
             except OSError:
                 pass
+            # A process that starts tells nobody when it answers.
             time.sleep(0.02)
         raise TimeoutError(f"{self.name} does not answer:\n{(self._directory / 'log').read_text()[-3000:]}")
 

@@ -190,13 +190,6 @@ def decide_fire_and_forget(state: QueueState, send: Send, context: Context) -> D
 
     Capacity does not matter, because such a message is never pending.
     """
-    if (
-        send.options is DEFAULT_OPTIONS
-        and send.fingerprint is None
-        and len(send.payload) <= state.configuration.max_payload_bytes
-    ):
-        # As in decide_send.
-        return NOTHING
     refusal = _refusal(state, send, context, {})
     return NOTHING if refusal is None else Decision(*refusal)
 
