@@ -13,6 +13,7 @@ from heapq import heapify, heappop, heappush, heapreplace, merge
 from itertools import count
 from typing import TYPE_CHECKING
 
+from mpreg_mq.model import CircuitState
 from mpreg_mq.projections.subscribers import Subscriber, Subscribers
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Entry = tuple[float, int, int, "Slot"]
 Head = tuple[float, int, int, "Lane"]
 """(rank, sequence number, lane number, lane): where a lane's first slot stands in the order of the queue."""
 
+_CLOSED = CircuitState.CLOSED
 _MAX_CACHED_TOPICS = 100_000
 _MAX_STALE_HEADS = 1_000
 _MIN_STALE_ENTRIES = 256
@@ -147,9 +149,10 @@ class Lanes:
             heappush(lane.heap, entry)
         lane.size = size = lane.size + 1
         topics = lane.topics
-        topics.add(topic)
-        if len(topics) > 2 * size + _MIN_STALE_TOPICS:
-            lane.topics = {entry[3].message.topic for entry in lane}
+        if topic not in topics:
+            topics.add(topic)
+            if len(topics) > 2 * size + _MIN_STALE_TOPICS:
+                lane.topics = {entry[3].message.topic for entry in lane}
         offered = lane.offered
         if offered is None:
             self._offer(lane)
@@ -214,7 +217,13 @@ class Lanes:
             if len(members) > 1:
                 subscriber = self._choose(lane)
             elif (subscriber := self._subscribers.get(members[0])) is not None and (
-                subscriber.pull or not subscriber.can_take()
+                subscriber.pull
+                # As can_take, in place, for whom no circuit keeps from it.
+                or not (
+                    len(subscriber.held) < subscriber.max_in_flight
+                    if subscriber.circuit is _CLOSED and subscriber.subscriptions
+                    else subscriber.can_take()
+                )
             ):
                 subscriber = None
             if subscriber is None:

@@ -94,13 +94,14 @@ class Message(msgspec.Struct, eq=False):
 class Defaults:
     """What messages take from the configuration, looked up once."""
 
-    __slots__ = ("configuration", "max_attempts", "queue_type", "ttl_seconds")
+    __slots__ = ("configuration", "max_attempts", "plain", "queue_type", "ttl_seconds")
 
     def __init__(self, configuration: QueueConfiguration) -> None:
         self.configuration = configuration
         self.queue_type = configuration.queue_type
         self.ttl_seconds = configuration.message_ttl_seconds
         self.max_attempts = configuration.max_attempts
+        self.plain = self.ttl_seconds is None and self.queue_type is not QueueType.DELAY
 
     def message(self, event: e.MessageEnqueued, seq: int, version: int) -> Message:
         """The message that this event accepted as the queue's ``seq``-th, at ``version`` of its stream."""

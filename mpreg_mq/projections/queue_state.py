@@ -14,6 +14,7 @@ from mpreg_mq.projections.base import Handled, Handler, Projection
 from mpreg_mq.projections.dead_letters import DeadLetters
 from mpreg_mq.projections.deduplication import DeduplicationWindow
 from mpreg_mq.projections.dumps import StateDump, decode_dump, encode_dump
+from mpreg_mq.projections.everyday import acknowledged, delivered, enqueued
 from mpreg_mq.projections.message import Slot
 from mpreg_mq.projections.messages import Messages
 from mpreg_mq.projections.statistics import Statistics
@@ -76,7 +77,7 @@ class QueueState(Projection):
         Raises:
             ProjectionError: the event contradicts what came before.
         """
-        self.messages.version = self.version = self.version + 1
+        self.version += 1
         at = event.at
         if at > self.last_at:
             self.last_at = at
@@ -84,18 +85,17 @@ class QueueState(Projection):
         told: Any = event
         kind = type(event)
         if kind is e.MessageEnqueued:
-            self.messages._on_enqueued(told)
-            self.statistics._on_enqueued(told)
-            self.deduplication._on_accepted(told)
+            enqueued(self, told)
         elif kind is e.MessageDelivered:
-            self.subscribers._on_delivered(told)
-            self.messages._on_delivered(told)
-            self.statistics._on_delivered(told)
+            delivered(self, told)
         elif kind is e.MessageAcknowledged:
-            self.subscribers._on_acknowledged(told)
-            self.messages._on_acknowledged(told)
-            self.statistics._on_acknowledged(told)
+            acknowledged(self, told)
+        elif kind is e.FireAndForgetSent:
+            self.statistics._on_fire_and_forget(told)
+            if told.deduplication_key is not None:
+                self.deduplication._on_accepted(told)
         else:
+            self.messages.version = self.version
             chain = self._chains.get(kind)
             if chain is None:
                 chain = self._chains[kind] = self._chain(kind)

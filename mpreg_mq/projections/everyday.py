@@ -1,0 +1,139 @@
+"""The three events that almost every message has, folded into all projections of a queue in one go.
+
+Each function is what the handlers of the projections do, one after another, for a message about which there is nothing
+special: of no group, with no audience, no TTL and no key. What is special goes to the handlers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mpreg_mq.events import types as e
+from mpreg_mq.model import DEFAULT_OPTIONS, CircuitState
+from mpreg_mq.projections.deadlines import DeadlineKind
+from mpreg_mq.projections.message import NO_SLOT, Message, Slot
+
+if TYPE_CHECKING:
+    from mpreg_mq.projections.queue_state import QueueState
+
+_CLOSED = CircuitState.CLOSED
+_LEASE = DeadlineKind.LEASE
+
+
+def enqueued(state: QueueState, event: e.MessageEnqueued) -> None:
+    """Fold a message in."""
+    messages = state.messages
+    defaults = messages._defaults
+    message_id = event.message_id
+    by_id = messages._by_id
+    if (
+        event.options is DEFAULT_OPTIONS
+        and event.deduplication_key is None
+        and defaults is not None
+        and defaults.plain
+        and message_id not in by_id
+    ):
+        seq = messages.next_seq
+        by_id[message_id] = message = Message(
+            event, message_id, event.topic, event.guarantee, seq, state.version, 0.0, defaults.max_attempts, None, None
+        )
+        message.slot = slot = Slot(message, None, event.at)
+        messages.next_seq = seq + 1
+        messages.accepted_count += 1
+        messages.pending_count += 1
+        messages.lanes.place(slot)
+        state.statistics.counts.messages_sent += 1
+    else:
+        messages.version = state.version
+        messages._on_enqueued(event)
+        state.statistics._on_enqueued(event)
+        state.deduplication._on_accepted(event)
+
+
+def delivered(state: QueueState, event: e.MessageDelivered) -> None:
+    """Fold a delivery in."""
+    subscribers, messages = state.subscribers, state.messages
+    message_id, subscriber_id = event.message_id, event.subscriber_id
+    message, subscriber = messages.get(message_id), subscribers.get(subscriber_id)
+    if (
+        message is not None
+        and subscriber is not None
+        and subscriber.circuit is _CLOSED
+        and message.members is None
+        and message.group_id is None
+        and message.ttl_timer is None
+        and message_id not in subscribers._holders
+        and (lane := (slot := message.slot).lane) is not None
+    ):
+        subscribers._deliveries = subscriber.last_used = subscribers._deliveries + 1
+        subscriber.held.add(message_id)
+        subscribers._holders[message_id] = subscriber.alone
+        # As Lane.drop, in place, for the first of a row, which is what most are that are delivered.
+        row = lane.row
+        if row and row[0][3] is slot:
+            slot.lane = None
+            lane.size -= 1
+            row.popleft()
+        else:
+            lane.drop(slot)
+        slot.attempts = event.attempt
+        slot.last_subscriber = subscriber_id
+        slot.lease = event
+        slot.deadline = deadline = event.deadline
+        slot.timer = messages.deadlines.add(deadline, _LEASE, slot)
+        message.started = True
+        message.live = 1
+        messages.leased_count += 1
+        messages.pending_count -= 1
+        statistics = state.statistics
+        statistics.counts.messages_received += 1
+        statistics._delivered_at[message_id] = event.at
+    else:
+        subscribers._on_delivered(event)
+        messages._on_delivered(event)
+        state.statistics._on_delivered(event)
+
+
+def acknowledged(state: QueueState, event: e.MessageAcknowledged) -> None:
+    """Fold an acknowledgment in."""
+    subscribers, messages = state.subscribers, state.messages
+    message_id, subscriber_id = event.message_id, event.subscriber_id
+    message, subscriber = messages.get(message_id), subscribers.get(subscriber_id)
+    if (
+        message is not None
+        and subscriber is not None
+        and event.completes
+        and message.members is None
+        and message.group_id is None
+        and (lease := (slot := message.slot).lease) is not None
+        and lease.subscriber_id == subscriber_id
+        and (timer := slot.timer) is not None
+        and subscriber.subscriptions
+        and subscriber.probe is None
+    ):
+        subscriber.failures = 0
+        del subscribers._holders[message_id]
+        subscriber.held.discard(message_id)
+        # As Deadlines.remove, in place, for the first of a row.
+        deadlines = messages.deadlines
+        row = deadlines._row
+        if row and row[0] is timer:
+            timer.target = None
+            row.popleft()
+        else:
+            deadlines.remove(timer)
+        del messages._by_id[message_id]
+        messages.leased_count -= 1
+        messages.finished_count += 1
+        message.slot = NO_SLOT
+        lanes = messages.lanes
+        if subscriber_id in lanes.starved:
+            lanes.wake(subscriber_id)
+        statistics = state.statistics
+        statistics._processing_seconds += event.at - statistics._delivered_at.pop(message_id)
+        statistics._processed += 1
+        statistics.counts.messages_acknowledged += 1
+    else:
+        subscribers._on_acknowledged(event)
+        messages._on_acknowledged(event)
+        state.statistics._on_acknowledged(event)
