@@ -18,6 +18,12 @@ _encoder = msgspec.msgpack.Encoder()
 _canonical = msgspec.msgpack.Encoder(order="deterministic")
 _decoder = msgspec.msgpack.Decoder()
 
+encode = _encoder.encode
+"""As :func:`encode_payload`, with the errors of msgspec, for who asks that function to explain one."""
+
+decode = _decoder.decode
+"""As :func:`decode_payload`, likewise."""
+
 
 def encode_payload(payload: Any) -> bytes:
     """The payload as bytes.
@@ -27,7 +33,7 @@ def encode_payload(payload: Any) -> bytes:
             an integer beyond 64 bits.
     """
     try:
-        return _encoder.encode(payload)
+        return encode(payload)
     except RecursionError:
         raise PayloadError(
             f"payload cannot be encoded: {type(payload).__name__} refers to itself or is nested too deeply; "
@@ -48,7 +54,7 @@ def decode_payload(payload: bytes) -> Any:
         PayloadError: the bytes are not an encoded payload.
     """
     try:
-        return _decoder.decode(payload)
+        return decode(payload)
     # Text that is not UTF-8 is a plain ValueError.
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise PayloadError(f"stored payload of {len(payload)} bytes cannot be decoded: {error}") from error

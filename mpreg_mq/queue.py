@@ -186,9 +186,10 @@ class MessageQueue(QueueInspection):
             ]
         results: list[DeliveryResult | None] = []
         sends: list[c.Send] = []
+        configuration = self.config
         for topic, payload, own in entries:
             try:
-                sends.append(send_command(self.config, topic, payload, delivery_guarantee, {**options, **own}))
+                sends.append(send_command(configuration, topic, payload, delivery_guarantee, {**options, **own}))
                 results.append(None)
             except MessageQueueError as error:
                 results.append(self._refused(topic, error))

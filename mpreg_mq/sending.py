@@ -19,7 +19,8 @@ from mpreg_mq.errors import (
 )
 from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, DeliveryResult, RejectionReason
 from mpreg_mq.options import MAX_BATCH, guarantee_of, message_options
-from mpreg_mq.payload import encode_payload, fingerprint
+from mpreg_mq.payload import encode, encode_payload, fingerprint
+from mpreg_mq.topics import topic_text_problem
 
 _REASONS: tuple[tuple[type[MessageQueueError], RejectionReason], ...] = (
     (PayloadError, RejectionReason.PAYLOAD_NOT_ENCODABLE),
@@ -39,11 +40,18 @@ def send_command(
     Raises:
         InvalidTopicError, InvalidOptionError, PayloadError: it cannot be one.
     """
-    problem = topics.topic_problem(topic)
+    # As topic_problem and encode_payload, in place: both are asked for every message.
+    if type(topic) is not str or len(topic) > topics.MAX_TOPIC_LENGTH:
+        problem = topics.topic_problem(topic)
+    else:
+        problem = topic_text_problem(topic)
     if problem is not None:
         raise InvalidTopicError(problem)
     checked = message_options(options) if options else DEFAULT_OPTIONS
-    encoded = encode_payload(payload)
+    try:
+        encoded = encode(payload)
+    except Exception:
+        encoded = encode_payload(payload)
     if type(guarantee) is not DeliveryGuarantee:
         guarantee = guarantee_of(guarantee)
     key = None
@@ -79,12 +87,14 @@ def batch_entries(
 
 
 def _entry(message: Mapping[str, Any] | tuple[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
-    if isinstance(message, Mapping):
+    # The quicker question first: whether something is a mapping takes as long as all the rest.
+    if isinstance(message, tuple):
+        if len(message) == 2:
+            return message[0], message[1], {}
+    elif isinstance(message, Mapping):
         own = dict(message)
         if "topic" in own and "payload" in own:
             return own.pop("topic"), own.pop("payload"), own
-    elif isinstance(message, tuple) and len(message) == 2:
-        return message[0], message[1], {}
     raise InvalidOptionError(
         f"messages: got {describe(message)}, expected (topic, payload) or a mapping with 'topic' and 'payload'"
     )

@@ -35,7 +35,7 @@ def topic_problem(topic: object) -> str | None:
     """
     # As _is_cacheable, in place: this is asked for every message.
     if type(topic) is str and len(topic) <= MAX_TOPIC_LENGTH:
-        return _topic_text_problem(topic)
+        return topic_text_problem(topic)
     return _shape_problem(topic, "topic")
 
 
@@ -226,11 +226,12 @@ def _shape_problem(text: object, kind: str) -> str | None:
             "shorten it, or carry the rest in the headers"
         )
     plain = str.__str__(text)
-    return _topic_text_problem(plain) if kind == "topic" else _pattern_text_problem(plain)
+    return topic_text_problem(plain) if kind == "topic" else _pattern_text_problem(plain)
 
 
 @lru_cache(TOPIC_CACHE_SIZE)
-def _topic_text_problem(topic: object) -> str | None:
+def topic_text_problem(topic: object) -> str | None:
+    """:func:`topic_problem` of a ``str`` that is not too long."""
     text = str(topic)
     if ONE in text or ANY in text:
         return f"topic: got {describe(text)}, expected no '*' or '#'; wildcards belong in the patterns of subscriptions"

@@ -15,7 +15,7 @@ from typing import Any
 import pykka
 
 from mpreg_mq.actors import commands as c
-from mpreg_mq.actors.attachments import Attachment, Later
+from mpreg_mq.actors.attachments import Attachment
 from mpreg_mq.actors.decider import Context, decide_tick, next_dispatch
 from mpreg_mq.actors.decider.sending import decide_wait_over
 from mpreg_mq.actors.decider.settling import acknowledge
@@ -289,15 +289,10 @@ class DispatchingActor(RecordingActor):
         more = False
         try:
             end = time.perf_counter() + SLICE_SECONDS
-            steps = 0
             if self._rejoin and self._recovering is None:
                 self._join_again()
             self._context()
-            while self._step():
-                steps += 1
-                if steps % STEPS_BETWEEN_LOOKS == 0 and time.perf_counter() >= end:
-                    more = True
-                    break
+            more = self._work_until(end)
             self._flush_outbox(self.state.version)
         except Exception as error:
             logger.exception("queue %s: a turn failed", self.name)
@@ -321,30 +316,34 @@ class DispatchingActor(RecordingActor):
         self._plan_look()
         self._set_timer()
 
-    def _step(self) -> bool:
-        """Do the first thing that is due or can be delivered; whether there was one."""
-        if self._recovering is not None:
-            return False
-        state = self.state
-        # Its time is that of the turn's beginning, or of the latest thing that took any.
-        context = self._shared_context
-        if state.messages.deadlines.earliest <= context.now and self._act_on_time(context):
-            return True
-        if self._closing or not self.started:
-            return False
-        if self._receivers and self._serve_receivers():
-            return True
-        event = next_dispatch(state, context)
-        if event is None:
-            return False
+    def _work_until(self, end: float) -> bool:
+        """Do what is due or can be delivered, one thing after another; whether the slice ended before that."""
         outbox = self._outbox
         assert outbox is not None, "a turn has an outbox"
-        # In a turn, here and after the callback, this is all that recording is: what fails fails the turn.
-        state.apply(event)
-        outbox.append(event)
-        if type(event) is e.MessageDelivered:
-            self._hand_over(event, outbox)
-        return True
+        # Its time is that of the turn's beginning, or of the latest thing that took any.
+        context = self._shared_context
+        steps = 0
+        while self._recovering is None:
+            state = self.state
+            if state.messages.deadlines.earliest <= context.now and self._act_on_time(context):
+                pass
+            elif self._closing or not self.started:
+                return False
+            elif self._receivers and self._serve_receivers():
+                pass
+            else:
+                event = next_dispatch(state, context)
+                if event is None:
+                    return False
+                # In a turn, here and after the callback, this is all that recording is: what fails fails the turn.
+                state.apply(event)
+                outbox.append(event)
+                if type(event) is e.MessageDelivered:
+                    self._hand_over(event, outbox)
+            steps += 1
+            if steps % STEPS_BETWEEN_LOOKS == 0 and time.perf_counter() >= end:
+                return True
+        return False
 
     def _act_on_time(self, context: Context) -> bool:
         due = decide_tick(self.state, context)
@@ -380,11 +379,15 @@ class DispatchingActor(RecordingActor):
         finally:
             self._calling_out = False
         # The callback took time, and may have changed anything.
-        context = self._context()
+        state = self.state
+        # As _context, in place.
+        context = self._shared_context
+        now = self._now()
+        context.now = now if now >= state.last_at else state.last_at
+        context.durable_version = self._durable
         if outcome is None:
             subscribe = attachment.subscriptions.get(event.subscription_id)
             if subscribe is None or subscribe.auto_acknowledge:
-                state = self.state
                 events = acknowledge(state, event.message_id, event.subscriber_id, event.attempt, context)
                 for settled in events:
                     state.apply(settled)
@@ -395,14 +398,6 @@ class DispatchingActor(RecordingActor):
             self._running[event.message_id, event.subscriber_id, event.attempt] = event.subscription_id
             if isinstance(outcome, LoopFuture):
                 outcome.add_done_callback(partial(self._report_later, delivery))
-
-    def _call_out(self, attachment: Attachment, delivery: Deliver) -> Outcome | LoopFuture[Outcome] | Later:
-        """User code runs here; meanwhile it may ask this queue for anything that does not suspend."""
-        outer, self._calling_out = self._calling_out, True
-        try:
-            return attachment.deliver(delivery)
-        finally:
-            self._calling_out = outer
 
     def _report_later(self, delivery: Deliver, done: LoopFuture[Outcome]) -> None:
         try:

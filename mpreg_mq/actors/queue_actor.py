@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -184,8 +185,13 @@ class QueueActor(DispatchingActor):
         if self._no_room_until is not None and not self._has_room():
             return self._no_room_result()
         state = self.state
+        # As _context, in place.
+        context = self._shared_context
+        now = self._now()
+        context.now = now if now >= state.last_at else state.last_at
+        context.durable_version = self._durable
         try:
-            decision = DECIDERS[c.Send](state, command, self._context())
+            decision = DECIDERS[c.Send](state, command, context)
         except MessageQueueError:
             raise
         except Exception as error:
@@ -204,6 +210,24 @@ class QueueActor(DispatchingActor):
                 self._log_append((Append(self.stream, before, events),))
             except Exception as error:
                 raise self._rebuilt_after(error) from error
+        elif (
+            awaited
+            and reply.success
+            and self._waits
+            and self._outbox is None
+            and not self._synchronous
+            and (loop := _get_running_loop()) is not None
+        ):
+            # As _record, in place, for a log that has it only after a commit, which a task of this loop waits for.
+            before = state.version
+            try:
+                for event in decision.events:
+                    state.apply(event)
+            except Exception as error:
+                raise self._rebuilt_after(error) from error
+            later = loop.create_future()
+            self._submit(before, decision.events).waiters.append((later, reply))
+            reply = later
         else:
             reply = self._record(decision.events, reply, reply.success, awaited)
         # A turn that is planned sets the timer at its end.
@@ -261,7 +285,11 @@ class QueueActor(DispatchingActor):
             subscription_id = subscriber.only_subscription or state.subscribers.subscription_for(subscriber, send.topic)
             message = queued_message(enqueued, state.configuration)
             delivery = Deliver(message, subscription_id, subscriber_id, 0)
-            outcome = self._call_out(attachment, delivery)
+            outer, self._calling_out = self._calling_out, True
+            try:
+                outcome = attachment.deliver(delivery)
+            finally:
+                self._calling_out = outer
             if isinstance(outcome, str):
                 failed.append(subscriber_id)
                 logger.warning(
@@ -273,12 +301,20 @@ class QueueActor(DispatchingActor):
                 )
             else:
                 delivered.append(subscriber_id)
-                if isinstance(outcome, LoopFuture):
+                if outcome is not None and isinstance(outcome, LoopFuture):
                     outcome.add_done_callback(partial(self._report_later, delivery))
-        decision = record_fire_and_forget(
-            self.state, send, self._context(), message_id, tuple(delivered), tuple(failed)
-        )
-        return self._record(decision.events, decision.reply)
+        state, context = self.state, self._context()
+        decision = record_fire_and_forget(state, send, context, message_id, tuple(delivered), tuple(failed))
+        if not self._immediate or self._outbox is not None:
+            return self._record(decision.events, decision.reply)
+        # As _record, in place, for a log that has at once what is appended.
+        before = state.version
+        try:
+            state.apply(decision.events[0])
+            self._log_append((Append(self.stream, before, decision.events),))
+        except Exception as error:
+            raise self._rebuilt_after(error) from error
+        return decision.reply
 
     def _subscribe(self, command: c.Subscribe) -> Any:
         reply = self._carry_out(self._decide_command(command), wait=False)

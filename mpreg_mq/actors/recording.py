@@ -154,9 +154,7 @@ class RecordingActor(LoopActor):
             return decision.reply
         return self._record(decision.events, decision.reply, wait)
 
-    def _record(
-        self, events: tuple[e.Event, ...], reply: Any = None, wait: bool = False, awaited: bool = False
-    ) -> Any:
+    def _record(self, events: tuple[e.Event, ...], reply: Any = None, wait: bool = False, awaited: bool = False) -> Any:
         """Apply and store events; the reply, or a future of it where it has to wait for the commit.
 
         ``awaited`` says that nobody but a task of this loop will wait for it, for whom the loop's own future will do.
@@ -367,7 +365,11 @@ def _answer(waiters: list[tuple[Waiter, Any]], error: BaseException | None) -> N
             continue
         loop = future.get_loop()
         if loop is here:
-            _settle(future, reply, error)
+            # As _settle, in place, for what most of those who wait get.
+            if error is None and not future.done():
+                future.set_result(reply)
+            else:
+                _settle(future, reply, error)
         else:
             # On a closed loop there is nobody left who waits.
             with contextlib.suppress(RuntimeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events.types import MessageEnqueued
 from mpreg_mq.model import DEFAULT_OPTIONS, DeadLetter, InFlightMessage, MessageId, QueuedMessage
-from mpreg_mq.payload import decode_payload
+from mpreg_mq.payload import decode, decode_payload
 from mpreg_mq.projections import DeadEntry, Message
 
 
@@ -18,12 +18,16 @@ def queued_message(
         PayloadError: the stored payload cannot be decoded.
     """
     options = event.options
+    try:
+        payload = decode(event.payload)
+    except Exception:
+        payload = decode_payload(event.payload)
     if options is DEFAULT_OPTIONS:
         # The same with nothing to look up, for what most messages are.
         return QueuedMessage(
             MessageId(event.message_id, event.at, configuration.name),
             event.topic,
-            decode_payload(event.payload),
+            payload,
             event.guarantee,
             0,
             0.0,
@@ -43,7 +47,7 @@ def queued_message(
     return QueuedMessage(
         MessageId(event.message_id, event.at, configuration.name),
         event.topic,
-        decode_payload(event.payload),
+        payload,
         event.guarantee,
         options.priority or 0,
         options.delay_seconds or 0.0,

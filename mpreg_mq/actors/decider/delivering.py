@@ -5,8 +5,10 @@ from __future__ import annotations
 from mpreg_mq.actors.commands import Receive
 from mpreg_mq.actors.decider.decision import NOTHING, Context, Decision
 from mpreg_mq.events import types as e
-from mpreg_mq.model import CircuitState, DeliveryGuarantee
+from mpreg_mq.model import DEFAULT_OPTIONS, CircuitState, DeliveryGuarantee
 from mpreg_mq.projections import Message, QueueState, Slot, Subscriber
+
+_AT_LEAST_ONCE = DeliveryGuarantee.AT_LEAST_ONCE
 
 
 def decide_dispatch(state: QueueState, context: Context) -> Decision:
@@ -25,19 +27,26 @@ def next_dispatch(
     if state.paused or state.deleted:
         return None
     messages = state.messages
+    now = context.now
     while (found := messages.lanes.next()) is not None:
         slot, subscriber = found
         message = slot.message
         if message.version > context.durable_version:
             return None
-        if message.expires_at is not None and message.expires_at <= context.now:
+        if message.expires_at is not None and message.expires_at <= now:
             if message.live:
                 messages.park(slot)
                 continue
-            return e.MessageExpired(context.now, message.id)
-        if message.guarantee is not DeliveryGuarantee.AT_LEAST_ONCE and message.members is None:
+            return e.MessageExpired(now, message.id)
+        if message.guarantee is not _AT_LEAST_ONCE and message.members is None:
             return fix_audience(state, message, context)
-        return deliver(state, slot, subscriber, context)
+        options = message.event.options
+        subscription_id = subscriber.only_subscription
+        if options is not DEFAULT_OPTIONS or subscription_id is None:
+            return deliver(state, slot, subscriber, context)
+        # As deliver, in place, for what most deliveries are.
+        deadline = now + state.configuration.default_acknowledgment_timeout_seconds
+        return e.MessageDelivered(now, message.id, subscriber.id, subscription_id, slot.attempts + 1, deadline)
     return None
 
 

@@ -21,6 +21,8 @@ from mpreg_mq.model import (
 )
 from mpreg_mq.projections import QueueState
 
+_NOBODY: frozenset[str] = frozenset()
+
 
 @attrs.define
 class _Batch:
@@ -164,10 +166,25 @@ def decide_send_batch(state: QueueState, command: SendBatch, context: Context) -
     batch = _Batch()
     events: list[e.Event] = []
     results: list[DeliveryResult] = []
+    messages, configuration, now = state.messages, state.configuration, context.now
+    room = configuration.max_size - messages.pending_count
     for send in command.sends:
+        if (
+            send.options is DEFAULT_OPTIONS
+            and send.fingerprint is None
+            and len(send.payload) <= configuration.max_payload_bytes
+            and len(batch.accepted) - batch.dropped < room
+        ):
+            # As in decide_send.
+            message_id = f"{messages.next_seq + len(batch.accepted)}-{context.run}"
+            batch.accepted.append(message_id)
+            events.append(e.MessageEnqueued(now, message_id, send.topic, send.payload, send.guarantee))
+            id_ = MessageId(message_id, now, configuration.name)
+            results.append(DeliveryResult(True, id_, delivery_timestamp=now))
+            continue
         produced, result = _admit(state, send, context, batch)
         if not isinstance(result, DeliveryResult):
-            detail = f"Queue {state.configuration.name!r} at maximum capacity; a batch does not wait for room"
+            detail = f"Queue {configuration.name!r} at maximum capacity; a batch does not wait for room"
             produced, result = _reject(send.topic, RejectionReason.CAPACITY, detail, context)
         events.extend(produced)
         results.append(result)
@@ -190,6 +207,13 @@ def decide_fire_and_forget(state: QueueState, send: Send, context: Context) -> D
 
     Capacity does not matter, because such a message is never pending.
     """
+    if (
+        send.options is DEFAULT_OPTIONS
+        and send.fingerprint is None
+        and len(send.payload) <= state.configuration.max_payload_bytes
+    ):
+        # As in decide_send: the rules that need a closer look have nothing to say here.
+        return NOTHING
     refusal = _refusal(state, send, context, {})
     return NOTHING if refusal is None else Decision(*refusal)
 
@@ -208,7 +232,7 @@ def record_fire_and_forget(
         True,
         MessageId(message_id, context.now, state.configuration.name),
         frozenset(delivered_to),
-        frozenset(failed),
+        frozenset(failed) if failed else _NOBODY,
         delivery_timestamp=context.now,
     )
     return Decision((event,), result)
