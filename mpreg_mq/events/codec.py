@@ -8,6 +8,8 @@ default, needs an upcaster in :data:`UPCASTERS`, which also raises the type's sc
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
+from operator import attrgetter, or_
 from typing import Any, NamedTuple, get_type_hints
 
 import attrs
@@ -98,6 +100,8 @@ class EncodedEvent(NamedTuple):
     body: bytes
 
 
+_EVENT = attrgetter("event")
+
 _Packer = Callable[[Any], Any]
 
 # A value made by one of these is the same each time; other factories (clocks, random identifiers) are not.
@@ -168,7 +172,7 @@ class Codec:
         self._packers = {cls: (tag, _packer(cls)) for tag, cls in EVENT_TYPES.items()}
         decoders = {tag: msgspec.msgpack.Decoder(cls) for tag, cls in EVENT_TYPES.items()}
         self._decoders = {(tag, self._versions[tag]): decoder for tag, decoder in decoders.items()}
-        self._decode_many = msgspec.msgpack.Decoder(list[tuple[int, msgspec.Raw]]).decode
+        self._decode_items = msgspec.msgpack.Decoder(list[tuple[int, msgspec.Raw]]).decode
         self._number()
         self._encode_json = msgspec.json.Encoder().encode
         self._json_decoders = {tag: msgspec.json.Decoder(cls) for tag, cls in EVENT_TYPES.items()}
@@ -176,9 +180,15 @@ class Codec:
     def _number(self) -> None:
         numbers = {tag: TYPE_NUMBERS[tag] + _MOST_TYPES * (version - 1) for tag, version in self._versions.items()}
         self._numbered_packers = {cls: (numbers[tag], pack) for cls, (tag, pack) in self._packers.items()}
-        self._numbered_decoders = {
-            numbers[tag]: self._decoders[tag, version].decode for tag, version in self._versions.items()
-        }
+        # What is encoded is [number, event]. With the number as a tag, msgspec decodes a whole body in one call.
+        items = [
+            msgspec.defstruct(
+                tag, [("event", EVENT_TYPES[tag])], tag=number, array_like=True, forbid_unknown_fields=True, gc=False
+            )
+            for tag, number in numbers.items()
+        ]
+        item: Any = reduce(or_, items)
+        self._decode_many = msgspec.msgpack.Decoder(list[item]).decode
 
     @property
     def schema_versions(self) -> dict[str, int]:
@@ -240,16 +250,15 @@ class Codec:
             UnknownEventError: a newer release wrote one of them.
             CorruptLogError: the body is not what :meth:`encode_many` makes.
         """
-        decoders = self._numbered_decoders
         try:
-            return [decoders[number](raw) for number, raw in self._decode_many(body)]
-        except (msgspec.MsgspecError, ValueError, RecursionError, KeyError):
+            return list(map(_EVENT, self._decode_many(body)))
+        except (msgspec.MsgspecError, ValueError, RecursionError):
             return self._decode_each(body)
 
     def _decode_each(self, body: bytes) -> list[Event]:
         """The slow way, which knows older schemas and says what is wrong."""
         try:
-            items = self._decode_many(body)
+            items = self._decode_items(body)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise _corrupt("a list of events", 1, body, error) from error
         return [self.decode(_tag(number % _MOST_TYPES), number // _MOST_TYPES + 1, bytes(raw)) for number, raw in items]

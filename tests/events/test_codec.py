@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -280,6 +281,24 @@ def test_many_events_of_an_older_schema_are_brought_up_to_date() -> None:
     assert newer.decode_many(new) == [ENQUEUED]
     with pytest.raises(UnknownEventError, match="schema version 2"):
         CODEC.decode_many(new)
+
+
+@given(data=st.data())
+@settings(deadline=None)
+def test_a_changed_body_is_refused_or_read_alike_both_ways(data: st.DataObject) -> None:
+    """For all bodies with a changed byte: they are decoded at once as they are one by one, or refused."""
+    types = data.draw(st.lists(st.sampled_from(sorted(EVENT_TYPES)), min_size=1, max_size=3))
+    body = bytearray(CODEC.encode_many([data.draw(values_of_class(EVENT_TYPES[name])) for name in types]))
+    body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    assert _decoded(CODEC.decode_many, bytes(body)) == _decoded(CODEC._decode_each, bytes(body))
+
+
+def _decoded(decode: Callable[[bytes], list[Event]], body: bytes) -> str | type[Exception]:
+    """What the body is decoded to, in words, so that numbers that are none equal each other; or why it is not."""
+    try:
+        return repr(decode(body))
+    except EventLogError as error:
+        return type(error)
 
 
 def test_a_bad_event_among_many_is_named() -> None:
