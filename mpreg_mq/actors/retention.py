@@ -19,7 +19,7 @@ from mpreg_mq.actors.store import STREAM_PREFIX
 from mpreg_mq.configuration import RetentionPolicy
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.codec import CODEC
-from mpreg_mq.events.log import EventLog, RecordedEvent, RetainingLog, Snapshot, base_version, retaining
+from mpreg_mq.events.log import EventLog, RecordedEvent, RetainingLog, Snapshot, base_version, read_events, retaining
 from mpreg_mq.events.transfer import ExportFile, base_of
 from mpreg_mq.events.types import Event
 from mpreg_mq.projections import QueueState
@@ -163,8 +163,8 @@ def all_events(log: EventLog, stream: str) -> Iterator[Event]:
         kept = retaining(log)
         assert kept is not None, "a log with a base is one"
         yield from CODEC.decode_many(base_of(kept, stream).body)
-    for record in log.read_stream(stream):
-        yield record.event
+    for events in read_events(log, stream):
+        yield from events
 
 
 class RetentionThread:

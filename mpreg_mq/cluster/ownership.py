@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -22,6 +23,7 @@ from mpreg_mq.cluster.records import QueueRecord, encode_record, node_of, queue_
 from mpreg_mq.cluster.watched_log import WatchedLog
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import EventLogError, MessageQueueError, OwnershipLostError
+from mpreg_mq.events.log import read_events
 from mpreg_mq.events.nats.engine import MismatchError, RefusedError, UnansweredError
 from mpreg_mq.events.types import Event
 from mpreg_mq.projections import QueueState
@@ -144,7 +146,7 @@ class Ownership:
 
     def _recent(self, stream: str, version: int) -> list[Event]:
         """The last events before this ownership."""
-        return [record.event for record in self._log.read_stream(stream, max(0, version - RECENT_EVENTS))]
+        return list(chain.from_iterable(read_events(self._log, stream, max(0, version - RECENT_EVENTS))))
 
     def _serve(self, name: str, state: QueueState, epoch: int, created: QueueConfiguration | None = None) -> OwnedQueue:
         actor = make_actor(name, self.store, self._clock, state)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 import attrs
 
 from mpreg_mq.actors.store import STREAM_PREFIX
-from mpreg_mq.events import open_log
+from mpreg_mq.events import open_log, read_events
 from mpreg_mq.events import types as e
 from mpreg_mq.projections import QueueState
 
@@ -36,7 +37,7 @@ def verify(location: str, live: Mapping[str, QueueState]) -> Verification:
     count = 0
     try:
         for name, state in live.items():
-            events = [record.event for record in log.read_stream(STREAM_PREFIX + name)]
+            events = list(chain.from_iterable(read_events(log, STREAM_PREFIX + name)))
             count += len(events)
             rebuilt = QueueState.replay(events)
             problems += [f"queue {name}: {problem}" for problem in _differences(state, rebuilt)]

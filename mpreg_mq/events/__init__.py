@@ -14,7 +14,16 @@ from mpreg_mq.events.codec import (
     encode,
 )
 from mpreg_mq.events.jsonlines import JSONLinesEventLog
-from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot, base_version, retaining
+from mpreg_mq.events.log import (
+    Append,
+    EventLog,
+    RecordedEvent,
+    RetainingLog,
+    Snapshot,
+    base_version,
+    read_events,
+    retaining,
+)
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.opening import open_log
 from mpreg_mq.events.sqlite import Damage, Repair, SQLiteEventLog, check_log, repair_log
@@ -117,6 +126,7 @@ __all__ = [
     "export_log",
     "import_log",
     "open_log",
+    "read_events",
     "repair_log",
     "retaining",
 ]

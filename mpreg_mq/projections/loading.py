@@ -6,7 +6,7 @@ import logging
 
 from mpreg_mq._collector import collector_paused
 from mpreg_mq.errors import CorruptLogError
-from mpreg_mq.events.log import EventLog, Snapshot, retaining
+from mpreg_mq.events.log import EventLog, Snapshot, read_events, retaining
 from mpreg_mq.projections.queue_state import QueueState
 
 logger = logging.getLogger("mpreg_mq")
@@ -68,6 +68,7 @@ def _restored(snapshot: Snapshot) -> QueueState | None:
 def _caught_up(state: QueueState, log: EventLog, stream: str) -> QueueState:
     apply = state.apply
     with collector_paused():
-        for record in log.read_stream(stream, state.version):
-            apply(record.event)
+        for events in read_events(log, stream, state.version):
+            for event in events:
+                apply(event)
     return state

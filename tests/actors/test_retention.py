@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,13 @@ from mpreg_mq.events import (
     export_log,
     import_log,
     open_log,
+    read_events,
 )
 from mpreg_mq.events import types as e
 from mpreg_mq.manager import MessageQueueManager
 from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.loading import load_state, state_at_base
+from tests.support.effort import repetitions
 from tests.support.running import Recorder, until
 
 
@@ -208,7 +212,7 @@ def test_a_cut_needs_a_base_for_every_stream(log: RetainingLog) -> None:
 def test_a_reader_that_was_overtaken_is_told(log: RetainingLog) -> None:
     """Given a reader in the middle of what is truncated, then its next step says so, and a new one begins after."""
     fill(log, messages=3000)
-    readers = [log.read_all(), log.read_stream("queue:a")]
+    readers: list[Iterator[object]] = [log.read_all(), log.read_stream("queue:a"), read_events(log, "queue:a")]
     for reader in readers:
         next(reader)
     compact(log, keep_events=10)
@@ -216,6 +220,61 @@ def test_a_reader_that_was_overtaken_is_told(log: RetainingLog) -> None:
         with pytest.raises(EventLogError, match="truncated meanwhile"):
             list(reader)
     assert len(list(log.read_all())) <= 11
+
+
+def without_gap(numbers: list[int]) -> bool:
+    """Whether each number is one more than the one before."""
+    return all(after == before + 1 for before, after in pairwise(numbers))
+
+
+def test_readers_among_appends_and_cuts_see_no_gap(log: RetainingLog) -> None:
+    """Given streams that take turns and a log that is cut meanwhile, then a reader sees all in order, or is told."""
+    streams = [f"queue:{number}" for number in range(3)]
+    steps = repetitions(test=200, soak=2000)
+    failures: list[BaseException] = []
+    written = threading.Event()
+
+    def write() -> None:
+        for step in range(steps):
+            for number, stream in enumerate(streams):
+                events = [e.MessageCompleted(float(3 * step + number + each), "m") for each in range(1 + step % 3)]
+                log.append([Append(stream, log.stream_version(stream), events)])
+            if step % 10 == 9:
+                cut = log.record_end(log.last_position() * 2 // 3)
+                versions = {record.stream: record.version for record in log.read_all() if record.position <= cut}
+                log.truncate(cut, {name: Snapshot(name, version, b"") for name, version in versions.items()})
+
+    def read() -> None:
+        while not written.is_set():
+            try:
+                records = list(log.read_all())
+                alone = [event for events in read_events(log, streams[0]) for event in events]
+                of_stream = list(log.read_stream(streams[1]))
+            except EventLogError as error:
+                if "truncated meanwhile" not in str(error):
+                    raise
+                continue
+            assert without_gap([record.position for record in records])
+            assert without_gap([record.version for record in of_stream])
+            for stream in streams:
+                assert without_gap([record.version for record in records if record.stream == stream])
+            assert [event.at for event in alone] == sorted(event.at for event in alone)
+
+    def run(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    readers = [threading.Thread(target=run, args=(read,)) for _ in range(2)]
+    for thread in readers:
+        thread.start()
+    run(write)
+    written.set()
+    for thread in readers:
+        thread.join()
+    assert failures == []
+    assert log.base_position() > 0
 
 
 def test_a_policy_needs_a_limit() -> None:

@@ -6,7 +6,7 @@ import itertools
 import tempfile
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from mpreg_mq.events import (
     RecordedEvent,
     SQLiteEventLog,
     open_log,
+    read_events,
 )
 from tests.support.nats_servers import fresh_url, require_nats
 from tests.support.numbered_events import event, events
@@ -101,6 +102,11 @@ def log(request: pytest.FixtureRequest) -> Iterator[EventLog]:
         yield log
 
 
+def alone(found: Iterable[Sequence[Event]]) -> list[Event]:
+    """Events that come many at a time."""
+    return list(itertools.chain.from_iterable(found))
+
+
 def versions(records: Iterator[RecordedEvent]) -> list[int]:
     return [record.version for record in records]
 
@@ -115,6 +121,7 @@ def test_a_new_log_is_empty(log: EventLog) -> None:
     assert log.stream_version("queue:a") == 0
     assert list(log.read_all()) == []
     assert list(log.read_stream("queue:a")) == []
+    assert list(read_events(log, "queue:a")) == []
 
 
 def test_appended_events_are_read_back_where_they_were_put(log: EventLog) -> None:
@@ -245,7 +252,9 @@ def check_against(log: EventLog, model: Model) -> None:
         of_stream = [record for record in expected if record.stream == stream]
         assert log.stream_version(stream) == version
         for after in range(-1, version + 2):
-            assert list(log.read_stream(stream, after)) == of_stream[max(0, after) :]
+            wanted = of_stream[max(0, after) :]
+            assert list(log.read_stream(stream, after)) == wanted
+            assert alone(read_events(log, stream, after)) == [record.event for record in wanted]
     for after in range(-1, len(model) + 2):
         assert list(log.read_all(after)) == expected[max(0, after) :]
 
@@ -256,11 +265,12 @@ def check_against(log: EventLog, model: Model) -> None:
 def test_an_iterator_shows_the_log_as_it_was_when_asked(log: EventLog) -> None:
     """Given iterators made before an append, used or not yet, then they end where the log ended then."""
     log.append([Append("queue:a", 0, events(2))])
-    of_stream, of_log = log.read_stream("queue:a"), log.read_all()
+    of_stream, of_log, events_alone = log.read_stream("queue:a"), log.read_all(), read_events(log, "queue:a")
     assert next(of_log).position == 1
     log.append([Append("queue:a", 2, events(2, 3)), Append("queue:b", 0, events(1))])
     assert versions(of_stream) == [1, 2]
     assert [record.position for record in of_log] == [2]
+    assert alone(events_alone) == list(events(2))
     assert log.last_position() == 5
 
 
@@ -288,6 +298,9 @@ def test_long_streams_are_read_whole(log: EventLog) -> None:
     assert tuple(record.event for record in log.read_stream("queue:small")) == small
     assert tuple(record.event for record in log.read_stream("queue:large")) == large
     assert versions(log.read_stream("queue:small", 2400)) == list(range(2401, 2501))
+    for after in (0, 1, 511, 512, 513, 2400, 2499, 2500):
+        assert alone(read_events(log, "queue:small", after)) == list(small[after:])
+    assert alone(read_events(log, "queue:large", 1)) == list(large[1:])
     assert [record.position for record in log.read_all()] == list(range(1, 2509))
 
 
@@ -319,6 +332,7 @@ def test_threads_append_to_their_own_streams_at_once(log: EventLog) -> None:
         for version in range(25):
             log.append([Append(f"queue:{number}", version, (event(version),))])
             assert versions(log.read_stream(f"queue:{number}")) == list(range(1, version + 2))
+            assert len(alone(read_events(log, f"queue:{number}"))) == version + 1
             assert log.stream_version(f"queue:{number}") == version + 1
             positions = [record.position for record in log.read_all()]
             assert positions == list(range(1, len(positions) + 1))
@@ -368,7 +382,7 @@ def test_close_can_be_repeated(log: EventLog) -> None:
 def test_a_closed_log_refuses_use(log: EventLog) -> None:
     """Given a closed log, then every method raises at the call, and open iterators at their next step."""
     log.append([Append("queue:a", 0, events(3))])
-    started, fresh = log.read_all(), log.read_stream("queue:a")
+    started, fresh, events_alone = log.read_all(), log.read_stream("queue:a"), read_events(log, "queue:a")
     next(started)
     log.close()
     calls: list[Callable[[], object]] = [
@@ -382,6 +396,8 @@ def test_a_closed_log_refuses_use(log: EventLog) -> None:
         log.sync,
         lambda: next(started),
         lambda: next(fresh),
+        lambda: read_events(log, "queue:a"),
+        lambda: next(events_alone),
     ]
     for call in calls:
         with pytest.raises(EventLogError, match="is closed"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mpreg_mq.errors import EventLogError
-from mpreg_mq.events import Append, MemoryEventLog, MessageCompleted, RetainingLog, Snapshot, SQLiteEventLog
+from mpreg_mq.events import (
+    Append,
+    MemoryEventLog,
+    MessageCompleted,
+    RetainingLog,
+    Snapshot,
+    SQLiteEventLog,
+    read_events,
+)
 from tests.support.effort import repetitions
 
 STREAMS = ("queue:a", "queue:b", "queue:c")
@@ -104,7 +113,11 @@ class Stores(RuleBasedStateMachine):
                 assert log.snapshots(stream) == self.memory.snapshots(stream)
                 version = log.stream_version(stream)
                 for after in (0, version // 2):
-                    assert list(log.read_stream(stream, after)) == list(self.memory.read_stream(stream, after))
+                    records = list(log.read_stream(stream, after))
+                    assert list(self.memory.read_stream(stream, after)) == records
+                    for each in (log, self.memory):
+                        found = chain.from_iterable(read_events(each, stream, after))
+                        assert list(found) == [record.event for record in records]
 
 
 TestStores = Stores.TestCase

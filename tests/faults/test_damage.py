@@ -97,6 +97,8 @@ def accepted(path: Path, *, read_only: bool = True) -> list[RecordedEvent] | Non
             everything = list(log.read_all())
             by_stream = [record for stream in log.streams() for record in log.read_stream(stream)]
             assert sorted(by_stream, key=lambda record: record.position) == everything
+            alone = [event for name in log.streams() for events in log.read_events(name) for event in events]
+            assert alone == [record.event for record in by_stream]
             for snapshot in log.snapshots("queue:a"):
                 assert snapshot == Snapshot("queue:a", 6, b"state")
             return everything

@@ -22,6 +22,7 @@ from mpreg_mq.events.sqlite.failures import explained
 from mpreg_mq.events.sqlite.file import LogFile, Row, Stream
 from mpreg_mq.events.sqlite.reading import Found
 from mpreg_mq.events.sqlite.records import Block, Head, blocks, checksum
+from mpreg_mq.events.types import Event
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -229,6 +230,21 @@ class SQLiteEventLog:
                     yield RecordedEvent(position, stream, version, event)
                 version += 1
                 position += 1
+
+    def read_events(self, stream: str, after_version: int = 0) -> Iterator[Sequence[Event]]:
+        """The events alone, those of a record at a time; read and refused as in :meth:`read_stream`."""
+        found = self._find(stream)
+        if found is None:
+            return iter(())
+        after = max(after_version, found.base_version)
+        return self._stream_events(stream, found, after, found.version)
+
+    def _stream_events(self, stream: str, found: Stream, after: int, last: int) -> Iterator[Sequence[Event]]:
+        file = self._file
+        for record in self._checked(self._reader.of_stream(stream, found.id, after, last), after):
+            file.check_open()
+            before = record.first_version - 1
+            yield record.events if before >= after else record.events[after - before :]
 
     def read_all(self, after_position: int = 0) -> Iterator[RecordedEvent]:
         """All events above ``after_position``, read and refused as in :meth:`read_stream`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +18,11 @@ from mpreg_mq.events.sqlite.records import Head, checksum
 from mpreg_mq.events.types import Event
 
 _CHUNK_BYTES = 1 << 20
+_LARGE_BYTES = 1 << 10
+"""Of an event: to compute the checksum of so much is as much work as to fold it."""
+_OFTEN_SECONDS = 1e-3
+"""Unless told otherwise, threads take turns every five milliseconds, which is longer than one works on a chunk."""
+
 _CHUNKS_AHEAD = 4
 """More than one, because neither the reader nor who reads ahead takes the same time for each."""
 
@@ -54,25 +60,29 @@ class _Chunk(NamedTuple):
         return found if type(found) is int else 1 << 63
 
 
-class _Following:
+class _Chunks:
     """Fetches one chunk after another; None once there are no more."""
 
-    def __init__(self, fetch: Callable[[int, bytes | None], _Chunk], chunk: _Chunk, after: int, last: int) -> None:
+    def __init__(self, fetch: Callable[[int, bytes | None], _Chunk], after: int, last: int) -> None:
         self._fetch = fetch
-        self._chunk = chunk
-        self._after = chunk.end(after)
+        self._after = after
+        self._before: bytes | None = None
         self._last = last
-
-    @property
-    def ended(self) -> bool:
-        return not self._chunk.rows or self._after >= self._last
+        self.ended = after >= last
+        self.are_large = False
+        """Whether the latest one has so few events that most of the work is to compute its checksums."""
 
     def fetch(self) -> _Chunk | None:
         if self.ended:
             return None
-        self._chunk = self._fetch(self._after, self._chunk.rows[-1][4])
-        self._after = self._chunk.end(self._after)
-        return self._chunk
+        chunk = self._fetch(self._after, self._before)
+        end = chunk.end(self._after)
+        self.ended = not chunk.rows or end >= self._last
+        self.are_large = end - self._after <= _CHUNK_BYTES // _LARGE_BYTES
+        self._after = end
+        if chunk.rows:
+            self._before = chunk.rows[-1][4]
+        return chunk
 
 
 class RecordReader:
@@ -176,22 +186,21 @@ class RecordReader:
     ) -> Iterator[tuple[list[Any], list[bytes | None]]]:
         """Chunks of rows above ``after`` with what their checksums should be.
 
-        While the caller works on one, a thread reads the next ones and computes their checksums, which needs no lock
-        of the interpreter's and is most of the work where events are large.
+        Where events are large and threads take turns often, a thread reads the next ones and computes their checksums
+        while the caller works on one; most of that needs no lock of the interpreter's.
         """
-        if after >= last:
-            return
-        chunk: _Chunk | None = fetch(after, None)
-        assert chunk is not None
-        yield chunk.rows, chunk.expected
-        following = _Following(fetch, chunk, after, last)
-        if following.ended:
+        chunks = _Chunks(fetch, after, last)
+        while (chunk := chunks.fetch()) is not None:
+            yield chunk.rows, chunk.expected
+            if chunks.are_large and not chunks.ended and sys.getswitchinterval() <= _OFTEN_SECONDS:
+                break
+        if chunks.ended:
             return
         thread = ThreadPoolExecutor(1, "mpreg-mq-read-ahead")
         try:
-            ahead = deque(thread.submit(following.fetch) for _ in range(_CHUNKS_AHEAD))
+            ahead = deque(thread.submit(chunks.fetch) for _ in range(_CHUNKS_AHEAD))
             while (chunk := ahead.popleft().result()) is not None:
-                ahead.append(thread.submit(following.fetch))
+                ahead.append(thread.submit(chunks.fetch))
                 yield chunk.rows, chunk.expected
         finally:
             thread.shutdown(cancel_futures=True)

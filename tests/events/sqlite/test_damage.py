@@ -63,6 +63,18 @@ def test_damage_stops_the_reader_where_it_is(path: Path, change: str, found: str
         assert raised.value.position in (2, 3)
 
 
+def test_events_without_their_places_are_checked_as_well(path: Path) -> None:
+    """Given a record that was changed, then the events before it are read, and those of it are not."""
+    with opened(path) as log:
+        for number in range(3):
+            log.append([Append("queue:a", number, events(number))])
+        run(path, "UPDATE records SET body = x'90' WHERE position = 2")
+        reader = log.read_events("queue:a")
+        assert list(next(reader)) == list(events(0))
+        with pytest.raises(CorruptLogError, match="position 2: the checksum"):
+            next(reader)
+
+
 @pytest.mark.parametrize("position", [1, 2])
 def test_a_record_of_another_log_is_not_taken(path: Path, tmp_path: Path, position: int) -> None:
     """Given a record replaced by that of a log with another past, then its checksum does not chain (I1)."""
