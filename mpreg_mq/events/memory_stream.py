@@ -1,0 +1,58 @@
+"""Where the events of a stream stand in the order of the log in memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+
+Span = tuple[int, int, int]
+"""Events of a run: the position and the version before them, and how many there are."""
+
+
+class Stream:
+    """What is known of one stream; its events are in the log's list of all.
+
+    Events with none of another stream's in between are a run. However long it is, it takes two numbers here: the
+    version and the position before its first event.
+    """
+
+    __slots__ = ("base", "name", "runs", "version")
+
+    def __init__(self, name: str, base: int = 0) -> None:
+        self.name = name
+        self.base = base
+        """Version of the last event that was truncated."""
+        self.version = base
+        """Version of the last event."""
+        self.runs: list[int] = []
+        """Version and position before each run, by turns."""
+
+    def version_at(self, position: int) -> int:
+        """Version of the stream at a position within one of its runs; O(log(runs))."""
+        runs = self.runs
+        run = 2 * bisect_right(range(1, len(runs), 2), position, key=runs.__getitem__) - 2
+        return runs[run] + position - runs[run + 1]
+
+    def spans(self, after: int) -> Iterator[Span]:
+        """Where the events above a version are that are there now; O(log(runs)) to start."""
+        return _spans(self.runs, max(after, self.base), self.version)
+
+    def truncate(self, version: int) -> None:
+        """Forget the runs up to a version, but the last one, which may go on."""
+        self.runs = self.runs[_run_after(self.runs, version) :]
+        self.base = version
+
+
+def _run_after(runs: Sequence[int], version: int) -> int:
+    """Index of the run that the event after a version is in; of the last one, where there is none."""
+    return 2 * bisect_right(range(0, len(runs), 2), version, key=runs.__getitem__) - 2
+
+
+def _spans(runs: Sequence[int], after: int, last: int) -> Iterator[Span]:
+    """Spans of the versions above ``after`` up to ``last``; runs that begin meanwhile are above that."""
+    run = _run_after(runs, after) if after < last else 0
+    while after < last:
+        end = min(runs[run + 2], last) if run + 2 < len(runs) else last
+        yield runs[run + 1] + after - runs[run], after, end - after
+        after = end
+        run += 2
