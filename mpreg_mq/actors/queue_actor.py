@@ -32,7 +32,7 @@ from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, QueueClosedError
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Append
-from mpreg_mq.model import Callback, CircuitState, DeliveryGuarantee, RejectionReason
+from mpreg_mq.model import Callback, CircuitState, DeliveryGuarantee, MessageId, RejectionReason
 from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
@@ -252,7 +252,13 @@ class QueueActor(DispatchingActor):
         return rejected(RejectionReason.CLOSING, detail, self._clock.now())
 
     def _fire_and_forget(self, send: c.Send) -> Any:
-        decision = self._decide(decide_fire_and_forget, send)
+        # As _decide, in place.
+        try:
+            decision = decide_fire_and_forget(self.state, send, self._context())
+        except MessageQueueError:
+            raise
+        except Exception as error:
+            raise self._rebuilt_after(error) from error
         if decision.reply is not None:
             return self._carry_out(decision, wait=False)
         key = send.fingerprint
@@ -273,6 +279,7 @@ class QueueActor(DispatchingActor):
         audience = () if state.paused else state.subscribers.audience(send.topic)
         # The time of the decision to let it go.
         now = self._shared_context.now
+        id_ = MessageId(message_id, now, state.configuration.name)
         enqueued = e.MessageEnqueued(now, message_id, send.topic, send.payload, send.guarantee, send.options)
         for subscriber_id in audience:
             subscriber = state.subscribers.get(subscriber_id)
@@ -283,14 +290,16 @@ class QueueActor(DispatchingActor):
                 failed.append(subscriber_id)
                 continue
             subscription_id = subscriber.only_subscription or state.subscribers.subscription_for(subscriber, send.topic)
-            message = queued_message(enqueued, state.configuration)
+            message = queued_message(enqueued, state.configuration, id_=id_)
             delivery = Deliver(message, subscription_id, subscriber_id, 0)
             outer, self._calling_out = self._calling_out, True
             try:
                 outcome = attachment.deliver(delivery)
             finally:
                 self._calling_out = outer
-            if isinstance(outcome, str):
+            if outcome is None:
+                delivered.append(subscriber_id)
+            elif isinstance(outcome, str):
                 failed.append(subscriber_id)
                 logger.warning(
                     "queue %s: fire-and-forget message %s failed at %s: %s",
@@ -301,10 +310,12 @@ class QueueActor(DispatchingActor):
                 )
             else:
                 delivered.append(subscriber_id)
-                if outcome is not None and isinstance(outcome, LoopFuture):
+                if isinstance(outcome, LoopFuture):
                     outcome.add_done_callback(partial(self._report_later, delivery))
-        state, context = self.state, self._context()
-        decision = record_fire_and_forget(state, send, context, message_id, tuple(delivered), tuple(failed))
+        state, context = self.state, self._shared_context
+        # Callbacks may have had something recorded, which was later.
+        context.now = now if now >= state.last_at else state.last_at
+        decision = record_fire_and_forget(send, context, id_, tuple(delivered), tuple(failed))
         if not self._immediate or self._outbox is not None:
             return self._record(decision.events, decision.reply)
         # As _record, in place, for a log that has at once what is appended.

@@ -10,7 +10,11 @@ from mpreg_mq.projections import DeadEntry, Message
 
 
 def queued_message(
-    event: MessageEnqueued, configuration: QueueConfiguration, attempt: int = 1, deadline: float | None = None
+    event: MessageEnqueued,
+    configuration: QueueConfiguration,
+    attempt: int = 1,
+    deadline: float | None = None,
+    id_: MessageId | None = None,
 ) -> QueuedMessage:
     """A message with a payload of its own.
 
@@ -18,6 +22,8 @@ def queued_message(
         PayloadError: the stored payload cannot be decoded.
     """
     options = event.options
+    if id_ is None:
+        id_ = MessageId(event.message_id, event.at, configuration.name)
     try:
         payload = decode(event.payload)
     except Exception:
@@ -25,7 +31,7 @@ def queued_message(
     if options is DEFAULT_OPTIONS:
         # The same with nothing to look up, for what most messages are.
         return QueuedMessage(
-            MessageId(event.message_id, event.at, configuration.name),
+            id_,
             event.topic,
             payload,
             event.guarantee,
@@ -45,7 +51,7 @@ def queued_message(
             deadline,
         )
     return QueuedMessage(
-        MessageId(event.message_id, event.at, configuration.name),
+        id_,
         event.topic,
         payload,
         event.guarantee,

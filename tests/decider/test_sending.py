@@ -10,7 +10,7 @@ from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import WAIT_FOR_ROOM
 from mpreg_mq.actors.decider.sending import decide_fire_and_forget, decide_wait_over, record_fire_and_forget
 from mpreg_mq.events import types as e
-from mpreg_mq.model import DeliveryGuarantee, MessageOptions, OverflowPolicy, RejectionReason
+from mpreg_mq.model import DeliveryGuarantee, MessageId, MessageOptions, OverflowPolicy, RejectionReason
 from tests.support.given import Scenario
 
 
@@ -187,12 +187,12 @@ def test_g1_fire_and_forget_is_refused_for_its_own_faults_only() -> None:
     q.send()
     send = deduplicated("k")
     assert decide_fire_and_forget(q.state, send, q.context).reply is None
-    result = q.record(record_fire_and_forget(q.state, send, q.context, "f1-r", ("s",), ("x",)))
+    result = q.record(record_fire_and_forget(send, q.context, MessageId("f1-r"), ("s",), ("x",)))
     assert result.success
     assert (result.delivered_to, result.failed_deliveries) == (frozenset({"s"}), frozenset({"x"}))
     refused = q.record(decide_fire_and_forget(q.state, send, q.context))
     assert refused.rejection is RejectionReason.DUPLICATE
     report = q.state.report(q.now)
     assert (report.messages_sent, report.messages_received, report.messages_acknowledged) == (2, 1, 1)
-    q.record(record_fire_and_forget(q.state, c.Send("t", b""), q.context, "f2-r", (), ()))
+    q.record(record_fire_and_forget(c.Send("t", b""), q.context, MessageId("f2-r"), (), ()))
     assert q.state.report(q.now).messages_acknowledged == 1

@@ -219,18 +219,20 @@ def decide_fire_and_forget(state: QueueState, send: Send, context: Context) -> D
 
 
 def record_fire_and_forget(
-    state: QueueState,
     send: Send,
     context: Context,
-    message_id: str,
+    id_: MessageId,
     delivered_to: tuple[str, ...],
     failed: tuple[str, ...],
 ) -> Decision:
-    """The one attempt was made; replies the result, which is a success even without subscribers (G1)."""
-    event = e.FireAndForgetSent(context.now, message_id, send.topic, delivered_to, failed, send.fingerprint)
+    """The one attempt was made; replies the result, which is a success even without subscribers (G1).
+
+    ``id_`` is what the copies that were delivered have.
+    """
+    event = e.FireAndForgetSent(context.now, id_.id, send.topic, delivered_to, failed, send.fingerprint)
     result = DeliveryResult(
         True,
-        MessageId(message_id, context.now, state.configuration.name),
+        id_,
         frozenset(delivered_to),
         frozenset(failed) if failed else _NOBODY,
         delivery_timestamp=context.now,
