@@ -51,6 +51,10 @@ RUN_LIMIT = 1_000
 """How far ahead of deliveries a run that was longer than a burst may be; fewer messages at once are less to hold."""
 
 
+MOST_TURNS_PLANNED = 64
+"""Queues that plan a turn before a sender lets them have it: what its sends have touched is still in the caches."""
+
+
 class DispatchingActor(RecordingActor):
     """Delivers: to callbacks in turns, to receivers when they ask or while they wait."""
 
@@ -68,6 +72,7 @@ class DispatchingActor(RecordingActor):
         "_timer",
         "_timer_at",
         "_turn_scheduled",
+        "_turns",
         "deliveries",
         "sends_ahead",
         "sends_before_look",
@@ -93,13 +98,18 @@ class DispatchingActor(RecordingActor):
         self._timer_at = 0.0
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._rejoin = False
+        self._turns = store.turns
 
     def has_to_yield(self) -> bool:
-        """Whether a sender that never suspends should let the queue deliver before its next send (C1).
+        """Whether a sender that never suspends should let queues deliver before its next send (C1).
 
-        So it is when the queue is full or the run of sends is long, and a delivering turn is due. It is not so while
-        ``sends_ahead`` is less than ``sends_before_look``.
+        So it is when the queue is full or the run of sends is long, and a delivering turn is due; and when the turns
+        of many other queues are. It is not so while ``sends_ahead`` is less than ``sends_before_look``.
         """
+        turns = self._turns
+        if turns.planned >= MOST_TURNS_PLANNED:
+            turns.planned = 0
+            return True
         if not self._turn_scheduled:
             return False
         if self.sends_ahead >= self._ahead_limit:
@@ -247,10 +257,12 @@ class DispatchingActor(RecordingActor):
         loop = self.loop
         if loop is not None and self.started and loop.is_running():
             self._turn_scheduled = True
+            self._turns.planned += 1
             loop.call_soon(self._take_turn)
 
     def _take_turn(self) -> None:
         self._turn_scheduled = False
+        self._turns.planned = 0
         if self._recovering is None and self.actor_inbox.try_now(self._on_turn, TURN) is not BUSY:
             return
         try:
@@ -313,7 +325,8 @@ class DispatchingActor(RecordingActor):
             self.sends_ahead = max(0, self.sends_ahead - (self.deliveries - delivered_before))
         else:
             self.sends_ahead, self._ahead_limit = 0, BURST_LIMIT
-        self._plan_look()
+        # The next send looks whether others have to be let deliver first.
+        self.sends_before_look = 0
         self._set_timer()
 
     def _work_until(self, end: float) -> bool:

@@ -20,6 +20,7 @@ from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import MAX_MAILBOX_DEPTH, LoopInbox
+from mpreg_mq.actors.stopped import StoppedFlag
 
 if TYPE_CHECKING:
     from pykka._envelope import Envelope
@@ -58,6 +59,7 @@ class LoopActor(pykka.Actor):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.actor_stopped = self._actor_ref.actor_stopped = StoppedFlag()
         self.actor_inbox.attach(self)
 
     @staticmethod

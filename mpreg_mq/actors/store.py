@@ -28,6 +28,13 @@ def stream_of(queue_name: str) -> str:
     return STREAM_PREFIX + queue_name
 
 
+@attrs.define(eq=False)
+class Turns:
+    """How many queues of a store have planned a turn since one of them took its turn; roughly, with several threads."""
+
+    planned: int = 0
+
+
 @attrs.frozen(eq=False)
 class Store:
     """One log for all queues of a manager; a journal where appending can wait for a disk.
@@ -40,6 +47,7 @@ class Store:
     journal: Journal | None
     snapshot_events: int | None = DEFAULT_SNAPSHOT_EVENTS
     buffered_seconds: float | None = None
+    turns: Turns = attrs.field(factory=Turns)
 
     @classmethod
     def open(cls, log: EventLog, *, snapshot_events: int | None = DEFAULT_SNAPSHOT_EVENTS) -> Store:

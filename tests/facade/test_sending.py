@@ -10,6 +10,7 @@ import pytest
 from mpreg_mq import (
     DeliveryGuarantee,
     InvalidOptionError,
+    MessageQueueManager,
     OverflowPolicy,
     QueuedMessage,
     QueueType,
@@ -55,6 +56,33 @@ def test_o2_a_burst_is_enqueued_before_the_first_dispatch() -> None:
         priorities = [message.priority for message in seen.messages]
         assert priorities == sorted(priorities, reverse=True)
         await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_c1_a_sender_to_many_queues_lets_them_deliver_now_and_then() -> None:
+    """Given a sender that never pauses and sends to 500 queues in turn, then a few dozen messages wait at most."""
+
+    async def story() -> None:
+        manager = MessageQueueManager()
+        names = [f"q{number}" for number in range(500)]
+        seen = 0
+
+        def count(message: QueuedMessage) -> None:
+            nonlocal seen
+            seen += 1
+
+        for name in names:
+            await manager.create_queue(name)
+            manager.subscribe_to_queue(name, "s", "#", count)
+        waiting = []
+        for sent in range(1, 2001):
+            result = await manager.send_message(names[sent % len(names)], "a", sent)
+            assert result.success
+            waiting.append(sent - seen)
+        assert 32 <= max(waiting) <= 65
+        await until(lambda: seen == 2000)
+        await manager.shutdown()
 
     asyncio.run(story())
 
