@@ -280,7 +280,9 @@ class MemoryEventLog:
             after = max(before, self._base)
             if after >= position:
                 break
-            versions[stream] = versions.get(stream, stream.base) + min(end, position) - after
+            # Of a run that was cut away whole nothing is left to go.
+            if end > after:
+                versions[stream] = versions.get(stream, stream.base) + min(end, position) - after
         return versions
 
     def _begin_at(self, base: Snapshot) -> None:

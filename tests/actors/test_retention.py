@@ -179,6 +179,21 @@ def test_a_fold_begins_with_what_stands_for_the_truncated_events(log: RetainingL
             assert state.describe() == expected.describe()
 
 
+def test_a_log_is_compacted_whole_again_after_another_stream_went_on(log: RetainingLog) -> None:
+    """Given a log whose events were all truncated, when another stream goes on, then its events can go as well."""
+    states = fill(log)
+    for name in ("later", "last"):
+        compact(log, keep_events=0, least_events=1)
+        assert log.base_position() == log.last_position()
+        stream = f"queue:{name}"
+        events = [e.QueueCreated(90.0, name, QueueConfiguration(name)), e.MessageEnqueued(91.0, "m", "t", b"\x01")]
+        log.append([Append(stream, 0, events)])
+        states[stream] = QueueState.replay(events)
+    compact(log, keep_events=0, least_events=1)
+    assert log.base_position() == log.last_position()
+    check(log, states)
+
+
 def test_too_little_is_left_alone(log: RetainingLog) -> None:
     """Given fewer events beyond the limit than are worth it, then nothing happens."""
     fill(log)

@@ -74,7 +74,7 @@ class Stores(RuleBasedStateMachine):
         version = self.memory.stream_version(stream) - back
         self.both("save_snapshot", Snapshot(stream, version, body))
 
-    @rule(part=st.floats(0.0, 1.0), complete=st.booleans())
+    @rule(part=st.just(1.0) | st.floats(0.0, 1.0), complete=st.booleans())
     def truncate(self, part: float, complete: bool) -> None:
         last = self.memory.last_position()
         position = self.file.record_end(int(last * part))
