@@ -110,6 +110,7 @@ def acknowledged(state: QueueState, event: e.MessageAcknowledged) -> None:
         and (timer := slot.timer) is not None
         and subscriber.subscriptions
         and subscriber.probe is None
+        and (delivered_at := state.statistics._delivered_at.get(message_id)) is not None
     ):
         subscriber.failures = 0
         del subscribers._holders[message_id]
@@ -130,7 +131,8 @@ def acknowledged(state: QueueState, event: e.MessageAcknowledged) -> None:
         if subscriber_id in lanes.starved:
             lanes.wake(subscriber_id)
         statistics = state.statistics
-        statistics._processing_seconds += event.at - statistics._delivered_at.pop(message_id)
+        del statistics._delivered_at[message_id]
+        statistics._processing_seconds += event.at - delivered_at
         statistics._processed += 1
         statistics.counts.messages_acknowledged += 1
     else:

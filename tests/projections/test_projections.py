@@ -25,6 +25,7 @@ from mpreg_mq.projections import (
 )
 from mpreg_mq.projections.deadlines import DeadlineKind, Deadlines
 from mpreg_mq.projections.lanes import Lanes
+from tests.support.given import by_handlers
 
 CREATED = e.QueueCreated(1.0, "q", QueueConfiguration("q", deduplication_window_seconds=10))
 
@@ -128,6 +129,24 @@ def test_an_event_that_contradicts_the_state_raises(impossible: e.Event) -> None
     """Given a story, then an event that cannot follow it is an error, never skipped."""
     with pytest.raises(ProjectionError, match=type(impossible).__name__):
         QueueState.replay([*STORY, impossible])
+
+
+@pytest.mark.parametrize(
+    "impossible",
+    [
+        [enqueued("m"), delivered("m", "s"), delivered("m", "s", 3.0, 2)],
+        [enqueued("m"), delivered("m", "s"), CREATED, e.MessageAcknowledged(5.0, "m", "s", True)],
+    ],
+    ids=["delivered while leased", "acknowledged after a second beginning"],
+)
+def test_contradictions_about_plain_messages_raise_as_the_handlers_do(impossible: list[e.Event]) -> None:
+    """Given a contradiction about a message with nothing special, then the short ways raise what the handlers do."""
+    events = [CREATED, joined("s"), *impossible]
+    with pytest.raises(ProjectionError, match=type(events[-1]).__name__) as short:
+        QueueState.replay(events)
+    with pytest.raises(ProjectionError) as long:
+        by_handlers(events)
+    assert str(short.value) == str(long.value)
 
 
 @pytest.mark.parametrize(
