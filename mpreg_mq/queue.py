@@ -121,9 +121,11 @@ class MessageQueue(QueueInspection):
             send = send_command(actor.state.configuration, topic, payload, delivery_guarantee, options)
         except MessageQueueError as error:
             return self._refused(topic, error)
-        while actor.sends_ahead >= actor.sends_before_look and actor.has_to_yield():
+        yielded = False
+        while actor.sends_ahead >= actor.sends_before_look and actor.has_to_yield(yielded):
             before = actor.deliveries
             await asyncio.sleep(0)
+            yielded = True
             if actor.deliveries == before:
                 break
         try:

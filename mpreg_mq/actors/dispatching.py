@@ -100,14 +100,15 @@ class DispatchingActor(RecordingActor):
         self._rejoin = False
         self._turns = store.turns
 
-    def has_to_yield(self) -> bool:
+    def has_to_yield(self, yielded: bool) -> bool:
         """Whether a sender that never suspends should let queues deliver before its next send (C1).
 
         So it is when the queue is full or the run of sends is long, and a delivering turn is due; and when the turns
-        of many other queues are. It is not so while ``sends_ahead`` is less than ``sends_before_look``.
+        of many other queues are, unless the sender has ``yielded`` for this send before. It is not so while
+        ``sends_ahead`` is less than ``sends_before_look``.
         """
         turns = self._turns
-        if turns.planned >= MOST_TURNS_PLANNED:
+        if turns.planned >= MOST_TURNS_PLANNED and not yielded:
             turns.planned = 0
             return True
         if not self._turn_scheduled:

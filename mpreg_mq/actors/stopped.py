@@ -15,7 +15,7 @@ class StoppedFlag(threading.Event):
     """
 
     def __init__(self) -> None:
-        # Without the base's initialiser, which makes that condition; every method of the base is replaced.
+        # Without the base's initialiser, which makes that condition; the methods that use it are replaced.
         self._is_set = False
         self._waited_for: threading.Event | None = None
 

@@ -63,7 +63,7 @@ class Store:
             return self
         if durability is Durability.BUFFERED:
             return attrs.evolve(self, buffered_seconds=buffered_milliseconds / 1000)
-        return Store(MemoryEventLog(), None)
+        return Store(MemoryEventLog(), None, turns=self.turns)
 
     def append(self, stream: str, version: int, events: Sequence[Event]) -> None:
         """Append and wait for the commit, after everything that was submitted before.

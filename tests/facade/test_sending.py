@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mpreg_mq import (
     DeliveryGuarantee,
+    Durability,
     InvalidOptionError,
     MessageQueueManager,
     OverflowPolicy,
+    QueueConfiguration,
     QueuedMessage,
     QueueType,
     RejectionReason,
     VirtualClock,
 )
+from mpreg_mq.actors.dispatching import MOST_TURNS_PLANNED, SLICE_SECONDS, STEPS_BETWEEN_LOOKS
 from tests.support.running import Recorder, assert_fold_equality, make_queue, until
 
 
@@ -60,11 +65,14 @@ def test_o2_a_burst_is_enqueued_before_the_first_dispatch() -> None:
     asyncio.run(story())
 
 
-def test_c1_a_sender_to_many_queues_lets_them_deliver_now_and_then() -> None:
-    """Given a sender that never pauses and sends to 500 queues in turn, then a few dozen messages wait at most."""
+@pytest.mark.parametrize("durability", [Durability.COMMITTED, Durability.MEMORY])
+def test_c1_a_sender_to_many_queues_lets_them_deliver_now_and_then(durability: Durability, tmp_path: Path) -> None:
+    """Given a sender that never waits and sends to 500 queues in turn, then a few dozen messages wait at most."""
 
     async def story() -> None:
-        manager = MessageQueueManager()
+        # Queues that are only in memory do not wait for the disk of their manager's log either.
+        log = "memory:" if durability is Durability.COMMITTED else tmp_path / "mq.db"
+        manager = MessageQueueManager(log=log)
         names = [f"q{number}" for number in range(500)]
         seen = 0
 
@@ -73,7 +81,7 @@ def test_c1_a_sender_to_many_queues_lets_them_deliver_now_and_then() -> None:
             seen += 1
 
         for name in names:
-            await manager.create_queue(name)
+            await manager.create_queue(name, QueueConfiguration(name, durability=durability))
             manager.subscribe_to_queue(name, "s", "#", count)
         waiting = []
         for sent in range(1, 2001):
@@ -82,6 +90,50 @@ def test_c1_a_sender_to_many_queues_lets_them_deliver_now_and_then() -> None:
             waiting.append(sent - seen)
         assert 32 <= max(waiting) <= 65
         await until(lambda: seen == 2000)
+        await manager.shutdown()
+
+    asyncio.run(story())
+
+
+def test_c1_a_sender_lets_other_queues_deliver_once_for_each_send() -> None:
+    """Given a queue with a backlog, and traffic that plans the turns of many others over and over, when somebody sends
+    to that queue, then the send is through after a turn or two, not after the backlog."""
+
+    async def story() -> None:
+        manager = MessageQueueManager()
+        others = [f"q{number}" for number in range(MOST_TURNS_PLANNED)]
+        for name in others:
+            await manager.create_queue(name)
+            manager.subscribe_to_queue(name, "s", "#", lambda message: None)
+        await manager.create_queue("slow")
+        for number in range(2000):
+            await manager.send_message("slow", "t", number)
+        delivered = 0
+        ended = False
+
+        def take_long(message: QueuedMessage) -> None:
+            nonlocal delivered
+            delivered += 1
+            # A slice of a turn ends by the time that it took.
+            ends_at = time.perf_counter() + SLICE_SECONDS / STEPS_BETWEEN_LOOKS
+            while time.perf_counter() < ends_at:
+                pass
+
+        async def fan_out() -> None:
+            while not ended:
+                for name in others:
+                    await manager.send_message(name, "t", 1)
+                await asyncio.sleep(0)
+
+        manager.subscribe_to_queue("slow", "s", "#", take_long)
+        traffic = asyncio.create_task(fan_out())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        before = delivered
+        assert (await asyncio.create_task(manager.send_message("slow", "t", "one more"))).success
+        assert delivered - before <= 20 * STEPS_BETWEEN_LOOKS
+        ended = True
+        await traffic
         await manager.shutdown()
 
     asyncio.run(story())
