@@ -57,10 +57,15 @@ class ClientHistory:
     def __len__(self) -> int:
         return len(self.operations)
 
+    @property
+    def ordinal(self) -> int:
+        """The ordinal of what comes next."""
+        return len(self._events)
+
     def invoke(self, process: str, function: str, value: Any, at: float | None = None, **details: Any) -> Operation:
         """An operation begins."""
         self.now = self.now if at is None else at
-        operation = Operation(process, function, value, len(self._events), self.now, details)
+        operation = Operation(process, function, value, self.ordinal, self.now, details)
         self.operations.append(operation)
         self._events.append((operation, None))
         return operation
@@ -69,7 +74,7 @@ class ClientHistory:
         """An operation ends."""
         self.now = self.now if at is None else at
         operation.outcome = outcome
-        operation.ended, operation.ended_at, operation.error = len(self._events), self.now, error
+        operation.ended, operation.ended_at, operation.error = self.ordinal, self.now, error
         self._events.append((operation, outcome))
 
     def crash(self, at: float | None = None) -> None:
@@ -121,7 +126,9 @@ def check_clients(
     """What the clients saw that the queue does not promise; O(operations).
 
     Args:
-        history: ``send`` operations may carry ``guarantee=`` and ``group=``.
+        history: ``send`` operations may carry ``guarantee=`` and ``group=``. A ``deliver`` operation of a message
+            that was fetched may carry ``asked=``, the history's ``ordinal`` when it was asked for: it was leased at
+            some moment between that and its coming.
         drained: whether everything had time to be delivered; otherwise nothing counts as lost.
         excused: values of messages that may never arrive: they expired, were dropped, purged or are dead letters.
     """
@@ -187,7 +194,7 @@ class _Clients:
             for delivery in self.deliveries.get(value, ()):
                 for done in acknowledgments:
                     mine = self._alone(value) or done.process == delivery.process
-                    if mine and done.ended is not None and delivery.began > done.ended:
+                    if mine and done.ended is not None and delivery.details.get("asked", delivery.began) > done.ended:
                         yield ClientViolation(
                             "after acknowledgment",
                             value,

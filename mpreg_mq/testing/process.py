@@ -87,7 +87,7 @@ class Process:
 
     # --- handlers -----------------------------------------------------------------------------------------
 
-    def begin(self, subscriber_id: str, message: QueuedMessage) -> Operation:
+    def begin(self, subscriber_id: str, message: QueuedMessage, **details: Any) -> Operation:
         """A subscriber gets a message."""
         return self.world.history.invoke(
             subscriber_id,
@@ -96,6 +96,7 @@ class Process:
             self.now,
             message_id=str(message.id),
             attempt=message.delivery_attempt,
+            **details,
         )
 
     def end(self, operation: Operation, outcome: Outcome, error: str | None = None) -> None:
@@ -227,6 +228,7 @@ class Process:
         queue, random = self.queue, self.random
         assert queue is not None
         while True:
+            asked = self.world.history.ordinal
             try:
                 receiving = queue.receive_messages(
                     subscriber_id,
@@ -243,7 +245,7 @@ class Process:
                 await asyncio.sleep(1.0)
                 continue
             for message in messages:
-                delivery = self.begin(subscriber_id, message)
+                delivery = self.begin(subscriber_id, message, asked=asked)
                 self.spawn(self.settle(subscriber_id, message, delivery))
             await asyncio.sleep(random.choice((0.01, 0.2, 2.0)))
 

@@ -88,6 +88,17 @@ def test_after_acknowledgment_nothing_comes() -> None:
     assert story.delivered("a", process="s").kinds() == []
 
 
+def test_what_was_asked_for_before_an_acknowledgment_may_come_after_it() -> None:
+    """Given an attempt that is acknowledged late, while the message is leased again to a fetch whose reply comes after
+    that, then all is well; it is not where the fetch was asked for after the acknowledgment."""
+    story = Story().sent("a").delivered("a")
+    asked = story.ordinal
+    story.acknowledged("a").did("r", "deliver", "a", FAIL, asked=asked)
+    assert story.kinds() == []
+    story.did("r", "deliver", "a", FAIL, asked=story.ordinal)
+    assert story.kinds() == ["after acknowledgment"]
+
+
 def test_out_of_order_is_told_within_a_group() -> None:
     """Given two sends of a group one after the other, then their first deliveries come in that order."""
     story = Story().sent("a", group="g").sent("b", group="g").sent("c")
