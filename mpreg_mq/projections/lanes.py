@@ -13,7 +13,6 @@ from heapq import heapify, heappop, heappush, heapreplace, merge
 from itertools import count
 from typing import TYPE_CHECKING
 
-from mpreg_mq.model import CircuitState
 from mpreg_mq.projections.subscribers import Subscriber, Subscribers
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ Entry = tuple[float, int, int, "Slot"]
 Head = tuple[float, int, int, "Lane"]
 """(rank, sequence number, lane number, lane): where a lane's first slot stands in the order of the queue."""
 
-_CLOSED = CircuitState.CLOSED
 _MAX_CACHED_TOPICS = 100_000
 _MAX_STALE_HEADS = 1_000
 _MIN_STALE_ENTRIES = 256
@@ -217,13 +215,7 @@ class Lanes:
             if len(members) > 1:
                 subscriber = self._choose(lane)
             elif (subscriber := self._subscribers.get(members[0])) is not None and (
-                subscriber.pull
-                # As can_take, in place, for whom no circuit keeps from it.
-                or not (
-                    len(subscriber.held) < subscriber.max_in_flight
-                    if subscriber.circuit is _CLOSED and subscriber.subscriptions
-                    else subscriber.can_take()
-                )
+                subscriber.pull or not subscriber.can_take()
             ):
                 subscriber = None
             if subscriber is None:

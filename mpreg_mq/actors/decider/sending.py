@@ -21,8 +21,6 @@ from mpreg_mq.model import (
 )
 from mpreg_mq.projections import QueueState
 
-_NOBODY: frozenset[str] = frozenset()
-
 
 @attrs.define
 class _Batch:
@@ -234,7 +232,7 @@ def record_fire_and_forget(
         True,
         id_,
         frozenset(delivered_to),
-        frozenset(failed) if failed else _NOBODY,
+        frozenset(failed),
         delivery_timestamp=context.now,
     )
     return Decision((event,), result)

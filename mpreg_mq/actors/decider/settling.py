@@ -30,13 +30,8 @@ def acknowledge(
     ``attempt`` it counts only for that attempt, so that a callback which comes back late settles nothing new.
     """
     message = state.messages.get(message_id)
-    if message is None:
-        return ()
-    slot: Slot | None = message.slot
-    # As slot_for, in place, for who had the message last.
-    if message.members is not None or message.slot.last_subscriber != subscriber_id:
-        slot = message.slot_for(subscriber_id)
-    if slot is None or slot.acknowledged or not slot.attempts:
+    slot = message.slot_for(subscriber_id) if message is not None else None
+    if message is None or slot is None or slot.acknowledged or not slot.attempts:
         return ()
     if attempt is not None and attempt != slot.attempts:
         return ()
