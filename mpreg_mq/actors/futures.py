@@ -293,3 +293,13 @@ class LoopFuture(pykka.Future[T]):
 def _release(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+def settle_future(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
+    """Resolve a future of the running loop with a value or an error, unless whoever waited has given up."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)

@@ -6,7 +6,6 @@ needs one.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import time
@@ -20,7 +19,7 @@ import pykka
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
-from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.actors.futures import LoopFuture, settle_future
 from mpreg_mq.actors.messages import Committed, Waiter
 from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.actors.store import LEAST_EVENTS_AT_THE_END, Store, stream_of
@@ -365,21 +364,12 @@ def _answer(waiters: list[tuple[Waiter, Any]], error: BaseException | None) -> N
             continue
         loop = future.get_loop()
         if loop is here:
-            # As _settle, in place, for what most of those who wait get.
+            # As settle_future, in place, for what most of those who wait get.
             if error is None and not future.done():
                 future.set_result(reply)
             else:
-                _settle(future, reply, error)
+                settle_future(future, reply, error)
         else:
             # On a closed loop there is nobody left who waits.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_settle, future, reply, error)
-
-
-def _settle(future: asyncio.Future[Any], reply: Any, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(reply)
-    else:
-        future.set_exception(error)
+                loop.call_soon_threadsafe(settle_future, future, reply, error)

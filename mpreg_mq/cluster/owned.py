@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any, ClassVar
 
 import msgspec
 
 from mpreg_mq.actors import commands as c
-from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.actors.futures import LoopFuture, settle_future
 from mpreg_mq.actors.messages import BeginClose
 from mpreg_mq.actors.store import Store
 from mpreg_mq.cluster import wire
@@ -93,19 +94,10 @@ class OwnedQueue:
         """
         loop = asyncio.get_running_loop()
         confirmed: asyncio.Future[None] = loop.create_future()
-
-        def settle(error: BaseException | None) -> None:
-            if confirmed.done():
-                return
-            if error is None:
-                confirmed.set_result(None)
-            else:
-                confirmed.set_exception(error)
-
         actor = self.queue._actor
         # An append without events comes after those before it, and fails where they failed.
         actor.send_off()
-        self._store.submit(actor.stream, actor.state.version, (), settle, loop)
+        self._store.submit(actor.stream, actor.state.version, (), partial(settle_future, confirmed, None), loop)
         await confirmed
 
     async def _ask(self, command: Any) -> Any:

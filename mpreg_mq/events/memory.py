@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.log import (
@@ -19,6 +20,11 @@ from mpreg_mq.events.log import (
 )
 from mpreg_mq.events.memory_stream import Span, Stream
 from mpreg_mq.events.types import Event
+
+T = TypeVar("T")
+
+_Reader = Callable[[Stream, Iterator[Span], Sequence[Event], int], Iterator[T]]
+"""Reads spans of a stream from the list of all events, whose first comes after a position."""
 
 
 class MemoryEventLog:
@@ -138,12 +144,16 @@ class MemoryEventLog:
 
     def read_stream(self, stream: str, after_version: int = 0) -> Iterator[RecordedEvent]:
         """The stream's events above ``after_version``; O(log(runs)) to start."""
+        return self._read(self._stream_records, stream, after_version)
+
+    def _read(self, read: _Reader[T], stream: str, after_version: int) -> Iterator[T]:
+        """Read a stream as it is now, where there is one."""
         with self._lock:
             self._check_open()
             found = self._streams.get(stream)
             if found is None:
                 return iter(())
-            return self._stream_records(found, found.spans(after_version), self._events, self._base)
+            return read(found, found.spans(after_version), self._events, self._base)
 
     def _stream_records(
         self, stream: Stream, spans: Iterator[Span], events: Sequence[Event], base: int
@@ -158,12 +168,7 @@ class MemoryEventLog:
 
     def read_events(self, stream: str, after_version: int = 0) -> Iterator[Sequence[Event]]:
         """The events alone, many at a time; see :func:`mpreg_mq.events.log.read_events`. O(log(runs)) to start."""
-        with self._lock:
-            self._check_open()
-            found = self._streams.get(stream)
-            if found is None:
-                return iter(())
-            return self._stream_events(found, found.spans(after_version), self._events, self._base)
+        return self._read(self._stream_events, stream, after_version)
 
     def _stream_events(
         self, stream: Stream, spans: Iterator[Span], events: Sequence[Event], base: int
