@@ -153,6 +153,7 @@ class Clients:
     async def _receive(self, number: int) -> None:
         name = f"receiver-{number}"
         while True:
+            asked = self.history.ordinal
             try:
                 messages = await self._manager.receive_messages(
                     self._queue, name, 5, 1.0, visibility_timeout_seconds=1.0
@@ -161,7 +162,7 @@ class Clients:
                 await asyncio.sleep(0.05)
                 continue
             for message in messages:
-                self.history.invoke(name, "deliver", message.payload, self._now())
+                self.history.invoke(name, "deliver", message.payload, self._now(), asked=asked)
                 if message.delivery_attempt > 1:
                     self.redeliveries += 1
                 elif self._random.random() < 0.05:
