@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
 from mpreg_mq.errors import EventLogError
+from mpreg_mq.events.chunks import Chunks
 from mpreg_mq.events.log import (
-    EVENTS_AT_ONCE,
     Append,
     RecordedEvent,
     Snapshot,
@@ -23,19 +24,20 @@ from mpreg_mq.events.types import Event
 
 T = TypeVar("T")
 
-_Reader = Callable[[Stream, Iterator[Span], Sequence[Event], int], Iterator[T]]
-"""Reads spans of a stream from the list of all events, whose first comes after a position."""
+_Reader = Callable[[Stream, Iterator[Span], Chunks], Iterator[T]]
+"""Reads spans of a stream from all events."""
 
 
 class MemoryEventLog:
     """A :class:`~mpreg_mq.events.log.RetainingLog` that keeps the event objects themselves.
 
     Nothing is encoded, and ``sync`` has nothing to do. A record exists only while it is read: what is kept for an event
-    is its place in the list of all, and a few numbers where a run begins, which are events of one stream with none of
-    another's in between.
+    is its place in the order of all, and a few numbers where a run begins, which are events of one stream with none of
+    another's in between. The garbage collector walks neither, however long the log is (see
+    :class:`~mpreg_mq.events.chunks.Chunks`; the numbers are in arrays).
 
-    The lists only grow; truncating puts new ones in their place. So a reader takes those that are there when it begins,
-    and needs no lock to read what they held then.
+    What holds them only grows; truncating puts something new in its place. So a reader takes what is there when it
+    begins, and needs no lock to read what it held then.
     """
 
     blocking = False
@@ -45,12 +47,15 @@ class MemoryEventLog:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._closed = False
-        self._events: list[Event] = []
+        self._events = Chunks.begin(0)
         self._base = 0
-        """Position of the last event that was truncated, and with that the one before the first in the list."""
+        """Position of the last event that was truncated, and with that the one before the first that is there."""
         self._streams: dict[str, Stream] = {}
-        self._run_streams: list[Stream] = []
-        self._run_positions: list[int] = []
+        self._numbered: list[Stream] = []
+        """The streams by their numbers."""
+        self._run_streams = array("q")
+        """The number of each run's stream."""
+        self._run_positions = array("q")
         """The position before each run, in order."""
         self._latest: Stream | None = None
         """The stream whose run goes on."""
@@ -68,14 +73,18 @@ class MemoryEventLog:
         try:
             if self._closed:
                 raise self._closed_error()
+            events = self._events
+            tail = events.tail
             if len(batch) == 1:
                 # What a queue does again and again: its run goes on.
                 append = batch[0]
                 stream = self._latest
                 if stream is not None and append.stream == stream.name and append.expected_version == stream.version:
                     added = append.events
-                    self._events += added
+                    tail += added
                     stream.version += len(added)
+                    if len(tail) >= events.size:
+                        self._events = events.sealed()
                     return
             else:
                 self._check(batch)
@@ -84,7 +93,7 @@ class MemoryEventLog:
                 try:
                     stream = self._streams[name]
                 except KeyError:
-                    stream = Stream(name)
+                    stream = Stream(name, len(self._numbered))
                 version = stream.version
                 if append.expected_version != version:
                     raise version_conflict(append, version)
@@ -92,17 +101,25 @@ class MemoryEventLog:
                 if not added:
                     continue
                 if stream is not self._latest:
-                    position = self._base + len(self._events)
-                    self._run_streams.append(stream)
+                    if stream.number == len(self._numbered):
+                        self._register(stream)
+                    position = events.start + len(tail)
+                    self._run_streams.append(stream.number)
                     self._run_positions.append(position)
                     runs = stream.runs
                     runs.append(version)
                     runs.append(position)
-                    self._latest = self._streams[name] = stream
-                self._events += added
+                    self._latest = stream
+                tail += added
                 stream.version = version + len(added)
+            if len(tail) >= events.size:
+                self._events = events.sealed()
         finally:
             self._lock.release()
+
+    def _register(self, stream: Stream) -> None:
+        self._streams[stream.name] = stream
+        self._numbered.append(stream)
 
     def _check(self, batch: Sequence[Append]) -> None:
         """Raise before the first change if any append of the batch does not fit."""
@@ -138,7 +155,7 @@ class MemoryEventLog:
             return self._last_position()
 
     def _last_position(self) -> int:
-        return self._base + len(self._events)
+        return self._events.start + len(self._events.tail)
 
     # --- reading ------------------------------------------------------------------------------------------
 
@@ -153,32 +170,34 @@ class MemoryEventLog:
             found = self._streams.get(stream)
             if found is None:
                 return iter(())
-            return read(found, found.spans(after_version), self._events, self._base)
+            return read(found, found.spans(after_version), self._events)
 
-    def _stream_records(
-        self, stream: Stream, spans: Iterator[Span], events: Sequence[Event], base: int
-    ) -> Iterator[RecordedEvent]:
-        name, before = stream.name, base + 1
-        for last, version, count in spans:
-            for position in range(last + 1, last + count + 1):
-                if self._closed or position <= self._base:
-                    raise self._stopped(truncated_below(name, version, stream.base))
-                version += 1
-                yield RecordedEvent(position, name, version, events[position - before])
+    def _stream_records(self, stream: Stream, spans: Iterator[Span], events: Chunks) -> Iterator[RecordedEvent]:
+        name = stream.name
+        for position, version, count in spans:
+            end = position + count
+            while position < end:
+                for event in events.part(position, end):
+                    if self._closed or position < self._base:
+                        raise self._stopped(truncated_below(name, version, stream.base))
+                    position += 1
+                    version += 1
+                    yield RecordedEvent(position, name, version, event)
 
     def read_events(self, stream: str, after_version: int = 0) -> Iterator[Sequence[Event]]:
         """The events alone, many at a time; see :func:`mpreg_mq.events.log.read_events`. O(log(runs)) to start."""
         return self._read(self._stream_events, stream, after_version)
 
-    def _stream_events(
-        self, stream: Stream, spans: Iterator[Span], events: Sequence[Event], base: int
-    ) -> Iterator[Sequence[Event]]:
-        for before, version, count in spans:
-            for done in range(0, count, EVENTS_AT_ONCE):
-                position = before + done
+    def _stream_events(self, stream: Stream, spans: Iterator[Span], events: Chunks) -> Iterator[Sequence[Event]]:
+        for position, version, count in spans:
+            end = position + count
+            while position < end:
+                part = events.part(position, end)
                 if self._closed or position < self._base:
-                    raise self._stopped(truncated_below(stream.name, version + done, stream.base))
-                yield events[position - base : position - base + min(EVENTS_AT_ONCE, count - done)]
+                    raise self._stopped(truncated_below(stream.name, version, stream.base))
+                yield part
+                position += len(part)
+                version += len(part)
 
     def read_all(self, after_position: int = 0) -> Iterator[RecordedEvent]:
         """All events above ``after_position``; O(log(runs)) to start."""
@@ -186,34 +205,34 @@ class MemoryEventLog:
             self._check_open()
             after = max(after_position, self._base)
             runs = self._run_streams, self._run_positions
-            return self._all_records(after, self._last_position(), *runs, self._events, self._base)
+            return self._all_records(after, self._last_position(), *runs, self._events)
 
     def _all_records(
         self,
         after: int,
         last: int,
-        streams: Sequence[Stream],
+        streams: Sequence[int],
         positions: Sequence[int],
-        events: Sequence[Event],
-        base: int,
+        events: Chunks,
     ) -> Iterator[RecordedEvent]:
         versions: dict[str, int] = {}
         run = bisect_right(positions, after) - 1
+        end = after
         while after < last:
-            stream = streams[run]
-            run += 1
-            end = min(positions[run], last) if run < len(positions) else last
-            name = stream.name
-            version = versions.get(name)
-            if version is None:
-                version = self._version_at(stream, after)
-            for position in range(after + 1, end + 1):
-                if self._closed or position <= self._base:
-                    raise self._stopped(truncated_below("all", position - 1, self._base))
+            for event in events.part(after, last):
+                if after == end:
+                    stream = self._numbered[streams[run]]
+                    run += 1
+                    end = positions[run] if run < len(positions) else last
+                    name = stream.name
+                    known = versions.get(name)
+                    version = self._version_at(stream, after) if known is None else known
+                    versions[name] = version + end - after
+                if self._closed or after < self._base:
+                    raise self._stopped(truncated_below("all", after, self._base))
+                after += 1
                 version += 1
-                yield RecordedEvent(position, name, version, events[position - base - 1])
-            versions[name] = version
-            after = end
+                yield RecordedEvent(after, name, version, event)
 
     def _version_at(self, stream: Stream, position: int) -> int:
         with self._lock:
@@ -261,7 +280,7 @@ class MemoryEventLog:
         return 0 if found is None else found.base
 
     def truncate(self, position: int, bases: Mapping[str, Snapshot]) -> None:
-        """See :meth:`mpreg_mq.events.log.RetainingLog.truncate`; O(events that remain)."""
+        """See :meth:`mpreg_mq.events.log.RetainingLog.truncate`; O(runs that remain and chunks)."""
         with self._lock:
             self._check_open()
             going = self._versions_at(position)
@@ -274,19 +293,20 @@ class MemoryEventLog:
             run = bisect_right(self._run_positions, position) - 1
             self._run_streams = self._run_streams[run:]
             self._run_positions = self._run_positions[run:]
-            self._events = self._events[position - self._base :]
+            self._events = self._events.above(position)
             self._base = position
 
     def _versions_at(self, position: int) -> dict[Stream, int]:
         """The versions at a position of the streams that have events up to there; O(runs)."""
         versions: dict[Stream, int] = {}
         bounds = pairwise([*self._run_positions, self._last_position()])
-        for stream, (before, end) in zip(self._run_streams, bounds, strict=True):
+        for number, (before, end) in zip(self._run_streams, bounds, strict=True):
             after = max(before, self._base)
             if after >= position:
                 break
             # Of a run that was cut away whole nothing is left to go.
             if end > after:
+                stream = self._numbered[number]
                 versions[stream] = versions.get(stream, stream.base) + min(end, position) - after
         return versions
 
@@ -317,8 +337,9 @@ class MemoryEventLog:
             if self._streams:
                 raise EventLogError("adopt memory: found a log with events, expected an empty one")
             self._base = position
+            self._events = Chunks.begin(position)
             for name, base in bases.items():
-                self._streams[name] = Stream(name, base.version)
+                self._register(Stream(name, len(self._numbered), base.version))
                 self._begin_at(base)
 
     # --- the end ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
@@ -10,21 +11,23 @@ Span = tuple[int, int, int]
 
 
 class Stream:
-    """What is known of one stream; its events are in the log's list of all.
+    """What is known of one stream; its events are among the log's.
 
     Events with none of another stream's in between are a run. However long it is, it takes two numbers here: the
     version and the position before its first event.
     """
 
-    __slots__ = ("base", "name", "runs", "version")
+    __slots__ = ("base", "name", "number", "runs", "version")
 
-    def __init__(self, name: str, base: int = 0) -> None:
+    def __init__(self, name: str, number: int, base: int = 0) -> None:
         self.name = name
+        self.number = number
+        """Among the log's streams, from 0."""
         self.base = base
         """Version of the last event that was truncated."""
         self.version = base
         """Version of the last event."""
-        self.runs: list[int] = []
+        self.runs = array("q")
         """Version and position before each run, by turns."""
 
     def version_at(self, position: int) -> int:
@@ -50,9 +53,15 @@ def _run_after(runs: Sequence[int], version: int) -> int:
 
 def _spans(runs: Sequence[int], after: int, last: int) -> Iterator[Span]:
     """Spans of the versions above ``after`` up to ``last``; runs that begin meanwhile are above that."""
-    run = _run_after(runs, after) if after < last else 0
-    while after < last:
-        end = min(runs[run + 2], last) if run + 2 < len(runs) else last
-        yield runs[run + 1] + after - runs[run], after, end - after
-        after = end
+    if after >= last:
+        return
+    run = _run_after(runs, after)
+    position = runs[run + 1] + after - runs[run]
+    while True:
         run += 2
+        end = runs[run] if run < len(runs) else last
+        if end >= last:
+            yield position, after, last - after
+            return
+        yield position, after, end - after
+        after, position = end, runs[run + 1]

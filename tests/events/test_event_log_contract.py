@@ -26,6 +26,7 @@ from mpreg_mq.events import (
     MessageEnqueued,
     RecordedEvent,
     SQLiteEventLog,
+    chunks,
     open_log,
     read_events,
 )
@@ -36,6 +37,13 @@ from tests.support.numbered_events import event, events
 @contextmanager
 def memory() -> Iterator[EventLog]:
     yield MemoryEventLog()
+
+
+@contextmanager
+def memory_in_small_chunks() -> Iterator[EventLog]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "EVENTS_IN_CHUNK", 3)
+        yield MemoryEventLog()
 
 
 @contextmanager
@@ -93,7 +101,7 @@ class DensePositions:
             yield msgspec.structs.replace(record, position=bisect_right(known, record.position))
 
 
-STORES = {"memory": memory, "sqlite": sqlite, "nats": nats}
+STORES = {"memory": memory, "memory in small chunks": memory_in_small_chunks, "sqlite": sqlite, "nats": nats}
 
 
 @pytest.fixture(params=STORES)

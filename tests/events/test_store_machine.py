@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -19,6 +20,7 @@ from mpreg_mq.events import (
     RetainingLog,
     Snapshot,
     SQLiteEventLog,
+    chunks,
     read_events,
 )
 from tests.support.effort import repetitions
@@ -31,11 +33,13 @@ batches = st.lists(st.tuples(streams, st.integers(0, 3), st.sampled_from([0, 0, 
 class Stores(RuleBasedStateMachine):
     """A log in memory and one in a file, which is closed and opened again now and then."""
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(size=st.sampled_from([1, 3, chunks.EVENTS_IN_CHUNK]))
+    def begin(self, size: int) -> None:
         self.directory = tempfile.TemporaryDirectory()
         self.path = Path(self.directory.name) / "log.db"
-        self.memory: RetainingLog = MemoryEventLog()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chunks, "EVENTS_IN_CHUNK", size)
+            self.memory: RetainingLog = MemoryEventLog()
         self.file: RetainingLog = self._opened()
         self.numbers = 0
 
