@@ -320,15 +320,32 @@ class DispatchingActor(RecordingActor):
             self._let_parked_in()
         if more and not self._turn_scheduled:
             self._schedule_turn()
+        if self.sends_ahead >= self._ahead_limit:
+            self._ahead_limit = RUN_LIMIT
         if more:
-            if self.sends_ahead >= self._ahead_limit:
-                self._ahead_limit = RUN_LIMIT
             self.sends_ahead = max(0, self.sends_ahead - (self.deliveries - delivered_before))
         else:
-            self.sends_ahead, self._ahead_limit = 0, BURST_LIMIT
+            self.sends_ahead = 0
+            if self._ahead_limit != BURST_LIMIT:
+                self._look_for_pause()
         # The next send looks whether others have to be let deliver first.
         self.sends_before_look = 0
         self._set_timer()
+
+    def _look_for_pause(self) -> None:
+        """A long run of sends is over when an iteration of the loop brings none.
+
+        That everything is delivered is no pause: on a fast machine that is so after each part of a run.
+        """
+        loop = self.loop
+        if loop is None or not loop.is_running():
+            self._end_run()
+        else:
+            loop.call_soon(self._end_run)
+
+    def _end_run(self) -> None:
+        if not self.sends_ahead:
+            self._ahead_limit = BURST_LIMIT
 
     def _work_until(self, end: float) -> bool:
         """Do what is due or can be delivered, one thing after another; whether the slice ended before that."""

@@ -21,7 +21,14 @@ from mpreg_mq import (
     RejectionReason,
     VirtualClock,
 )
-from mpreg_mq.actors.dispatching import MOST_TURNS_PLANNED, SLICE_SECONDS, STEPS_BETWEEN_LOOKS
+from mpreg_mq.actors import dispatching
+from mpreg_mq.actors.dispatching import (
+    BURST_LIMIT,
+    MOST_TURNS_PLANNED,
+    RUN_LIMIT,
+    SLICE_SECONDS,
+    STEPS_BETWEEN_LOOKS,
+)
 from tests.support.running import Recorder, assert_fold_equality, make_queue, until
 
 
@@ -60,6 +67,49 @@ def test_o2_a_burst_is_enqueued_before_the_first_dispatch() -> None:
         await until(lambda: len(seen.messages) == 5000)
         priorities = [message.priority for message in seen.messages]
         assert priorities == sorted(priorities, reverse=True)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("slice_seconds", [1e-9, 3600.0])
+@pytest.mark.parametrize("senders", [1, 3])
+def test_o2_only_the_first_part_of_a_long_run_is_a_burst(
+    monkeypatch: pytest.MonkeyPatch, slice_seconds: float, senders: int
+) -> None:
+    """Given senders that never pause, on a machine that delivers everything in a turn or one that delivers little, then
+    10,000 messages are accepted before the first is delivered, and at most 1,000 between later deliveries; after a
+    pause of an iteration there is room for a burst again."""
+    monkeypatch.setattr(dispatching, "SLICE_SECONDS", slice_seconds)
+
+    async def story() -> None:
+        queue = make_queue(max_size=1_000_000)
+        seen = sent = sent_before = 0
+        runs: list[int] = []
+
+        def count(message: QueuedMessage) -> None:
+            nonlocal seen, sent_before
+            seen += 1
+            if sent > sent_before:
+                runs.append(sent - sent_before)
+                sent_before = sent
+
+        async def send(messages: int) -> None:
+            nonlocal sent
+            for _ in range(messages):
+                assert (await queue.send_message("a", 1)).success
+                sent += 1
+
+        queue.subscribe("s", "#", count)
+        await asyncio.gather(*(send(BURST_LIMIT + 3 * RUN_LIMIT) for _ in range(senders)))
+        assert runs[0] == BURST_LIMIT
+        assert max(runs[1:]) <= RUN_LIMIT
+        await until(lambda: seen == sent)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        runs.clear()
+        await send(BURST_LIMIT)
+        assert runs == []
         await queue.shutdown()
 
     asyncio.run(story())
