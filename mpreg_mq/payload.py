@@ -19,10 +19,20 @@ _canonical = msgspec.msgpack.Encoder(order="deterministic")
 _decoder = msgspec.msgpack.Decoder()
 
 encode = _encoder.encode
-"""As :func:`encode_payload`, with the errors of msgspec, for who asks that function to explain one."""
+"""As :func:`encode_payload`, with the errors of msgspec, for who asks that function to explain one.
+
+Whoever does has to call :func:`check_depth` for more than :data:`SHALLOW_BYTES`.
+"""
 
 decode = _decoder.decode
 """As :func:`decode_payload`, likewise."""
+
+
+SHALLOW_BYTES = 10_000
+"""So few bytes cannot be nested so deeply that they cannot be decoded."""
+
+_NO_CONTAINERS = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
+"""The bytes that begin no list and no dict in MessagePack."""
 
 
 def encode_payload(payload: Any) -> bytes:
@@ -33,7 +43,12 @@ def encode_payload(payload: Any) -> bytes:
             an integer beyond 64 bits.
     """
     try:
-        return encode(payload)
+        encoded = encode(payload)
+        if len(encoded) > SHALLOW_BYTES:
+            check_depth(encoded)
+        return encoded
+    except PayloadError:
+        raise
     except RecursionError:
         raise PayloadError(
             f"payload cannot be encoded: {type(payload).__name__} refers to itself or is nested too deeply; "
@@ -45,6 +60,25 @@ def encode_payload(payload: Any) -> bytes:
             f"payload cannot be encoded: {error}; got {describe(payload)}, expected numbers, strings, bytes, "
             "lists, dicts, dates, or dataclass and attrs instances of them"
         ) from error
+
+
+def check_depth(encoded: bytes) -> None:
+    """Raise unless an encoded payload can be decoded again; O(size).
+
+    To encode takes less of the stack than to decode, so what was encoded may be nested too deeply to come back.
+
+    Raises:
+        PayloadError: it is nested too deeply.
+    """
+    # There are no more levels than bytes that may begin one.
+    if len(encoded.translate(None, _NO_CONTAINERS)) > SHALLOW_BYTES:
+        try:
+            decode(encoded)
+        except RecursionError:
+            raise PayloadError(
+                f"payload cannot be decoded again: its {len(encoded)} bytes are nested too deeply; "
+                "send data of fewer levels"
+            ) from None
 
 
 def decode_payload(payload: bytes) -> Any:

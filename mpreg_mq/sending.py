@@ -19,7 +19,7 @@ from mpreg_mq.errors import (
 )
 from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, DeliveryResult, RejectionReason
 from mpreg_mq.options import MAX_BATCH, guarantee_of, message_options
-from mpreg_mq.payload import encode, encode_payload, fingerprint
+from mpreg_mq.payload import SHALLOW_BYTES, check_depth, encode, encode_payload, fingerprint
 from mpreg_mq.topics import topic_text_problem
 
 _REASONS: tuple[tuple[type[MessageQueueError], RejectionReason], ...] = (
@@ -52,6 +52,8 @@ def send_command(
         encoded = encode(payload)
     except Exception:
         encoded = encode_payload(payload)
+    if len(encoded) > SHALLOW_BYTES:
+        check_depth(encoded)
     if type(guarantee) is not DeliveryGuarantee:
         guarantee = guarantee_of(guarantee)
     key = None

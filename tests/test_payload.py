@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 from dataclasses import dataclass
 from enum import Enum
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpreg_mq import MessageQueue, QueueConfiguration, RejectionReason
 from mpreg_mq.errors import PayloadError
 from mpreg_mq.payload import decode_payload, encode_payload, fingerprint
 
@@ -127,13 +129,41 @@ def test_s2_what_has_no_encoding_is_an_error_that_says_what_has(payload: Any) ->
     assert len(str(caught.value)) < 500
 
 
-@pytest.mark.parametrize("payload", [cyclic(), nested(100_000)], ids=["cycle", "deep"])
+@pytest.mark.parametrize("payload", [cyclic(), nested(1_000_000)], ids=["cycle", "deep"])
 def test_s2_cycles_and_deep_nesting_are_errors(payload: Any) -> None:
-    """Given a payload in itself, or 100,000 levels, then it is refused and nothing crashes."""
+    """Given a payload in itself, or a million levels, then it is refused and nothing crashes."""
     with pytest.raises(PayloadError, match="refers to itself or is nested too deeply"):
         encode_payload(payload)
     with pytest.raises(PayloadError, match="no fingerprint"):
         fingerprint("t", payload, None)
+
+
+@pytest.mark.parametrize("depth", [500, 9_000, 11_000, 30_000, 60_000, 100_000])
+def test_s3_what_is_accepted_comes_back(depth: int) -> None:
+    """Given lists in lists, to encode which some interpreters have enough stack and to decode which they have not, then
+    they are refused, with a reason, or come back."""
+
+    async def story() -> None:
+        queue = MessageQueue(QueueConfiguration("q"))
+        result = await queue.send_message("t", nested(depth))
+        if not result.success:
+            assert result.rejection is RejectionReason.PAYLOAD_NOT_ENCODABLE
+            assert "nested too deeply" in str(result.error_message)
+            return
+        (message,) = await queue.receive_messages("s")
+        payload, levels = message.payload, 0
+        while payload is not None:
+            (payload,) = payload
+            levels += 1
+        assert levels == depth
+
+    asyncio.run(story())
+
+
+def test_s3_a_large_payload_of_few_levels_is_accepted() -> None:
+    """Given more lists and dicts than there may be levels, but beside each other, then they come back."""
+    payload = [{"n": [number]} for number in range(10_000)]
+    assert decode_payload(encode_payload(payload)) == payload
 
 
 @pytest.mark.parametrize("payload", [2**64, -(2**63) - 1, {"n": [10**30]}])
