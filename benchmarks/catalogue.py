@@ -13,7 +13,7 @@ from benchmarks.contestants.fairness import Fairness
 from benchmarks.contestants.latency import MESSAGES_PER_SECOND, PacedQueue
 from benchmarks.contestants.nats import JetStream
 from benchmarks.contestants.postgres import PostgresTable
-from benchmarks.contestants.queue_api import MpregFireAndForget, MpregQueue, QueueApi
+from benchmarks.contestants.queue_api import MpregFireAndForget, MpregQueue, QueueApi, QueueWrittenOnLoop
 from benchmarks.contestants.rabbitmq import RabbitQueue
 from benchmarks.contestants.redis import RedisStreams
 from benchmarks.harness.model import Contestant, Context, Entry, Kind, Metric, Row
@@ -48,6 +48,14 @@ SQLITE_LOG = partial(QueueApi, log="sqlite")
 
 Listed = tuple[str, str, str, Callable[[Context, Load], QueueUnderLoad], Kind, str | None]
 _OURS: Listed = ("ours", "mpreg-mq, SQLite log", EVERY_ANSWER, SQLITE_LOG, OURS, None)
+_OURS_ON_LOOP: Listed = (
+    "ours-on-loop",
+    "mpreg-mq, SQLite log written on the loop",
+    EVERY_ANSWER,
+    QueueWrittenOnLoop,
+    OURS,
+    None,
+)
 _RAW: Listed = ("raw-sqlite", "raw sqlite3, same batches", "fsync a batch", limits.RawSqlite, LIMIT, None)
 _APPEND: Listed = ("raw-append", "append + fdatasync, same bytes", "fsync a batch", limits.RawAppend, LIMIT, None)
 _REDIS: Listed = ("redis-always", "Redis Streams, fsync always", EVERY_ANSWER, RedisStreams, PEER, "redis-always")
@@ -134,11 +142,23 @@ ROWS: tuple[Row, ...] = (
         "durable-64",
         "durable, 64 concurrent single senders: send, deliver, acknowledge",
         MANY_SENDERS,
-        (_OURS, *SERVERS, *LIBRARIES, _RAW, _APPEND),
+        (_OURS, _OURS_ON_LOOP, *SERVERS, *LIBRARIES, _RAW, _APPEND),
     ),
-    _durable("durable-512", "durable, 512 concurrent single senders", CROWD, (_OURS, _REDIS, _NATS, _RAW, _APPEND)),
-    _durable("durable-batch", "durable, one sender of batches of 100", BATCHES, (_OURS, *SERVERS, _RAW, _APPEND)),
-    _durable("durable-1", "durable, one sequential sender", ONE, (_OURS, *SERVERS, *LIBRARIES, _RAW, _APPEND)),
+    _durable(
+        "durable-512",
+        "durable, 512 concurrent single senders",
+        CROWD,
+        (_OURS, _OURS_ON_LOOP, _REDIS, _NATS, _RAW, _APPEND),
+    ),
+    _durable(
+        "durable-batch",
+        "durable, one sender of batches of 100",
+        BATCHES,
+        (_OURS, _OURS_ON_LOOP, *SERVERS, _RAW, _APPEND),
+    ),
+    _durable(
+        "durable-1", "durable, one sequential sender", ONE, (_OURS, _OURS_ON_LOOP, *SERVERS, *LIBRARIES, _RAW, _APPEND)
+    ),
     _durable(
         "webhooks-64",
         "durable, webhook bodies, 64 concurrent single senders",
@@ -157,7 +177,7 @@ ROWS: tuple[Row, ...] = (
         "latency",
         f"send to callback at {MESSAGES_PER_SECOND:,} messages/s, durable",
         LATENCIES,
-        _entries(MANY_SENDERS, (_OURS, _REDIS, _REDIS_SECOND, _NATS, _RABBIT), _paced)
+        _entries(MANY_SENDERS, (_OURS, _OURS_ON_LOOP, _REDIS, _REDIS_SECOND, _NATS, _RABBIT), _paced)
         + _entries(ONE, (("fsync", "one append + fdatasync", EVERY_ANSWER, limits.OneFsync, LIMIT, None),)),
     ),
     Row(

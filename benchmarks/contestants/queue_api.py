@@ -12,6 +12,7 @@ from benchmarks.compare_mpreg import MPREG, OURS, Api
 from benchmarks.contestants.base import AsyncQueue, Countdown, Load, bytes_under, ignore
 from benchmarks.harness.model import Context, UnavailableError
 from benchmarks.harness.payloads import Message
+from mpreg_mq.events import SQLiteEventLog
 
 POLL_SECONDS = 0.001
 
@@ -69,7 +70,7 @@ class QueueApi(AsyncQueue):
         return self._api.queues.MessageQueue(configuration, log=self.log_target)
 
     @property
-    def log_target(self) -> str | Path:
+    def log_target(self) -> str | Path | SQLiteEventLog:
         """What the queue is given as its log."""
         return self._directory / "queue.db" if self._log == "sqlite" else self._log
 
@@ -96,8 +97,26 @@ class QueueApi(AsyncQueue):
     async def end(self) -> None:
         """Shut down, remove the files."""
         await self.queue.shutdown()
+        self.close_log()
         self.bytes_used = bytes_under(self._directory)
         shutil.rmtree(self._directory)
+
+    def close_log(self) -> None:
+        """Close a log that is not the queue's own."""
+
+
+class QueueWrittenOnLoop(QueueApi):
+    """Ours on a log in a file that the event loop writes, while the kernel waits for the disk."""
+
+    @property
+    def log_target(self) -> SQLiteEventLog:
+        """The log, which is new."""
+        self._opened = SQLiteEventLog(self._directory / "queue.db", writes_on_loop=True)
+        return self._opened
+
+    def close_log(self) -> None:
+        """Close the log."""
+        self._opened.close()
 
 
 class MpregQueue(QueueApi):

@@ -8,46 +8,33 @@ that nobody waits for do not cause a commit at once: they go with the next appen
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import queue
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import attrs
 import pykka
 from pykka._envelope import Envelope
 
+from mpreg_mq.actors.loop_writing import LoopWriting
+from mpreg_mq.actors.submissions import MAX_APPENDS_PER_COMMIT, Intake, OnDone, Outcome, Submission, post, run_all
 from mpreg_mq.errors import EventLogError
-from mpreg_mq.events.log import Append, EventLog
-
-MAX_APPENDS_PER_COMMIT = 4096
+from mpreg_mq.events.log import Append, EventLog, quick_writer
 
 HOLD_SECONDS = 0.002
 """Longest that an idle journal leaves appends that nobody waits for uncommitted."""
 
-OnDone = Callable[[BaseException | None], None]
-"""Called once for each append: with None when it is committed, or with what went wrong."""
+WATCH_SECONDS = 0.1
+"""How often the thread looks whether a loop that writes still does."""
 
 logger = logging.getLogger("mpreg_mq")
 
 _WAKE: Envelope[Any] = Envelope("wake")
 """The same each time: it goes into the inbox as often as the thread is to look at what was submitted."""
 
-
-class _Submission(NamedTuple):
-    append: Append | None
-    """None for the mark that a flush leaves in the queue, and for a task."""
-    on_done: OnDone
-    loop: asyncio.AbstractEventLoop | None
-    task: Callable[[], object] | None = None
-    """What to do on the journal's thread once what was submitted before is committed or has failed."""
-
-
-_Outcome = tuple[_Submission, BaseException | None]
 _AppendEach = Callable[[list[Append]], Sequence[BaseException | None]]
 
 
@@ -73,6 +60,11 @@ class _Inbox:
         """Wake the actor once so much time has passed."""
         self._wake_at = time.monotonic() + seconds
 
+    @property
+    def has_time(self) -> bool:
+        """Whether a hold goes on."""
+        return self._wake_at is not None
+
     def is_over(self) -> bool:
         """Whether the time of the hold has passed."""
         return self._wake_at is not None and time.monotonic() >= self._wake_at
@@ -80,34 +72,6 @@ class _Inbox:
     def release(self) -> None:
         """End the hold."""
         self._wake_at = None
-
-
-@attrs.define(eq=False)
-class _Intake:
-    """What submitters and the actor share: submitting takes no lock.
-
-    Each side writes before it reads the other's: a submitter adds and then looks at the flags, the actor
-    changes a flag and then looks at the queue. So one of the two always sees what the other did.
-    """
-
-    hold_seconds: float
-    queue: deque[_Submission] = attrs.field(factory=deque)
-    urgent: bool = False
-    """Whether somebody waits for something in the queue, or did a moment ago."""
-    wake_under_way: bool = False
-    holding: bool = False
-    """Whether the actor looks at the queue again by itself after a while."""
-    stopped: bool = False
-    finished: threading.Event = attrs.field(factory=threading.Event)
-    thread_id: int | None = None
-
-    def take(self) -> list[_Submission]:
-        """The oldest submissions, enough for one commit; each is taken by one caller only."""
-        taken: list[_Submission] = []
-        with contextlib.suppress(IndexError):
-            while len(taken) < MAX_APPENDS_PER_COMMIT:
-                taken.append(self.queue.popleft())
-        return taken
 
 
 class JournalActor(pykka.ThreadingActor):
@@ -119,10 +83,13 @@ class JournalActor(pykka.ThreadingActor):
     use_daemon_thread: ClassVar[bool] = True
     actor_inbox: _Inbox
 
-    def __init__(self, log: EventLog, intake: _Intake) -> None:
+    def __init__(self, log: EventLog, intake: Intake, on_loop: LoopWriting | None) -> None:
         super().__init__()
         self._log = log
         self._intake = intake
+        self._on_loop = on_loop
+        inbox = self.actor_inbox
+        intake.put_wake_up = lambda: inbox.put(_WAKE)
 
     @staticmethod
     def _create_actor_inbox() -> _Inbox:
@@ -134,27 +101,41 @@ class JournalActor(pykka.ThreadingActor):
 
     def on_receive(self, message: object) -> None:
         """Commit one batch, unless nobody waits for it and it is not time yet; any message is a wake-up."""
-        intake, inbox = self._intake, self.actor_inbox
+        intake, inbox, on_loop = self._intake, self.actor_inbox, self._on_loop
         intake.wake_under_way = False
-        if intake.urgent or (intake.holding and inbox.is_over()):
+        time_is_over = inbox.is_over()
+        if time_is_over:
+            inbox.release()
+        commits = intake.urgent or (intake.holding and time_is_over) or (time_is_over and self._loop_stands_still())
+        if commits:
             inbox.release()
             intake.holding = intake.urgent = False
             # What one commit did not take may have to do with somebody who waits.
-            if self._commit_batch() == MAX_APPENDS_PER_COMMIT and intake.queue:
+            if self._commit_batch() and intake.queue:
                 intake.urgent = True
         if intake.urgent:
             # Through the inbox rather than in a loop here, so that a stop gets its turn.
-            if not intake.wake_under_way:
-                intake.wake_under_way = True
-                inbox.put(_WAKE)
-        elif intake.queue and not intake.holding:
+            intake.wake()
+        elif intake.hold_wanted and intake.queue and not intake.holding:
+            intake.hold_wanted = False
             inbox.hold(intake.hold_seconds)
             intake.holding = True
+        if on_loop is not None:
+            if commits:
+                on_loop.take_over()
+            on_loop.tidy()
+            if on_loop.watched and not inbox.has_time:
+                inbox.hold(WATCH_SECONDS)
+
+    def _loop_stands_still(self) -> bool:
+        """Whether something waits for a loop that has not written since the last look."""
+        return self._on_loop is not None and self._on_loop.stands_still()
 
     def on_stop(self) -> None:
         """Commit what is left; what comes later is refused by its submitter."""
         self._commit_all()
-        self._intake.stopped = True
+        with self._intake.turn:
+            self._intake.stopped = True
         self._commit_all()
         # The system gives the ids of ended threads to new ones.
         self._intake.thread_id = None
@@ -165,21 +146,31 @@ class JournalActor(pykka.ThreadingActor):
         self.on_stop()
 
     def _commit_all(self) -> None:
-        while self._intake.queue:
-            self._commit_batch()
+        while self._commit_batch() or self._intake.queue:
+            pass
 
-    def _commit_batch(self) -> int:
-        """Commit what there is, but not too much at once; how many submissions it was."""
-        batch = self._intake.take()
-        if batch:
-            outcomes = self._outcomes(batch)
+    def _commit_batch(self) -> bool:
+        """Commit what there is, but not too much at once; whether more may have been there."""
+        intake = self._intake
+        outcomes: list[Outcome] = []
+        batch: list[Submission] = []
+        with intake.turn:
+            if self._on_loop is not None:
+                outcomes, batch = self._on_loop.bring_down()
+            was_left = bool(batch)
+            batch = batch or intake.take()
+            if batch:
+                outcomes += self._outcomes(batch)
             for submission in batch:
                 if submission.task is not None:
                     _run_task(submission.task)
-            _complete(outcomes)
-        return len(batch)
+            at_once = post(outcomes)
+            if self._on_loop is not None and outcomes:
+                self._on_loop.answers_posted = True
+        run_all(at_once)
+        return was_left or len(batch) == MAX_APPENDS_PER_COMMIT
 
-    def _outcomes(self, batch: list[_Submission]) -> list[_Outcome]:
+    def _outcomes(self, batch: list[Submission]) -> list[Outcome]:
         appends = [submission.append for submission in batch if submission.append is not None]
         append_each = getattr(self._log, "append_each", None)
         if append_each is not None and appends:
@@ -193,7 +184,7 @@ class JournalActor(pykka.ThreadingActor):
         ]
 
     @staticmethod
-    def _each(batch: list[_Submission], append_each: _AppendEach, appends: list[Append]) -> list[_Outcome]:
+    def _each(batch: list[Submission], append_each: _AppendEach, appends: list[Append]) -> list[Outcome]:
         """For a log that appends to many streams at once and tells what became of each append."""
         try:
             errors = iter(append_each(appends))
@@ -224,42 +215,14 @@ def _run_task(task: Callable[[], object]) -> None:
         logger.exception("journal: a task failed: %r", task)
 
 
-def _complete(outcomes: list[_Outcome]) -> None:
-    """Call every ``on_done`` on its loop, with one wake-up for each loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[_Outcome]] = {}
-    here: list[_Outcome] = []
-    for outcome in outcomes:
-        loop = outcome[0].loop
-        if loop is None:
-            here.append(outcome)
-        else:
-            by_loop.setdefault(loop, []).append(outcome)
-    for loop, of_loop in by_loop.items():
-        try:
-            loop.call_soon_threadsafe(_run_all, of_loop)
-        except RuntimeError:
-            # The loop is closed: better on this thread than never.
-            _run_all(of_loop)
-    # Last, because a flush is one of these and promises that the others are posted.
-    _run_all(here)
-
-
-def _run_all(outcomes: list[_Outcome]) -> None:
-    for submission, error in outcomes:
-        try:
-            submission.on_done(error)
-        # Not even a SystemExit of one queue's completion may keep the others from theirs.
-        except BaseException:
-            logger.exception("journal: the completion of %r raised", submission.append)
-
-
 @attrs.frozen(eq=False)
 class Journal:
     """A log that is written by a thread of its own. Methods may be called from any thread but that one."""
 
     log: EventLog
     _actor: pykka.ActorRef[JournalActor]
-    _intake: _Intake
+    _intake: Intake
+    _on_loop: LoopWriting | None
 
     @classmethod
     def start(cls, log: EventLog, *, hold_seconds: float = HOLD_SECONDS) -> Journal:
@@ -267,8 +230,10 @@ class Journal:
 
         ``hold_seconds`` is how long it leaves appends uncommitted that nobody waits for, while there is no other.
         """
-        intake = _Intake(hold_seconds)
-        return cls(log, JournalActor.start(log, intake), intake)
+        intake = Intake(hold_seconds)
+        writer = quick_writer(log)
+        on_loop = None if writer is None else LoopWriting(writer, intake)
+        return cls(log, JournalActor.start(log, intake, on_loop), intake, on_loop)
 
     def submit(
         self, append: Append, on_done: OnDone, loop: asyncio.AbstractEventLoop | None, *, urgent: bool = True
@@ -279,34 +244,38 @@ class Journal:
         a flush, a task or the stop, and at the latest ``hold_seconds`` after the journal could have committed it.
 
         Submissions of one thread are committed in their order; one that fails does not keep later ones from
-        being tried. ``on_done`` runs on ``loop``, or on the journal's thread where ``loop`` is None or closed.
+        being tried. Those of one loop are answered in their order. ``on_done`` runs on ``loop``, or where that is
+        None or closed, on the thread that committed the append: the journal's, or that of another loop that submits.
         After a stop it gets an :class:`~mpreg_mq.errors.EventLogError`, on ``loop`` or else within this call.
         """
-        self._put(_Submission(append, on_done, loop), urgent)
+        self._put(Submission(append, on_done, loop), urgent)
 
     def do(self, task: Callable[[], object]) -> None:
         """Have something done on the journal's thread once what was submitted before is committed; never waits.
 
         What it raises is logged. After a stop it is not done.
         """
-        self._put(_Submission(None, _nothing, None, task))
+        self._put(Submission(None, _nothing, None, task))
 
-    def _put(self, submission: _Submission, urgent: bool = True) -> None:
+    def _put(self, submission: Submission, urgent: bool = True) -> None:
         intake = self._intake
         intake.queue.append(submission)
-        if urgent:
-            intake.urgent = True
         if intake.stopped:
             self._refuse()
-        elif not intake.wake_under_way and (urgent or not intake.holding):
-            intake.wake_under_way = True
+        elif self._on_loop is not None and self._on_loop.plan(submission.loop, urgent):
+            pass
+        elif urgent:
+            intake.urgent = True
             # Where it is stopping just now, it looks at the queue once more.
-            self._actor.actor_inbox.put(_WAKE)
+            intake.wake()
+        elif not intake.holding:
+            intake.hold_wanted = True
+            intake.wake()
 
     def _refuse(self) -> None:
         error = EventLogError(f"submit: the journal of {self.log.location} is stopped; open the log again")
         while refused := self._intake.take():
-            _complete([(submission, error) for submission in refused])
+            run_all(post([(submission, error) for submission in refused]))
 
     def flush(self, timeout: float | None = None) -> None:
         """Return when everything submitted before is committed or failed, and its completions are posted.
@@ -317,7 +286,7 @@ class Journal:
         """
         self._forbid_own_thread("flush")
         reached = threading.Event()
-        self._put(_Submission(None, lambda _: reached.set(), None))
+        self._put(Submission(None, lambda _: reached.set(), None))
         if not reached.wait(timeout):
             raise TimeoutError(
                 f"flush: the journal of {self.log.location} needs more than {timeout} s; "
@@ -344,6 +313,8 @@ class Journal:
         self._forbid_own_thread("stop")
         self._actor.stop(block=False)
         self._intake.finished.wait()
+        if self._on_loop is not None:
+            self._on_loop.close()
 
     def _forbid_own_thread(self, what: str) -> None:
         if threading.get_ident() == self._intake.thread_id:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import attrs
 
-from mpreg_mq.actors.journal import Journal, OnDone
+from mpreg_mq.actors.journal import Journal
+from mpreg_mq.actors.submissions import OnDone
 from mpreg_mq.events.log import Append, EventLog, Snapshot, retaining
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.types import Event

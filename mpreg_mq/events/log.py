@@ -160,6 +160,77 @@ class RetainingLog(EventLog, Protocol):
         """Whether an append of new messages is worth trying, after one that raised LogFullError."""
 
 
+class QuickWriter(Protocol):
+    """Writes to a log without ever waiting for its disk, and without its ``append``.
+
+    A batch is written, its sync is begun and ends, and only then is it as safe as :meth:`EventLog.append` makes one;
+    meanwhile the next may be written. Readers may see a batch a little before. It may be used from any thread, but
+    from one at a time.
+    """
+
+    @property
+    def descriptor(self) -> int:
+        """Becomes readable, for an event loop that watches it, when a sync has ended."""
+
+    @property
+    def most_under_way(self) -> int:
+        """So many syncs may be begun that have not ended."""
+
+    def write(self, batch: Sequence[Append]) -> bool:
+        """Add all events of the batch in one transaction, or none; False, with nothing done, where it had to wait.
+
+        Raises:
+            VersionConflictError: a stream is at another version than expected; nothing was done.
+            EventLogError: the events could not be stored, or may have been: :meth:`settle` tells.
+        """
+
+    def begin_sync(self) -> None:
+        """Have the disk take what was written; once after each batch that was; returns at once.
+
+        Raises:
+            OSError: that cannot be asked for now; :meth:`settle` tells what became of the batch.
+        """
+
+    def end_sync(self, *, wait: bool) -> int:
+        """How many of the oldest batches are on disk by now that were not before; ``wait`` for a sync to end.
+
+        Raises:
+            OSError: the disk refused; :meth:`settle` tells what became of all batches that are not on disk.
+        """
+
+    def heard(self) -> None:
+        """Make the descriptor unreadable until another sync has ended."""
+
+    def settle(self) -> int:
+        """After an error: how many of the oldest batches that were written are in the log and on disk; waits.
+
+        The others are not in it and never will be, and nothing is under way any more.
+
+        Raises:
+            EventLogError: that cannot be found out now, and is not asked again: the batches are forgotten here.
+        """
+
+    @property
+    def untidy(self) -> bool:
+        """Whether it is time to :meth:`tidy`."""
+
+    def tidy(self) -> None:
+        """Do what writing has put off, for a thread that may wait; others may write meanwhile, most of the time."""
+
+    def close(self) -> None:
+        """Give the descriptor back; the log stays open."""
+
+
+def quick_writer(log: EventLog) -> QuickWriter | None:
+    """What writes to the log without waiting for its disk, where the log has such a thing; close it after use.
+
+    A log that wraps another to see what is appended, and passes on what it does not have itself, needs a
+    ``quick_writer`` of its own as well.
+    """
+    make = getattr(log, "quick_writer", None)
+    return None if make is None else cast("QuickWriter | None", make())
+
+
 def retaining(log: EventLog) -> RetainingLog | None:
     """The log, if it keeps snapshots and can be truncated; else None."""
     return cast(RetainingLog, log) if callable(getattr(log, "save_snapshot", None)) else None

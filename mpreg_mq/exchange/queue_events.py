@@ -12,13 +12,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import attrs
 
 from mpreg_mq.actors.store import STREAM_PREFIX
 from mpreg_mq.events import types as e
-from mpreg_mq.events.log import Append, EventLog
+from mpreg_mq.events.log import Append, EventLog, QuickWriter, quick_writer
 from mpreg_mq.exchange.feed import background
 
 logger = logging.getLogger("mpreg_mq")
@@ -52,8 +52,54 @@ class TappedLog:
         for append in batch:
             self._stored(append)
 
+    def quick_writer(self) -> QuickWriter | None:
+        """The log's, which tells as well."""
+        writer = quick_writer(self._log)
+        return None if writer is None else cast(QuickWriter, _TappedWriter(writer, self._stored))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._log, name)
+
+
+@attrs.define(eq=False)
+class _TappedWriter:
+    """A quick writer that tells of what is on disk; in all else the writer itself."""
+
+    _writer: QuickWriter
+    _stored: Callable[[Append], None]
+    _written: deque[Sequence[Append]] = attrs.field(factory=deque)
+
+    def write(self, batch: Sequence[Append]) -> bool:
+        """See :meth:`QuickWriter.write`; what became of a batch that raised is told by a settlement."""
+        self._written.append(batch)
+        done = self._writer.write(batch)
+        if not done:
+            self._written.pop()
+        return done
+
+    def end_sync(self, *, wait: bool) -> int:
+        """See :meth:`QuickWriter.end_sync`."""
+        return self._tell(self._writer.end_sync(wait=wait))
+
+    def settle(self) -> int:
+        """See :meth:`QuickWriter.settle`."""
+        try:
+            return self._tell(self._writer.settle())
+        finally:
+            self._written.clear()
+
+    def _tell(self, count: int) -> int:
+        for _ in range(count):
+            for append in self._written.popleft():
+                try:
+                    self._stored(append)
+                # The batch is on disk, and whoever is told cannot undo that.
+                except Exception:
+                    logger.exception("telling of an append to %s failed", append.stream)
+        return count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._writer, name)
 
 
 class QueueEventPublisher:

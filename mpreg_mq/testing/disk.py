@@ -12,7 +12,8 @@ from typing import Any
 
 import attrs
 
-from mpreg_mq.actors.journal import HOLD_SECONDS, Journal, JournalActor, _Intake
+from mpreg_mq.actors.journal import HOLD_SECONDS, Journal, JournalActor
+from mpreg_mq.actors.submissions import Intake
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.codec import EncodedEvent, decode, encode
 from mpreg_mq.events.log import Append, RecordedEvent
@@ -147,8 +148,8 @@ class SimulatedJournal(Journal):
         """A journal for the log: simulated where the log is, else with a thread."""
         if not isinstance(log, SimulatedLog):
             return Journal.start(log, hold_seconds=hold_seconds)
-        intake = _Intake(hold_seconds)
-        actor = SimulatedJournalActor(log, intake)
+        intake = Intake(hold_seconds)
+        actor = SimulatedJournalActor(log, intake, None)
 
         def deliver(message: Any) -> None:
             log.loop.call_later(log.disk.latency(), _receive, actor, message)
@@ -156,7 +157,7 @@ class SimulatedJournal(Journal):
         inbox: Any = actor.actor_inbox
         inbox.deliver, inbox.call_later = deliver, log.loop.call_later
         ref: Any = actor.actor_ref
-        return cls(log, ref, intake, actor)
+        return cls(log, ref, intake, None, actor)
 
     def flush(self, timeout: float | None = None) -> None:
         """Commit everything now, as if the caller had waited for the disk."""

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mpreg_mq.actors.journal import MAX_APPENDS_PER_COMMIT, Journal
+from mpreg_mq.actors.journal import Journal
+from mpreg_mq.actors.submissions import MAX_APPENDS_PER_COMMIT
 from mpreg_mq.errors import EventLogError, VersionConflictError
 from mpreg_mq.events import MemoryEventLog, SQLiteEventLog
 from tests.support.journals import PATIENCE, Answers, GatedLog, append, hold

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from mpreg_mq.actors.journal import MAX_APPENDS_PER_COMMIT, Journal
+from mpreg_mq.actors.journal import Journal
+from mpreg_mq.actors.submissions import MAX_APPENDS_PER_COMMIT
 from tests.support.journals import PATIENCE, Answers, GatedLog, append, hold
 
 FOR_EVER = 3600.0

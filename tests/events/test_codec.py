@@ -68,9 +68,7 @@ def test_every_event_type_is_known() -> None:
 
 def test_enums_tuples_and_nested_values_are_restored_as_such() -> None:
     """Given fields that MessagePack has no type for, then they come back as what they were, not as look-alikes."""
-    event = replace(
-        ENQUEUED, guarantee=DeliveryGuarantee.QUORUM, options=MessageOptions(headers={"k": "v"})
-    )
+    event = replace(ENQUEUED, guarantee=DeliveryGuarantee.QUORUM, options=MessageOptions(headers={"k": "v"}))
     decoded = decode(*encode(event))
     assert isinstance(decoded, MessageEnqueued)
     assert decoded.guarantee is DeliveryGuarantee.QUORUM

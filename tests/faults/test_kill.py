@@ -27,6 +27,7 @@ CYCLES = repetitions(test=100, soak=1000)
 WORKER = """
 import asyncio, json, os, sys
 from mpreg_mq import MessageQueueManager, QueueConfiguration, QueueManagerConfiguration, QueueType
+from mpreg_mq.events import SQLiteEventLog
 
 path, diary, first = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), int(sys.argv[3])
 
@@ -54,7 +55,8 @@ async def consume(manager):
 
 async def main():
     config = QueueManagerConfiguration(snapshot_every_events=200)
-    async with MessageQueueManager(config, log=path) as manager:
+    log = SQLiteEventLog(path, writes_on_loop=sys.argv[4] == "loop")
+    async with MessageQueueManager(config, log=log) as manager:
         await manager.create_queue(
             "q", QueueConfiguration("q", max_size=1000000, default_visibility_timeout_seconds=0.2, max_retries=1000000)
         )
@@ -68,8 +70,9 @@ asyncio.run(main())
 
 
 def run_and_kill(place: Path, cycle: int) -> None:
-    """Start a worker on the log, and kill it while it sends and consumes."""
-    arguments = [str(place / "log.db"), str(place / "diary"), str(cycle * 1_000_000)]
+    """Start a worker on the log, and kill it while it sends and consumes; every other one writes on its loop."""
+    writer = ("thread", "loop")[cycle % 2]
+    arguments = [str(place / "log.db"), str(place / "diary"), str(cycle * 1_000_000), writer]
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

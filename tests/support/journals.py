@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from mpreg_mq.actors.journal import Journal
 from mpreg_mq.events import Append, MemoryEventLog
@@ -57,3 +58,23 @@ def hold(log: GatedLog, journal: Journal, stream: str = "queue:held") -> None:
     log.entered.clear()
     journal.submit(append(stream, 0), Answers(), None)
     assert log.entered.wait(PATIENCE)
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Wait for what another thread, or a later iteration, does."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+async def settled() -> None:
+    """Let everything happen that is going to happen on the loop."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def run(story: Callable[[asyncio.AbstractEventLoop], Awaitable[None]]) -> None:
+    async def main() -> None:
+        await story(asyncio.get_running_loop())
+
+    asyncio.run(main())

@@ -11,8 +11,8 @@ from mpreg_mq.events import Event, MessageCompleted, SQLiteEventLog
 
 
 @contextmanager
-def opened(path: Path, synchronous: str = "FULL") -> Iterator[SQLiteEventLog]:
-    log = SQLiteEventLog(path, synchronous=synchronous)
+def opened(path: Path, synchronous: str = "FULL", *, writes_on_loop: bool = False) -> Iterator[SQLiteEventLog]:
+    log = SQLiteEventLog(path, synchronous=synchronous, writes_on_loop=writes_on_loop)
     try:
         yield log
     finally:

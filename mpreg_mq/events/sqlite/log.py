@@ -15,13 +15,15 @@ from pathlib import Path
 
 from mpreg_mq._validation import describe
 from mpreg_mq.errors import ConfigurationError, CorruptLogError, EventLogError, LogFullError
-from mpreg_mq.events import types as e
-from mpreg_mq.events.log import Append, RecordedEvent, Snapshot, check_bases, truncated_below, version_conflict
+from mpreg_mq.events.log import Append, QuickWriter, RecordedEvent, Snapshot, check_bases, truncated_below
 from mpreg_mq.events.sqlite import snapshots as s
+from mpreg_mq.events.sqlite.adding import addition, adds_messages, note
 from mpreg_mq.events.sqlite.failures import explained
-from mpreg_mq.events.sqlite.file import LogFile, Row, Stream
+from mpreg_mq.events.sqlite.file import LogFile
+from mpreg_mq.events.sqlite.quick import SQLiteQuickWriter
 from mpreg_mq.events.sqlite.reading import Found
-from mpreg_mq.events.sqlite.records import Block, Head, blocks, checksum
+from mpreg_mq.events.sqlite.records import blocks
+from mpreg_mq.events.sqlite.transactions import Stream
 from mpreg_mq.events.types import Event
 
 logger = logging.getLogger("mpreg_mq")
@@ -53,9 +55,12 @@ class SQLiteEventLog:
         synchronous: one of :data:`SYNCHRONOUS_MODES`.
         read_only: refuse every change.
         reserve_bytes: room on the disk that is kept for finishing messages when there is none for new ones.
+        writes_on_loop: let an event loop write its commits itself and the kernel wait for the disk, where that is
+            possible (see :meth:`quick_writer`). Otherwise a thread does both, which leaves more time to a loop that is
+            busy with other things, and takes more of the processor altogether.
 
     Raises:
-        ConfigurationError: ``synchronous`` or ``reserve_bytes`` is not one of the values above.
+        ConfigurationError: an argument is not one of the values above.
         LogLockedError: another process has it open for writing.
         CorruptLogError: the file is damaged, or has lost its end; :func:`~mpreg_mq.events.sqlite.repair_log` helps.
         EventLogError: the directory is missing, the file is another program's or a newer release's, or SQLite
@@ -71,6 +76,7 @@ class SQLiteEventLog:
         synchronous: str = "FULL",
         read_only: bool = False,
         reserve_bytes: int = DEFAULT_RESERVE_BYTES,
+        writes_on_loop: bool = False,
     ) -> None:
         if synchronous not in SYNCHRONOUS_MODES:
             raise ConfigurationError(
@@ -80,6 +86,11 @@ class SQLiteEventLog:
             raise ConfigurationError(
                 f"SQLiteEventLog.reserve_bytes: got {describe(reserve_bytes)}, expected a whole number of bytes"
             )
+        if type(writes_on_loop) is not bool:
+            raise ConfigurationError(
+                f"SQLiteEventLog.writes_on_loop: got {describe(writes_on_loop)}, expected True or False"
+            )
+        self._writes_on_loop = writes_on_loop
         self.read_only = read_only
         self._path = Path(os.path.abspath(path))
         self._lock = threading.Lock()
@@ -115,52 +126,29 @@ class SQLiteEventLog:
             self._check_writable("append to")
             file = self._file
             file.recover()
-            if not file.has_reserve and _adds_messages(batch) and not file.take_reserve():
+            if not file.has_reserve and adds_messages(batch) and not file.take_reserve():
                 raise LogFullError(
                     f"append {self._path}: there is room on its disk only to finish the messages that are there; "
                     "make room, sending goes on then"
                 )
-            streams = self._fit(batch)
-            if not found:
-                return
-            added: dict[str, Stream] = {}
-            rows, head = self._rows(found, streams, added)
-            file.commit(rows, list(added.values()), head)
-            file.streams.update(added)
-            for name, version in streams.items():
-                if version:
-                    file.streams[name].version = version
+            added = addition(file, batch, found)
+            if added.rows:
+                file.commit(added.rows, added.new_streams, added.head)
+                note(file, added)
 
-    def _fit(self, batch: Sequence[Append]) -> dict[str, int]:
-        """The versions after the batch of its streams, if every append fits."""
-        known = self._file.streams
-        versions: dict[str, int] = {}
-        for append in batch:
-            stream = append.stream
-            version = versions.get(stream)
-            if version is None:
-                found = known.get(stream)
-                version = 0 if found is None else found.version
-            if append.expected_version != version:
-                raise version_conflict(append, version)
-            versions[stream] = version + len(append.events)
-        return versions
+    def quick_writer(self) -> QuickWriter | None:
+        """What adds batches without waiting for the disk, of which the kernel tells when it is done.
 
-    def _rows(
-        self, found: Sequence[Block], streams: Mapping[str, int], added: dict[str, Stream]
-    ) -> tuple[list[Row], Head]:
-        """The rows of the blocks, and the head after them; streams that are new go to ``added``."""
-        known = self._file.streams
-        position, sum_ = self._file.head
-        rows: list[Row] = []
-        for name, version, count, body in found:
-            stream = known.get(name) or added.get(name)
-            if stream is None:
-                stream = added[name] = Stream(self._file.next_stream_id + len(added), name, streams[name], 0)
-            position += count
-            sum_ = checksum(sum_, position, version, count, name, body)
-            rows.append((position, stream.id, version, count, sum_, body))
-        return rows, Head(position, sum_)
+        None where that cannot or must not be: without ``writes_on_loop``, with another ``synchronous`` than "FULL",
+        which waits for no disk, on another system than Linux, on a file system that does not take such requests, and
+        in a subclass with an ``append`` of its own, which is not to be passed by. It ends with the log.
+        """
+        if not self._writes_on_loop or type(self).append is not SQLiteEventLog.append:
+            return None
+        with self._lock, explained("append", self._path):
+            self._check_writable("append to")
+            sync = self._file.open_kernel_sync()
+        return None if sync is None else SQLiteQuickWriter(self._path, self._lock, self._file, sync)
 
     def has_room(self) -> bool:
         """Whether an append of new messages is worth trying; asks the disk where there was none the last time."""
@@ -373,7 +361,3 @@ class SQLiteEventLog:
         """Close the file, which leaves one file without a write-ahead log; calling it again does nothing."""
         with self._lock, explained("close", self._path):
             self._file.close()
-
-
-def _adds_messages(batch: Sequence[Append]) -> bool:
-    return any(isinstance(event, e.MessageEnqueued) for append in batch for event in append.events)

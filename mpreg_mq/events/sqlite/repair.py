@@ -16,9 +16,9 @@ import attrs
 from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events.sqlite import schema, snapshots
 from mpreg_mq.events.sqlite.failures import UNREADABLE
-from mpreg_mq.events.sqlite.file import Row, Stream
 from mpreg_mq.events.sqlite.log import SQLiteEventLog
 from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum
+from mpreg_mq.events.sqlite.transactions import Row, Stream
 from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head, sync_directory
 
 _ROWS = 200

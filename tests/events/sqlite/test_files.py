@@ -65,7 +65,7 @@ def test_sync_moves_everything_into_the_database(path: Path, tmp_path: Path) -> 
 
 def test_sync_says_when_others_keep_the_file_busy(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Given another program that reads the file all the while, then sync raises rather than claim durability."""
-    monkeypatch.setattr("mpreg_mq.events.sqlite.file.BUSY_SECONDS", 0.0)
+    monkeypatch.setattr("mpreg_mq.events.sqlite.opened.BUSY_SECONDS", 0.0)
     with opened(path, "NORMAL") as log:
         log.append([Append("queue:a", 0, events(1))])
         with closing(sqlite3.connect(path, isolation_level=None)) as other:

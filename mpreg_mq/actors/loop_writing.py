@@ -1,0 +1,295 @@
+"""What a journal does on an event loop: it writes there, and has the kernel wait for the disk.
+
+Handing appends to a thread and hearing from it costs two wake-ups, and the interpreter's lock each time. Where a log
+can be written without waiting (:class:`~mpreg_mq.events.log.QuickWriter`), the loop that submits writes itself at the
+end of its iteration, and a descriptor that it watches becomes readable when the disk has it. Whatever would have to
+wait is left to the thread of the journal, and so is everything that goes wrong. The thread also looks now and then
+whether the loop still writes, which may be blocked or have ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from asyncio import _get_running_loop
+from collections import deque
+from contextvars import Context
+
+import attrs
+
+from mpreg_mq.actors.submissions import Intake, Outcome, Submission, post, run_all
+from mpreg_mq.errors import EventLogError
+from mpreg_mq.events.log import QuickWriter
+
+MOST_EVENTS_ON_LOOP = 4096
+"""More events than so many at once are encoded and written by the thread, so that the loop is not held up for long."""
+
+logger = logging.getLogger("mpreg_mq")
+
+
+@attrs.define(eq=False)
+class LoopWriting:
+    """Writes for one loop at a time, that of whoever submits.
+
+    Who writes, loop or thread, has ``intake.turn``. The loop only tries to get it, and gives it back before its
+    iteration goes on; the thread may keep it for as long as its disk takes, and sees to what the loop left.
+    """
+
+    _writer: QuickWriter
+    _intake: Intake
+    _loop: asyncio.AbstractEventLoop | None = None
+    _urgent: bool = False
+    """Whether somebody waits for the loop to see to something in the intake, or did a moment ago."""
+    _planned: bool = False
+    _hold: asyncio.TimerHandle | None = None
+    _flights: deque[list[Submission]] = attrs.field(factory=deque)
+    """What is written, and with the disk."""
+    _left: list[list[Submission]] = attrs.field(factory=list)
+    """What went wrong here, for the thread; it may have been written."""
+    _unable: bool = False
+    _closed: bool = False
+    answers_posted: bool = False
+    """Whether the thread has posted answers since the loop last gave any itself; set with the turn."""
+    watched: bool = False
+    """Whether the thread looks every now and then whether the loop still writes."""
+    _batches: int = 0
+    """How many were written."""
+    _batches_seen: int = 0
+    """How many had been when the thread last looked."""
+
+    # --- on the loop --------------------------------------------------------------------------------------
+
+    def plan(self, loop: asyncio.AbstractEventLoop | None, urgent: bool) -> bool:
+        """Whether this loop will write what was just put into the intake; if not, the thread has to."""
+        if loop is None or _get_running_loop() is not loop or self._left:
+            return False
+        if loop is not self._loop and not self._move_to(loop):
+            return False
+        if urgent:
+            self._urgent = True
+            if not self._flights:
+                self._write()
+            # Where too much is under way, its end looks at the intake.
+            elif not self._planned and len(self._flights) < self._writer.most_under_way:
+                self._planned = True
+                loop.call_soon(self._write)
+        elif self._hold is None:
+            self._hold = loop.call_later(self._intake.hold_seconds, self._end_hold)
+        if not self.watched:
+            self.watched = True
+            self._intake.wake()
+        return True
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> bool:
+        before, turn = self._loop, self._intake.turn
+        if self._unable or (before is not None and before.is_running()) or not turn.acquire(blocking=False):
+            return False
+        try:
+            if self._loop is not before:
+                return False
+            self._leave(before)
+            try:
+                # In an empty context: answers are nobody's callback, and whoever submits first is not to be kept.
+                Context().run(loop.add_reader, self._writer.descriptor, self._on_synced)
+            # Not every loop can watch a descriptor, nor any number of them.
+            except (NotImplementedError, OSError):
+                self._unable = True
+                return False
+            self._loop = loop
+            return True
+        finally:
+            turn.release()
+
+    def _leave(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        # What this loop would have done it does not do any more; the new one, or the thread, sees to it.
+        self._loop, self._planned, self._hold = None, False, None
+        if loop is not None and not loop.is_closed():
+            loop.remove_reader(self._writer.descriptor)
+
+    def _end_hold(self) -> None:
+        self._hold = None
+        self._urgent = True
+        if not self._planned:
+            self._write()
+
+    def _write(self) -> None:
+        self._planned = False
+        intake = self._intake
+        if not intake.turn.acquire(blocking=False):
+            # The thread has it, and looks once more when it gives it back.
+            return
+        try:
+            self._depart()
+        finally:
+            intake.turn.release()
+
+    def _depart(self) -> None:
+        """Write what there is and begin its sync; with the turn."""
+        intake = self._intake
+        if intake.stopped or self._left or not intake.queue or len(self._flights) >= self._writer.most_under_way:
+            return
+        self._urgent = False
+        batch: list[Submission] = []
+        written = False
+        try:
+            intake.take_quick(MOST_EVENTS_ON_LOOP, batch)
+            if batch:
+                self._batches += 1
+                if self._hold is not None:
+                    self._hold.cancel()
+                    self._hold = None
+                if self._writer.write([one.append for one in batch if one.append is not None]):
+                    self._writer.begin_sync()
+                    written = True
+        # The thread finds out what became of it, and tells whoever waits.
+        except Exception as error:
+            logger.info("journal: a batch is left to the thread: %s", error)
+        finally:
+            if written:
+                self._flights.append(batch)
+            elif batch:
+                self._left.append(batch)
+                intake.drop_twice(batch)
+            if intake.queue:
+                self._urgent = True
+            if not written:
+                # Too much at once, nothing that a loop can do, or something went wrong.
+                intake.urgent = True
+                intake.wake()
+            elif self._writer.untidy:
+                intake.wake()
+
+    def _on_synced(self) -> None:
+        self._writer.heard()
+        intake = self._intake
+        if not intake.turn.acquire(blocking=False):
+            # Most likely the thread has it, and waits for this sync as well.
+            intake.urgent = True
+            intake.wake()
+            return
+        here: list[Outcome] = []
+        try:
+            landed = self._land(wait=False)
+            try:
+                if self._urgent:
+                    self._go_on()
+            finally:
+                # Also where Ctrl-C came while the next batch was written.
+                here = self._in_order(post(landed, self._loop)) if landed else landed
+        finally:
+            intake.turn.release()
+            if here:
+                run_all(here)
+
+    def _in_order(self, here: list[Outcome]) -> list[Outcome]:
+        """What is to be called at once; nothing where it has to come after what the thread has posted."""
+        loop = self._loop
+        if not self.answers_posted or loop is None:
+            return here
+        self.answers_posted = False
+        loop.call_soon(run_all, here)
+        return []
+
+    def _go_on(self) -> None:
+        if not self._flights:
+            # First, so that the disk has something to do meanwhile.
+            self._depart()
+        elif not self._planned:
+            self._planned = True
+            loop = self._loop
+            assert loop is not None
+            loop.call_soon(loop.call_soon, self._write)
+
+    # --- by whoever has the turn --------------------------------------------------------------------------
+
+    def _land(self, *, wait: bool) -> list[Outcome]:
+        """What is on disk now of what was under way."""
+        flights = self._flights
+        try:
+            landed = self._writer.end_sync(wait=wait) if flights else 0
+            if wait and flights and not landed:
+                # An interruption came between its end and its answers; to wait again would be to wait for ever.
+                raise EventLogError("nothing is under way of what has been written")
+        # Not only what the disk says: whatever it is, it must not keep the thread from going on.
+        except Exception as error:
+            logger.warning("journal: a sync failed: %s", error)
+            # They are older than what was left before them.
+            refused, self._left = self._left, []
+            self._leave_to_thread(*flights, *refused)
+            flights.clear()
+            landed = 0
+        # One that an interruption left to the thread right after its sync was begun may have come to disk as well.
+        batches = [flights.popleft() if flights else self._left.pop(0) for _ in range(landed)]
+        return [(submission, None) for batch in batches for submission in batch]
+
+    def _leave_to_thread(self, *batches: list[Submission]) -> None:
+        self._left += batches
+        self._intake.urgent = True
+        self._intake.wake()
+
+    # --- on the thread ------------------------------------------------------------------------------------
+
+    def take_over(self) -> None:
+        """Have the loop write what it could not while the thread had the turn."""
+        loop = self._loop
+        if self._urgent and loop is not None:
+            # A loop that has ended has left it to the thread, which watches.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._write)
+
+    def bring_down(self) -> tuple[list[Outcome], list[Submission]]:
+        """Wait for what is under way, and find out about what went wrong; for the thread, with the turn.
+
+        The outcomes, and what is not in the log and is to be tried again.
+        """
+        outcomes: list[Outcome] = []
+        self._urgent = False
+        while self._flights:
+            outcomes += self._land(wait=True)
+        left, self._left = self._left, []
+        again = [submission for batch in left for submission in batch]
+        if not left:
+            return outcomes, again
+        try:
+            settled = self._writer.settle()
+        # Whatever a store raises is the submitter's to know, and must not end the thread.
+        except BaseException as error:
+            return [*outcomes, *((submission, error) for submission in again)], []
+        there = sum(map(len, left[:settled]))
+        return [*outcomes, *((submission, None) for submission in again[:there])], again[there:]
+
+    def stands_still(self) -> bool:
+        """Whether nothing was written since this was last asked, although there is something to do.
+
+        Where there is not, nothing is to be watched until the loop has something to do again.
+        """
+        seen, self._batches_seen = self._batches_seen, self._batches
+        if not self.watched or seen != self._batches_seen:
+            return False
+        # In this order: the loop sets it after it has put something into the queue.
+        self.watched = False
+        return bool(self._intake.queue or self._flights or self._left)
+
+    def tidy(self) -> None:
+        """Do what the loop's writing has put off; for the thread, without the turn."""
+        if self._writer.untidy:
+            self._writer.tidy()
+
+    def close(self) -> None:
+        """Watch nothing any more; after the thread has ended. Calling it again does nothing."""
+        if self._closed:
+            return
+        loop, self._unable, self._closed = self._loop, True, True
+        if loop is None or loop.is_closed() or not loop.is_running() or loop is _get_running_loop():
+            self._let_go()
+        else:
+            try:
+                loop.call_soon_threadsafe(self._let_go)
+            # It has been closed meanwhile.
+            except RuntimeError:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self._leave(self._loop)
+        self._writer.close()

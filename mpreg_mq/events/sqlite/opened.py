@@ -1,0 +1,309 @@
+"""A log file that is opened: its connections, and what is known of it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+import threading
+from pathlib import Path
+
+from mpreg_mq.errors import CorruptLogError, EventLogError
+from mpreg_mq.events.sqlite import schema
+from mpreg_mq.events.sqlite.failures import explained
+from mpreg_mq.events.sqlite.forking import forget_after_fork, keep_for_ever
+from mpreg_mq.events.sqlite.kernel_sync import KernelSync
+from mpreg_mq.events.sqlite.reading import RecordReader
+from mpreg_mq.events.sqlite.records import EMPTY, Head
+from mpreg_mq.events.sqlite.sizes import check_size, size_of
+from mpreg_mq.events.sqlite.transactions import Stream, transaction
+from mpreg_mq.events.sqlite.writer_file import HeadFile, RecordedHead, WriterLock, read_head
+
+logger = logging.getLogger("mpreg_mq")
+
+BUSY_SECONDS = 5.0
+CHECKPOINT_PAGES = 1000
+
+_STREAMS = (
+    "SELECT id, name, base_version, "
+    "(SELECT max(version) FROM records WHERE stream_id = streams.id) FROM streams ORDER BY id"
+)
+
+
+class OpenedFile:
+    """The connections to one file, and what it holds; not safe for use by several threads at once."""
+
+    def __init__(self, path: Path, synchronous: str, read_only: bool, reserve_bytes: int) -> None:
+        self.path = path
+        self.closed = False
+        self.streams: dict[str, Stream] = {}
+        self.head = EMPTY
+        self.base = EMPTY
+        self._synchronous = synchronous
+        self._read_only = read_only
+        self._reserve_bytes = reserve_bytes
+        self._names: dict[int, str] = {}
+        self.forked = False
+        self._failed: BaseException | None = None
+        self._quick = False
+        self.quick_pages = 0
+        """Roughly how many pages quick commits have added to the write-ahead log since its last checkpoint."""
+        self._checkpointer: sqlite3.Connection | None = None
+        self._checkpointing = threading.Lock()
+        """Who has it uses the checkpointer, or needs to checkpoint: SQLite refuses that at once while another does."""
+        self._is_synced = True
+        self._synced_to = 0
+        """The highest position that is known to be on disk."""
+        self._kernel_syncs: list[KernelSync] = []
+        self._writer: sqlite3.Connection | None = None
+        self._lock: WriterLock | None = None
+        self._head_file: HeadFile | None = None
+        self.reader = RecordReader(path, lambda: self.base, lambda id_: self._names.get(id_), self.check_open)
+        if not path.parent.is_dir():
+            raise EventLogError(f"open {path}: there is no directory {path.parent}; create it first")
+        if path.is_dir():
+            raise EventLogError(f"open {path}: this is a directory, expected a file; name a file in it")
+        try:
+            with explained("open", path):
+                self._open()
+        # Damage can have made anything of what the tables hold.
+        except (TypeError, ValueError, OverflowError) as error:
+            self._abandon()
+            raise CorruptLogError(f"open {path}: its tables cannot be understood ({error}); repair the log") from error
+        except OSError as error:
+            self._abandon()
+            raise EventLogError(f"open {path}: {error}") from error
+        except BaseException:
+            self._abandon()
+            raise
+        forget_after_fork(self)
+
+    # --- opening ------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if not self._read_only:
+            self._lock = WriterLock(self.path)
+        # Before the log itself: it is written after it, so what it says is in the log that is read then.
+        recorded = read_head(self.path)
+        has_wal = size_of(f"{self.path}-wal") > 0
+        if not has_wal and size_of(f"{self.path}-journal") == 0:
+            # With one, writing was interrupted, and SQLite knows how to go on.
+            check_size(self.path)
+        if self._read_only:
+            self.reader.replace(self._connect_reader())
+            if schema.check_owner(self._reading, self.path) != schema.SCHEMA_VERSION:
+                raise EventLogError(
+                    f"open {self.path}: an older release wrote it; open it for writing once, which brings it up to date"
+                )
+            self.load()
+            self._check_head(recorded, has_wal)
+            return
+        self._writer = self._connect("rwc")
+        migrated = self._prepare(self._writer)
+        self.reader.replace(self._connect_reader())
+        self.load()
+        self._check_head(None if migrated else recorded, has_wal or migrated)
+        certain = self._synchronous == "FULL"
+        self._head_file = HeadFile(self.path, self.head, certain=certain, reserve_bytes=self._reserve_bytes)
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        return sqlite3.connect(
+            f"{self.path.as_uri()}?mode={mode}",
+            uri=True,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        connection = self._connect("ro")
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except sqlite3.OperationalError:
+            connection.close()
+            # Where the files of the write-ahead log cannot be made, and there is none, nobody writes either.
+            if not self._read_only or size_of(f"{self.path}-wal") > 0 or not self.path.exists():
+                raise
+            connection = self._connect("ro&immutable=1")
+        # Of a damaged file even the name of a table in a message may be no text.
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, writer: sqlite3.Connection) -> bool:
+        """Make the tables of an empty file or check whose it is, and switch WAL on; whether it was migrated."""
+        migrated = False
+        if schema.is_nobodys(writer):
+            # Before the write-ahead log is on, so that the file's own header says from the start whose it is.
+            writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            with transaction(writer, "EXCLUSIVE"):
+                if schema.is_nobodys(writer):
+                    schema.create_tables(writer)
+        version = schema.check_owner(writer, self.path)
+        if version < schema.SCHEMA_VERSION:
+            logger.info("log %s: migrating it from schema version %d to %d", self.path, version, schema.SCHEMA_VERSION)
+            with transaction(writer, "EXCLUSIVE"):
+                schema.migrate(writer, version)
+            migrated = True
+        self._set_up(writer)
+        return migrated
+
+    def _set_up(self, writer: sqlite3.Connection) -> None:
+        journal_mode = writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if journal_mode != "wal":
+            raise EventLogError(
+                f"open {self.path}: got journal mode {journal_mode!r}, expected 'wal'; "
+                "put the log on a local file system"
+            )
+        self._set_thorough(writer)
+        # The first read opens the write-ahead log; only a connection that has it open removes it at the end.
+        writer.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+    def _set_thorough(self, writer: sqlite3.Connection) -> None:
+        """Have commits wait: for other users of the file, for the disk, and for a checkpoint when it is time."""
+        writer.execute(f"PRAGMA synchronous = {self._synchronous}")
+        writer.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+        writer.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        self._quick = False
+
+    def _thorough(self) -> sqlite3.Connection:
+        """The writing connection, for a commit that waits."""
+        writer = self._writer
+        assert writer is not None, "only a log that is open for writing changes"
+        if self._quick:
+            self._set_thorough(writer)
+        return writer
+
+    @property
+    def _reading(self) -> sqlite3.Connection:
+        connection = self._writer or self.reader.connection
+        assert connection is not None, "an open log has a connection"
+        return connection
+
+    # --- what is known ------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read where the log begins and ends, and what streams there are; O(streams).
+
+        Raises:
+            CorruptLogError: these do not agree with each other.
+        """
+        connection = self._reading
+        connection.execute("BEGIN")
+        try:
+            base = schema.read_head(connection, "base", self.path)
+            row = connection.execute("SELECT position, checksum FROM records ORDER BY position DESC LIMIT 1").fetchone()
+            found = connection.execute(_STREAMS).fetchall()
+        finally:
+            connection.execute("ROLLBACK")
+        streams = {}
+        for id_, name, base_version, version in found:
+            streams[name] = Stream(id_, name, max(version or 0, base_version), base_version)
+        head = base if row is None or row[0] <= base.position else Head(*row)
+        total = sum(stream.version for stream in streams.values())
+        if total != head.position:
+            raise CorruptLogError(
+                f"open {self.path}: its streams have {total} events, its last position is {head.position}; "
+                "repair the log"
+            )
+        self.head = head
+        self.base = base
+        self.streams = streams
+        self._names = {stream.id: name for name, stream in streams.items()}
+
+    def _check_head(self, recorded: RecordedHead | None, dirty: bool) -> None:
+        """Compare the log with where it is said to end.
+
+        Raises:
+            CorruptLogError: events are missing that were on disk, or those there are not what was written.
+        """
+        stored = schema.read_head(self._reading, "head", self.path)
+        clean = recorded is None and not dirty
+        self._require(stored, exact=clean)
+        if recorded is None:
+            if dirty and not self._read_only and self.head != EMPTY:
+                logger.warning("log %s: it has no head file, so that a lost end would not show", self.path)
+        elif recorded.certain or recorded.head.position <= self.head.position:
+            self._require(recorded.head)
+        else:
+            logger.warning(
+                "log %s: the last %d events are lost; it was not written with synchronous=FULL",
+                self.path,
+                recorded.head.position - self.head.position,
+            )
+        self._check_last()
+
+    def _check_last(self) -> None:
+        """Check the record that the next one is chained to."""
+        if self.head.position > self.base.position:
+            for _ in self.reader.of_log(self.head.position - 1, self.head.position):
+                pass
+
+    def _require(self, expected: Head, *, exact: bool = False) -> None:
+        if expected.position > self.head.position or (exact and expected != self.head):
+            raise CorruptLogError(
+                f"open {self.path}: found {self.head.position} events, expected {expected.position}: "
+                "its end is missing; repair the log to go on without it",
+                min(self.head.position, expected.position) + 1,
+            )
+        if expected.position > self.base.position and self._find_checksum(expected.position) != expected.checksum:
+            raise self.reader.damaged(expected.position, "the events there are not those that were written")
+
+    def _find_checksum(self, position: int) -> bytes | None:
+        """The checksum of the record that ends at ``position``, if one does."""
+        row = self._reading.execute("SELECT checksum FROM records WHERE position = ?", (position,)).fetchone()
+        return None if row is None else row[0]
+
+    @property
+    def next_stream_id(self) -> int:
+        """A row id that no stream has."""
+        return max(self._names, default=0) + 1
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def _abandon(self, *, remove_head: bool = False) -> None:
+        """Close everything. The writer last: the connection that closes last checkpoints."""
+        self.closed = True
+        # What cannot be written any more is in the write-ahead log, or was never acknowledged.
+        for sync in self._kernel_syncs:
+            sync.end()
+        self._kernel_syncs.clear()
+        with contextlib.suppress(sqlite3.Error):
+            self.reader.replace(None)
+        with contextlib.suppress(sqlite3.Error), self._checkpointing:
+            if self._checkpointer is not None:
+                self._checkpointer.close()
+        with contextlib.suppress(sqlite3.Error):
+            if self._writer is not None:
+                self._writer.close()
+        self._leave_head(remove_head)
+        if self._lock is not None:
+            self._lock.release()
+
+    def _leave_head(self, remove: bool) -> None:
+        if self._head_file is None:
+            return
+        if remove and size_of(f"{self.path}-wal") == 0:
+            self._head_file.remove()
+        else:
+            self._head_file.give_up_reserve()
+            self._head_file.abandon()
+
+    def check_open(self) -> None:
+        """Raise where the log must not be used."""
+        if self.closed or self.forked:
+            if self.forked:
+                raise EventLogError(
+                    f"the event log {self.path} was opened before this process was forked, and must not be used in "
+                    "it; open it anew in the process that uses it"
+                )
+            raise EventLogError(f"the event log sqlite:///{self.path} is closed; open it again")
+
+    def forget_in_child(self) -> None:
+        """In a forked child: leave the files alone, whatever is done with this object later."""
+        self.forked = True
+        for connection in (self._writer, self._checkpointer, self.reader.connection):
+            keep_for_ever(connection)
+        if self._lock is not None:
+            self._lock.abandon()

@@ -1,0 +1,129 @@
+"""Writing to a log file without waiting for its disk.
+
+SQLite itself syncs the write-ahead log inside of a commit (``synchronous = FULL``), and whoever commits waits. Here the
+commit only hands the same bytes to the system (``NORMAL``), and the kernel is asked to sync them and to tell when it
+has: the promise is the same, with the answer given then.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from mpreg_mq.events.log import Append
+from mpreg_mq.events.sqlite.adding import addition, note
+from mpreg_mq.events.sqlite.failures import explained
+from mpreg_mq.events.sqlite.file import LogFile
+from mpreg_mq.events.sqlite.kernel_sync import MOST_UNDER_WAY, KernelSync
+from mpreg_mq.events.sqlite.opened import CHECKPOINT_PAGES
+from mpreg_mq.events.sqlite.records import Head, blocks
+
+_MOST_BYTES = 4 << 20
+"""To write more would take milliseconds, even where no disk is waited for."""
+
+
+@attrs.define(eq=False)
+class SQLiteQuickWriter:
+    """A :class:`~mpreg_mq.events.log.QuickWriter` of an SQLite file."""
+
+    _path: Path
+    _lock: threading.Lock
+    _file: LogFile
+    _sync: KernelSync
+    _doubtful: deque[tuple[int, Head]] = attrs.field(factory=deque)
+    """Of each batch that may not be on disk, oldest first: the number of its request, which may not have been made yet,
+    and where the log ends after it."""
+
+    @property
+    def descriptor(self) -> int:
+        """Becomes readable when a sync has ended."""
+        return self._sync.descriptor
+
+    @property
+    def most_under_way(self) -> int:
+        """So many syncs may be begun that have not ended."""
+        return MOST_UNDER_WAY
+
+    def write(self, batch: Sequence[Append]) -> bool:
+        """See :meth:`mpreg_mq.events.log.QuickWriter.write`."""
+        found = blocks(batch)
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            file = self._file
+            if not file.takes_quick_commits or sum(len(block.body) for block in found) > _MOST_BYTES:
+                return False
+            with explained("append", self._path):
+                added = addition(file, batch, found)
+                self._doubtful.append((self._sync.made + 1, added.head))
+                if added.rows:
+                    if not file.commit_quickly(added.rows, added.new_streams, added.head):
+                        self._doubtful.pop()
+                        return False
+                    note(file, added)
+            return True
+        finally:
+            self._lock.release()
+
+    def begin_sync(self) -> None:
+        """See :meth:`mpreg_mq.events.log.QuickWriter.begin_sync`."""
+        try:
+            self._sync.begin()
+        except OSError as error:
+            self._file.fail(error)
+            raise
+
+    def end_sync(self, *, wait: bool) -> int:
+        """See :meth:`mpreg_mq.events.log.QuickWriter.end_sync`."""
+        try:
+            ended = self._sync.ended(wait=wait)
+        except OSError as error:
+            self._file.fail(error)
+            raise
+        doubtful, landed = self._doubtful, 0
+        while doubtful and doubtful[0][0] <= ended:
+            head = doubtful.popleft()[1]
+            landed += 1
+        if landed:
+            self._file.synced(head)
+        return landed
+
+    def heard(self) -> None:
+        """Make the descriptor unreadable until another sync has ended."""
+        self._sync.heard()
+
+    def settle(self) -> int:
+        """See :meth:`mpreg_mq.events.log.QuickWriter.settle`."""
+        while self._sync.under_way:
+            try:
+                self._sync.ended(wait=True)
+            except OSError as error:
+                self._file.fail(error)
+        heads = [head for _, head in self._doubtful]
+        self._doubtful.clear()
+        if not heads:
+            return 0
+        with self._lock, explained("append", self._path):
+            self._file.check_open()
+            return self._file.settle(heads)
+
+    @property
+    def untidy(self) -> bool:
+        """Whether it is time to :meth:`tidy`."""
+        return self._file.quick_pages >= CHECKPOINT_PAGES
+
+    def tidy(self) -> None:
+        """See :meth:`mpreg_mq.events.log.QuickWriter.tidy`."""
+        if not self._file.closed and self._file.checkpoint():
+            with self._lock:
+                if not self._file.closed:
+                    self._file.restart()
+
+    def close(self) -> None:
+        """Give the descriptor back; the log stays open."""
+        with self._lock:
+            self._file.close_kernel_sync(self._sync)

@@ -1,0 +1,54 @@
+"""How a log file is changed: in one transaction, by few statements."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from mpreg_mq.events.sqlite import schema
+
+Row = tuple[int, int, int, int, bytes, bytes]
+"""Position, stream id, version, count, checksum, body."""
+
+_ROWS_PER_STATEMENT = 32
+"""Up to so many records are one statement, which is its own transaction: one wait for SQLite instead of three."""
+
+_INSERT = [f"{schema.INSERT_RECORD} {', '.join(['(?, ?, ?, ?, ?, ?)'] * n)}" for n in range(_ROWS_PER_STATEMENT + 1)]
+
+
+@attrs.define
+class Stream:
+    """What is known of a stream."""
+
+    id: int
+    name: str
+    version: int
+    base_version: int
+
+
+@contextlib.contextmanager
+def transaction(writer: sqlite3.Connection, kind: str) -> Iterator[sqlite3.Connection]:
+    writer.execute(f"BEGIN {kind}")
+    try:
+        yield writer
+        writer.execute("COMMIT")
+    except BaseException:
+        # A full disk, for one, has made SQLite roll back already; the first error is the one to report.
+        with contextlib.suppress(sqlite3.Error):
+            writer.execute("ROLLBACK")
+        raise
+
+
+def insert(writer: sqlite3.Connection, rows: Sequence[Row], added: Sequence[Stream]) -> None:
+    if not added and len(rows) <= _ROWS_PER_STATEMENT:
+        writer.execute(_INSERT[len(rows)], [value for row in rows for value in row])
+        return
+    with transaction(writer, "IMMEDIATE") as connection:
+        for stream in added:
+            connection.execute(
+                "INSERT INTO streams (id, name, base_version) VALUES (?, ?, 0)", (stream.id, stream.name)
+            )
+        connection.executemany(_INSERT[1], rows)
