@@ -172,8 +172,9 @@ class LoopWriting:
         try:
             landed = self._land(wait=False)
             try:
+                # First, so that the disk has something to do meanwhile.
                 if self._urgent:
-                    self._go_on()
+                    self._depart()
             finally:
                 # Also where Ctrl-C came while the next batch was written.
                 here = self._in_order(post(landed, self._loop)) if landed else landed
@@ -190,16 +191,6 @@ class LoopWriting:
         self.answers_posted = False
         loop.call_soon(run_all, here)
         return []
-
-    def _go_on(self) -> None:
-        if not self._flights:
-            # First, so that the disk has something to do meanwhile.
-            self._depart()
-        elif not self._planned:
-            self._planned = True
-            loop = self._loop
-            assert loop is not None
-            loop.call_soon(loop.call_soon, self._write)
 
     # --- by whoever has the turn --------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """The event log in an SQLite file: what an :class:`~mpreg_mq.events.log.EventLog` does, on checked records.
 
 One connection writes and checkpoints; another, which cannot write, reads in short statements, so that no reader
-holds up the writer or keeps the write-ahead log from being reused. How the file is opened, recovered and closed
-is in :mod:`mpreg_mq.events.sqlite.file`.
+holds up the writer or keeps the write-ahead log from being reused. Where an event loop writes, a third checkpoints
+beside it. How the file is changed, recovered and closed is in :mod:`mpreg_mq.events.sqlite.file`.
 """
 
 from __future__ import annotations
