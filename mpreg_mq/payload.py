@@ -44,11 +44,6 @@ def encode_payload(payload: Any) -> bytes:
     """
     try:
         encoded = encode(payload)
-        if len(encoded) > SHALLOW_BYTES:
-            check_depth(encoded)
-        return encoded
-    except PayloadError:
-        raise
     except RecursionError:
         raise PayloadError(
             f"payload cannot be encoded: {type(payload).__name__} refers to itself or is nested too deeply; "
@@ -60,6 +55,9 @@ def encode_payload(payload: Any) -> bytes:
             f"payload cannot be encoded: {error}; got {describe(payload)}, expected numbers, strings, bytes, "
             "lists, dicts, dates, or dataclass and attrs instances of them"
         ) from error
+    if len(encoded) > SHALLOW_BYTES:
+        check_depth(encoded)
+    return encoded
 
 
 def check_depth(encoded: bytes) -> None:

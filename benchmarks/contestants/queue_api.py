@@ -67,11 +67,10 @@ class QueueApi(AsyncQueue):
     def make_queue(self, count: int) -> Any:
         """An empty queue with room for so many messages."""
         configuration = self._api.queues.QueueConfiguration(name="bench", max_size=count)
-        return self._api.queues.MessageQueue(configuration, log=self.log_target)
+        return self._api.queues.MessageQueue(configuration, log=self.log_for_run())
 
-    @property
-    def log_target(self) -> str | Path | SQLiteEventLog:
-        """What the queue is given as its log."""
+    def log_for_run(self) -> str | Path | SQLiteEventLog:
+        """What the queue is given as its log; asked once a run."""
         return self._directory / "queue.db" if self._log == "sqlite" else self._log
 
     async def send(self, sender: int, message: Message) -> None:
@@ -108,9 +107,8 @@ class QueueApi(AsyncQueue):
 class QueueWrittenOnLoop(QueueApi):
     """Ours on a log in a file that the event loop writes, while the kernel waits for the disk."""
 
-    @property
-    def log_target(self) -> SQLiteEventLog:
-        """The log, which is new."""
+    def log_for_run(self) -> SQLiteEventLog:
+        """A new log."""
         self._opened = SQLiteEventLog(self._directory / "queue.db", writes_on_loop=True)
         return self._opened
 

@@ -265,9 +265,8 @@ class Journal:
         elif self._on_loop is not None and self._on_loop.plan(submission.loop, urgent):
             pass
         elif urgent:
-            intake.urgent = True
             # Where it is stopping just now, it looks at the queue once more.
-            intake.wake()
+            intake.demand()
         elif not intake.holding:
             intake.hold_wanted = True
             intake.wake()

@@ -155,8 +155,7 @@ class LoopWriting:
                 self._urgent = True
             if not written:
                 # Too much at once, nothing that a loop can do, or something went wrong.
-                intake.urgent = True
-                intake.wake()
+                intake.demand()
             elif self._writer.untidy:
                 intake.wake()
 
@@ -165,8 +164,7 @@ class LoopWriting:
         intake = self._intake
         if not intake.turn.acquire(blocking=False):
             # Most likely the thread has it, and waits for this sync as well.
-            intake.urgent = True
-            intake.wake()
+            intake.demand()
             return
         here: list[Outcome] = []
         try:
@@ -206,18 +204,13 @@ class LoopWriting:
         except Exception as error:
             logger.warning("journal: a sync failed: %s", error)
             # They are older than what was left before them.
-            refused, self._left = self._left, []
-            self._leave_to_thread(*flights, *refused)
+            self._left[:0] = flights
             flights.clear()
             landed = 0
+            self._intake.demand()
         # One that an interruption left to the thread right after its sync was begun may have come to disk as well.
         batches = [flights.popleft() if flights else self._left.pop(0) for _ in range(landed)]
         return [(submission, None) for batch in batches for submission in batch]
-
-    def _leave_to_thread(self, *batches: list[Submission]) -> None:
-        self._left += batches
-        self._intake.urgent = True
-        self._intake.wake()
 
     # --- on the thread ------------------------------------------------------------------------------------
 

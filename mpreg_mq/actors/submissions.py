@@ -66,6 +66,11 @@ class Intake:
             self.wake_under_way = True
             self.put_wake_up()
 
+    def demand(self) -> None:
+        """Have the journal's thread see to the queue, and to what a loop left, at once."""
+        self.urgent = True
+        self.wake()
+
     def take(self) -> list[Submission]:
         """The oldest submissions, enough for one commit; each is taken by one caller only."""
         taken: list[Submission] = []

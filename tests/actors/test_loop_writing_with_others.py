@@ -171,6 +171,7 @@ def test_a_loop_that_cannot_watch_leaves_writing_to_the_thread(log: QuickLog, jo
 
     async def story(loop: asyncio.AbstractEventLoop) -> None:
         def add_reader(*_: object) -> None:
+            # As asyncio's own base class of loops.
             raise NotImplementedError
 
         loop.add_reader = add_reader  # type: ignore[method-assign,assignment]

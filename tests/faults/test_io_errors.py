@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -10,33 +9,21 @@ import apsw
 import pytest
 
 from mpreg_mq.errors import EventLogError, LogFullError
-from mpreg_mq.events import Append, Event, MessageCompleted, MessageEnqueued, Snapshot, SQLiteEventLog, check_log
+from mpreg_mq.events import Append, MessageEnqueued, Snapshot, SQLiteEventLog, check_log
+from tests.support.answered import FOR_EVER, Answered, event, failing, two_streams
 from tests.support.effort import LEVEL
 from tests.support.faulty_disk import Disk, on_disk, open_on
 
 STRIDE = 10 if LEVEL == "quick" else 1
 """Every operation fails once; every tenth in a quick run."""
 
-FOR_EVER = 1 << 30
-
-Made = list[tuple[str, Event]]
-
 
 # SQLite has no way to pass some errors of a file system on; apsw reports those as unraisable.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-def event(number: int, size: int = 1) -> Event:
-    return MessageCompleted(at=float(number), message_id="m" * size)
-
-
-class Client:
+class Client(Answered):
     """Does the same things in the same order each time, and notes what was answered."""
-
-    def __init__(self) -> None:
-        self.acknowledged: Made = []
-        self.unknown: list[tuple[str, Event]] = []
-        self.failures = 0
 
     def work(self, log: SQLiteEventLog) -> None:
         """Appends of one and several streams, small and large; a snapshot; a truncation."""
@@ -49,26 +36,7 @@ class Client:
 
     def append(self, log: SQLiteEventLog, number: int) -> None:
         """One batch; once it failed it is not tried again."""
-        made: Made = []
-        batch = []
-        for stream, size in (("queue:a", 1), (f"queue:{number % 3}", 3000)):
-            version = log.stream_version(stream) + sum(name == stream for name, _ in made)
-            batch.append(Append(stream, version, (event(number, size),)))
-            made.append((stream, event(number, size)))
-        try:
-            log.append(batch)
-            self.acknowledged += made
-        except EventLogError as error:
-            self.failures += 1
-            if "is not known" in str(error):
-                self.unknown += made
-
-    def attempt(self, do: Callable[[], object]) -> None:
-        """Something that changes no events, and may fail."""
-        try:
-            do()
-        except EventLogError:
-            self.failures += 1
+        self.add(log, two_streams(log, number))
 
     def check(self, log: SQLiteEventLog) -> None:
         """Everything acknowledged is there, and besides only what was answered with "unknown"."""
@@ -95,10 +63,6 @@ def operations(place: Path) -> int:
     return disk.operations
 
 
-def failing_at(first: int, last: int, error: type[Exception]) -> Callable[[int, str], Exception | None]:
-    return lambda number, name: error("disk on fire") if first <= number <= last else None
-
-
 @pytest.mark.parametrize("error", [apsw.IOError, apsw.FullError])
 @pytest.mark.parametrize("lasting", [1, 3, FOR_EVER])
 def test_a_failing_disk_makes_no_answer_wrong(place: Path, error: type[Exception], lasting: int) -> None:
@@ -110,7 +74,7 @@ def test_a_failing_disk_makes_no_answer_wrong(place: Path, error: type[Exception
         disk.directory.mkdir()
         client = Client()
         with on_disk(disk):
-            disk.fault = failing_at(first, first + lasting - 1, error)
+            disk.fault = failing(first, first + lasting - 1, error)
             log = opened(disk, mend=lasting == FOR_EVER)
             client.work(log)
             disk.fault = None
@@ -146,7 +110,7 @@ def test_a_failing_disk_during_recovery_changes_nothing(place: Path, lasting: in
             if not name.endswith("-shm"):
                 (disk.directory / name).write_bytes(content)
         with on_disk(disk):
-            disk.fault = failing_at(first, first + lasting - 1, apsw.IOError)
+            disk.fault = failing(first, first + lasting - 1, apsw.IOError)
             with suppress(EventLogError):
                 with closing(open_on(disk)) as log:
                     client.check(log)

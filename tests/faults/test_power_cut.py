@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
-import random
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -12,12 +10,12 @@ import apsw
 import pytest
 
 from mpreg_mq.errors import EventLogError
-from mpreg_mq.events import Append, Event, MessageCompleted, RecordedEvent, Snapshot, SQLiteEventLog
+from mpreg_mq.events import Append, Event, MessageCompleted, RecordedEvent, SQLiteEventLog
 from tests.support.effort import repetitions
 from tests.support.faulty_disk import Disk, on_disk, open_on
+from tests.support.power_cuts import Made, RandomWork, truncate
 
 SEEDS = repetitions(test=2000, soak=50_000)
-STREAMS = ("queue:a", "queue:b", "queue:c")
 
 
 # SQLite has no way to pass some errors of a file system on; apsw reports those as unraisable.
@@ -28,10 +26,10 @@ class Client:
     """Appends at random, and keeps for itself what was acknowledged and what was only tried."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        self.acknowledged: list[tuple[str, Event]] = []
-        self.tried: list[tuple[str, Event]] = []
-        self._numbers = itertools.count(1)
+        self.random = RandomWork(seed)
+        self.chance = self.random.chance
+        self.acknowledged: Made = []
+        self.tried: Made = []
 
     def work(self, log: SQLiteEventLog, steps: int) -> None:
         """A few random steps; an error ends them."""
@@ -40,37 +38,15 @@ class Client:
             if kind < 0.85:
                 self._append(log)
             elif kind < 0.93:
-                stream = self.chance.choice(STREAMS)
-                if version := log.stream_version(stream):
-                    log.save_snapshot(Snapshot(stream, version, b"state" * self.chance.randrange(200)))
+                self.random.snapshot(log)
             else:
-                self._truncate(log)
+                truncate(log, self.acknowledged)
 
     def _append(self, log: SQLiteEventLog) -> None:
-        batch = []
-        versions = {stream: log.stream_version(stream) for stream in STREAMS}
-        for _ in range(self.chance.randrange(1, 4)):
-            stream = self.chance.choice(STREAMS)
-            events = tuple(
-                MessageCompleted(at=float(next(self._numbers)), message_id="m" * self.chance.choice([1, 1, 300, 3000]))
-                for _ in range(self.chance.randrange(1, 4))
-            )
-            batch.append(Append(stream, versions[stream], events))
-            versions[stream] += len(events)
-        added = [(append.stream, event) for append in batch for event in append.events]
+        batch, added = self.random.batch(log)
         self.tried = [*self.acknowledged, *added]
         log.append(batch)
         self.acknowledged = self.tried
-
-    def _truncate(self, log: SQLiteEventLog) -> None:
-        position = log.record_end(log.last_position() * 2 // 3)
-        if position > log.base_position():
-            versions: dict[str, int] = {}
-            for stream, _ in self.acknowledged[:position]:
-                versions[stream] = versions.get(stream, 0) + 1
-            log.truncate(position, {name: Snapshot(name, version, b"base") for name, version in versions.items()})
-            while log.reclaim():
-                pass
 
 
 def cut_power(seed: int, synchronous: str, directory: Path) -> tuple[Client, SQLiteEventLog]:

@@ -12,25 +12,21 @@ import apsw
 import pytest
 
 from mpreg_mq.errors import EventLogError
-from mpreg_mq.events import Append, Event, MessageCompleted, Snapshot, SQLiteEventLog, check_log
+from mpreg_mq.events import Snapshot, SQLiteEventLog, check_log
 from mpreg_mq.events.log import QuickWriter
+from tests.support.answered import FOR_EVER, Answered, Batch, Made, failing, two_streams
 from tests.support.effort import LEVEL
 from tests.support.faulty_disk import Disk, on_disk, open_on
 
 STRIDE = 10 if LEVEL == "quick" else 1
 """Every operation fails once; every tenth in a quick run."""
 
-FOR_EVER = 1 << 30
-
-Made = list[tuple[str, Event]]
-Batch = tuple[list[Append], Made]
-
 
 # SQLite has no way to pass some errors of a file system on; apsw reports those as unraisable.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
-class Client:
+class Client(Answered):
     """Does the same things in the same order each time, and notes what was answered.
 
     What goes wrong with a batch it brings to an end as the protocol says: it settles what is under way, and appends
@@ -38,11 +34,9 @@ class Client:
     """
 
     def __init__(self, *, patient: bool = False, answered: Callable[[Made], None] = lambda made: None) -> None:
+        super().__init__()
         self._patient = patient
         self._answered = answered
-        self.acknowledged: Made = []
-        self.unknown: Made = []
-        self.failures = 0
         self._under_way: list[Batch] = []
 
     def work(self, log: SQLiteEventLog, writer: QuickWriter) -> None:
@@ -64,20 +58,9 @@ class Client:
         self.append(log, writer, 9)
         self.end(log, writer)
 
-    def batch(self, log: SQLiteEventLog, number: int) -> Batch:
-        """Two events for two streams, one of them large."""
-        made: Made = []
-        batch = []
-        for stream, size in (("queue:a", 1), (f"queue:{number % 3}", 3000)):
-            version = log.stream_version(stream) + sum(name == stream for name, _ in made)
-            event = MessageCompleted(at=float(number), message_id="m" * size)
-            batch.append(Append(stream, version, (event,)))
-            made.append((stream, event))
-        return batch, made
-
     def write(self, log: SQLiteEventLog, writer: QuickWriter, number: int) -> None:
         """One batch, with its sync under way afterwards if all went well."""
-        batch = self.batch(log, number)
+        batch = two_streams(log, number)
         try:
             if writer.write(batch[0]):
                 writer.begin_sync()
@@ -104,7 +87,7 @@ class Client:
                 return False
             assert landed, "waiting is for one sync at least"
             for _ in range(landed):
-                self._acknowledge(self._under_way.pop(0))
+                self.acknowledge(self._under_way.pop(0))
         return True
 
     def _settle(self, log: SQLiteEventLog, writer: QuickWriter, failed: Sequence[Batch] = ()) -> None:
@@ -118,35 +101,20 @@ class Client:
                 self.unknown += made
             return
         for batch in batches[:stored]:
-            self._acknowledge(batch)
+            self.acknowledge(batch)
         for batch in batches[stored:]:
-            self._append(log, batch)
+            self.add(log, batch)
 
     def append(self, log: SQLiteEventLog, writer: QuickWriter, number: int) -> None:
         """A batch that waits for the disk, and so for all before it."""
         before = self._under_way
-        self._append(log, self.batch(log, number))
+        self.add(log, two_streams(log, number))
         assert self._under_way is before
 
-    def _append(self, log: SQLiteEventLog, batch: Batch) -> None:
-        try:
-            log.append(batch[0])
-            self._acknowledge(batch)
-        except EventLogError as error:
-            self.failures += 1
-            if "is not known" in str(error):
-                self.unknown += batch[1]
-
-    def _acknowledge(self, batch: Batch) -> None:
-        self.acknowledged += batch[1]
+    def acknowledge(self, batch: Batch) -> None:
+        """It was said to be stored, which somebody wants to know."""
+        super().acknowledge(batch)
         self._answered(self.acknowledged)
-
-    def attempt(self, do: Callable[[], object]) -> None:
-        """Something that changes no events, and may fail."""
-        try:
-            do()
-        except EventLogError:
-            self.failures += 1
 
     def check(self, log: SQLiteEventLog) -> None:
         """Everything acknowledged is there, once, and besides only what was answered with "unknown"."""
@@ -179,11 +147,6 @@ def operations(place: Path) -> int:
         count = disk.operations
         log.close()
     return count
-
-
-def failing(first: int, last: int, error: type[Exception]) -> Callable[[int, str], Exception | None]:
-    """A sync that the kernel was asked for cannot have SQLite's errors: it says EIO or ENOSPC for them."""
-    return lambda number, name: error("disk on fire") if first <= number <= last else None
 
 
 class Witness:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import random
 from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -14,13 +12,13 @@ import apsw
 import pytest
 
 from mpreg_mq.errors import CorruptLogError, EventLogError
-from mpreg_mq.events import Append, Event, MessageCompleted, Snapshot, SQLiteEventLog
+from mpreg_mq.events import Append, MessageCompleted, SQLiteEventLog
 from mpreg_mq.events.log import QuickWriter
 from tests.support.effort import repetitions
 from tests.support.faulty_disk import Disk, FaultySync, on_disk, open_on
+from tests.support.power_cuts import Made, RandomWork, truncate
 
 SEEDS = repetitions(test=4000, soak=50_000)
-STREAMS = ("queue:a", "queue:b", "queue:c")
 
 
 # SQLite has no way to pass some errors of a file system on; apsw reports those as unraisable.
@@ -31,15 +29,15 @@ class Client:
     """Writes at random, with up to two batches under way, and keeps for itself what was acknowledged."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        self.tried: list[tuple[str, Event]] = []
+        self.random = RandomWork(seed)
+        self.chance = self.random.chance
+        self.tried: Made = []
         self.ends = {0}
         """After how many events a batch ended."""
         self.acknowledged = 0
         """How many of the first events were said to be on disk."""
         self._under_way: deque[int] = deque()
         """Where each batch ends whose sync was begun."""
-        self._numbers = itertools.count(1)
 
     def work(self, log: SQLiteEventLog, writer: QuickWriter, steps: int) -> None:
         """A few random steps; an error ends them."""
@@ -54,25 +52,14 @@ class Client:
             elif kind < 0.88:
                 writer.tidy()
             elif kind < 0.94:
-                stream = self.chance.choice(STREAMS)
-                if version := log.stream_version(stream):
-                    log.save_snapshot(Snapshot(stream, version, b"state" * self.chance.randrange(200)))
+                self.random.snapshot(log)
             else:
-                self._truncate(log)
+                truncate(log, self.tried)
 
     def _batch(self, log: SQLiteEventLog) -> list[Append]:
         """Something to add, which counts as tried from now on."""
-        batch = []
-        versions = {stream: log.stream_version(stream) for stream in STREAMS}
-        for _ in range(self.chance.randrange(1, 4)):
-            stream = self.chance.choice(STREAMS)
-            events = tuple(
-                MessageCompleted(at=float(next(self._numbers)), message_id="m" * self.chance.choice([1, 1, 300, 3000]))
-                for _ in range(self.chance.randrange(1, 4))
-            )
-            batch.append(Append(stream, versions[stream], events))
-            versions[stream] += len(events)
-        self.tried += [(append.stream, event) for append in batch for event in append.events]
+        batch, added = self.random.batch(log)
+        self.tried += added
         self.ends.add(len(self.tried))
         return batch
 
@@ -97,16 +84,6 @@ class Client:
     def _append(self, log: SQLiteEventLog) -> None:
         log.append(self._batch(log))
         self.acknowledged = len(self.tried)
-
-    def _truncate(self, log: SQLiteEventLog) -> None:
-        position = log.record_end(log.last_position() * 2 // 3)
-        if position > log.base_position():
-            versions: dict[str, int] = {}
-            for stream, _ in self.tried[:position]:
-                versions[stream] = versions.get(stream, 0) + 1
-            log.truncate(position, {name: Snapshot(name, version, b"base") for name, version in versions.items()})
-            while log.reclaim():
-                pass
 
     def check(self, log: SQLiteEventLog) -> str | None:
         """What is wrong with what a log holds above its base; None where it is what this client was promised."""

@@ -4,24 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import attrs
-
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Append, version_conflict
 from mpreg_mq.events.sqlite.file import LogFile
 from mpreg_mq.events.sqlite.records import Block, Head, checksum
-from mpreg_mq.events.sqlite.transactions import Row, Stream
-
-
-@attrs.frozen(eq=False)
-class Addition:
-    """What one transaction adds."""
-
-    rows: Sequence[Row]
-    new_streams: Sequence[Stream]
-    versions: dict[str, int]
-    """Of each stream of the batch, after it."""
-    head: Head
+from mpreg_mq.events.sqlite.transactions import Addition, Row, Stream
 
 
 def addition(file: LogFile, batch: Sequence[Append], found: Sequence[Block]) -> Addition:
@@ -59,15 +46,6 @@ def _fit(file: LogFile, batch: Sequence[Append]) -> dict[str, int]:
             raise version_conflict(append, version)
         versions[stream] = version + len(append.events)
     return versions
-
-
-def note(file: LogFile, added: Addition) -> None:
-    """Know of the streams what is in the file now."""
-    for stream in added.new_streams:
-        file.streams[stream.name] = stream
-    for name, version in added.versions.items():
-        if version:
-            file.streams[name].version = version
 
 
 def adds_messages(batch: Sequence[Append]) -> bool:

@@ -16,7 +16,7 @@ from mpreg_mq.events.sqlite.failures import changed_by_others, explain, is_full,
 from mpreg_mq.events.sqlite.kernel_sync import KernelSync
 from mpreg_mq.events.sqlite.opened import CHECKPOINT_PAGES, OpenedFile
 from mpreg_mq.events.sqlite.records import EMPTY, Head
-from mpreg_mq.events.sqlite.transactions import Row, Stream, insert, transaction
+from mpreg_mq.events.sqlite.transactions import Addition, Stream, insert, transaction
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -57,10 +57,10 @@ class LogFile(OpenedFile):
                 self.fail(error)
             raise
 
-    def commit(self, rows: Sequence[Row], added: Sequence[Stream], head: Head) -> None:
-        """Add records and streams in one transaction; they lead to ``head``."""
+    def commit(self, addition: Addition) -> None:
+        """Make an addition in one transaction, which waits for the disk."""
         try:
-            insert(self._thorough(), rows, added)
+            insert(self._thorough(), addition)
         except sqlite3.Error as error:
             if is_refusal(error):
                 if changed_by_others(error):
@@ -68,15 +68,15 @@ class LogFile(OpenedFile):
                 raise
             logger.warning("log %s: a commit failed (%s); opening it again to see what it holds", self.path, error)
             self.fail(error)
-            if not self.settle([head]):
+            if not self.settle([addition.head]):
                 raise explain(error, "append", self.path) from error
         except BaseException as error:
             self.fail(error)
             raise
-        self._come_to(head, added)
-        self.synced(head)
+        self._come_to(addition)
+        self.synced(addition.head)
 
-    def commit_quickly(self, rows: Sequence[Row], added: Sequence[Stream], head: Head) -> bool:
+    def commit_quickly(self, addition: Addition) -> bool:
         """As :meth:`commit`, but the disk has yet to be waited for; False where others keep the file busy.
 
         After an error, :meth:`settle` tells what became of it.
@@ -88,10 +88,10 @@ class LogFile(OpenedFile):
                 for setting in _QUICK:
                     writer.execute(setting)
                 self._quick = True
-            insert(writer, rows, added)
+            insert(writer, addition)
             self._is_synced = False
-            self._come_to(head, added)
-            self.quick_pages += 2 + sum(1 + len(row[-1]) // _PAGE_BYTES for row in rows)
+            self._come_to(addition)
+            self.quick_pages += 2 + sum(1 + len(row[-1]) // _PAGE_BYTES for row in addition.rows)
         except BaseException as error:
             if isinstance(error, sqlite3.Error) and is_refusal(error) and not changed_by_others(error):
                 return False
@@ -99,10 +99,15 @@ class LogFile(OpenedFile):
             raise
         return True
 
-    def _come_to(self, head: Head, added: Sequence[Stream]) -> None:
-        self.head = head
-        for stream in added:
+    def _come_to(self, addition: Addition) -> None:
+        """Know what is in the file now."""
+        self.head = addition.head
+        for stream in addition.new_streams:
+            self.streams[stream.name] = stream
             self._names[stream.id] = stream.name
+        for name, version in addition.versions.items():
+            if version:
+                self.streams[name].version = version
 
     def synced(self, head: Head) -> None:
         """What was committed up to ``head`` is on disk; for a sync that ends late, more of it may have been already."""

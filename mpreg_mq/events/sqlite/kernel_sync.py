@@ -94,8 +94,6 @@ class KernelSync:
     """
     _open: list[int] = attrs.field(factory=list)
     """The numbers of those that have not ended well, oldest first."""
-    _refused: list[int] = attrs.field(factory=list)
-    """The numbers of those that the disk has refused."""
     _ended: bool = False
     _close_descriptor: weakref.finalize[Any, Any] = attrs.field(init=False)
 
@@ -157,7 +155,7 @@ class KernelSync:
             raise OSError(errno.EAGAIN, f"{MOST_UNDER_WAY} syncs are under way; wait for one to end")
         which = next(which for which in range(MOST_UNDER_WAY) if which not in flying.values())
         self.made = number = self.made + 1
-        struct.pack_into("<Q", self._request, 0, number * MOST_UNDER_WAY + which)
+        struct.pack_into("<Q", self._request, 0, number)
         struct.pack_into("<I", self._request, _FILE_AT, self._files[which])
         self._open.append(number)
         # No call may come between these two.
@@ -189,35 +187,34 @@ class KernelSync:
     def _hear(self, wait: bool) -> None:
         self._note()
         if wait and self._flying:
-            self._found_after_waiting()
+            self._wait()
         else:
-            self._found()
+            self._look()
         self._note()
 
     def _note(self) -> None:
         """Note what is in the buffer, where an interruption may have left it."""
         error = 0
-        for data, _, result, _ in _EVENT.iter_unpack(self._events.raw):
-            number, _ = divmod(data, MOST_UNDER_WAY)
+        for number, _, result, _ in _EVENT.iter_unpack(self._events.raw):
             if number not in self._flying:
                 continue
             if result < 0:
                 error = result
-                self._refused.append(number)
             else:
                 self._open.remove(number)
             del self._flying[number]
         if error:
             raise OSError(-error, os.strerror(-error))
 
-    def _found(self) -> int:
-        return _check(self._at_once(self._calls.getevents, self._context, _NONE, _MOST, self._events, _NO_TIME))
+    def _look(self) -> None:
+        _check(self._at_once(self._calls.getevents, self._context, _NONE, _MOST, self._events, _NO_TIME))
 
-    def _found_after_waiting(self) -> int:
+    def _wait(self) -> None:
         while True:
             # A signal interrupts the wait, not the request.
             with contextlib.suppress(InterruptedError):
-                return _check(self._waiting(self._calls.getevents, self._context, _ONE, _MOST, self._events, None))
+                _check(self._waiting(self._calls.getevents, self._context, _ONE, _MOST, self._events, None))
+                return
 
     def heard(self) -> None:
         """Make the descriptor unreadable until another request has ended."""
@@ -238,7 +235,6 @@ class KernelSync:
             os.close(file)
         # Nor is there anything to be heard of what an interruption kept from being asked for.
         self._open = [number for number in self._open if number in self._flying]
-        self._refused.clear()
 
     def end(self) -> None:
         """Wait for what is under way, and give everything back but the descriptor, which a loop may be watching."""
@@ -272,8 +268,7 @@ def _opened(path: Path) -> list[int]:
     return files
 
 
-def _check(result: int) -> int:
+def _check(result: int) -> None:
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
-    return result

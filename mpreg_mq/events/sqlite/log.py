@@ -17,7 +17,7 @@ from mpreg_mq._validation import describe
 from mpreg_mq.errors import ConfigurationError, CorruptLogError, EventLogError, LogFullError
 from mpreg_mq.events.log import Append, QuickWriter, RecordedEvent, Snapshot, check_bases, truncated_below
 from mpreg_mq.events.sqlite import snapshots as s
-from mpreg_mq.events.sqlite.adding import addition, adds_messages, note
+from mpreg_mq.events.sqlite.adding import addition, adds_messages
 from mpreg_mq.events.sqlite.failures import explained
 from mpreg_mq.events.sqlite.file import LogFile
 from mpreg_mq.events.sqlite.quick import SQLiteQuickWriter
@@ -133,8 +133,7 @@ class SQLiteEventLog:
                 )
             added = addition(file, batch, found)
             if added.rows:
-                file.commit(added.rows, added.new_streams, added.head)
-                note(file, added)
+                file.commit(added)
 
     def quick_writer(self) -> QuickWriter | None:
         """What adds batches without waiting for the disk, of which the kernel tells when it is done.

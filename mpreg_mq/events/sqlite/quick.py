@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 
 from mpreg_mq.events.log import Append
-from mpreg_mq.events.sqlite.adding import addition, note
+from mpreg_mq.events.sqlite.adding import addition
 from mpreg_mq.events.sqlite.failures import explained
 from mpreg_mq.events.sqlite.file import LogFile
 from mpreg_mq.events.sqlite.kernel_sync import MOST_UNDER_WAY, KernelSync
@@ -60,11 +60,9 @@ class SQLiteQuickWriter:
             with explained("append", self._path):
                 added = addition(file, batch, found)
                 self._doubtful.append((self._sync.made + 1, added.head))
-                if added.rows:
-                    if not file.commit_quickly(added.rows, added.new_streams, added.head):
-                        self._doubtful.pop()
-                        return False
-                    note(file, added)
+                if added.rows and not file.commit_quickly(added):
+                    self._doubtful.pop()
+                    return False
             return True
         finally:
             self._lock.release()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from mpreg_mq.events.sqlite import schema
+from mpreg_mq.events.sqlite.records import Head
 
 Row = tuple[int, int, int, int, bytes, bytes]
 """Position, stream id, version, count, checksum, body."""
@@ -29,8 +30,20 @@ class Stream:
     base_version: int
 
 
+@attrs.frozen(eq=False)
+class Addition:
+    """What one transaction adds."""
+
+    rows: Sequence[Row]
+    new_streams: Sequence[Stream]
+    versions: dict[str, int]
+    """Of each stream of the batch, after it."""
+    head: Head
+
+
 @contextlib.contextmanager
 def transaction(writer: sqlite3.Connection, kind: str) -> Iterator[sqlite3.Connection]:
+    """Run statements in a transaction, which is taken back where they raise."""
     writer.execute(f"BEGIN {kind}")
     try:
         yield writer
@@ -42,7 +55,9 @@ def transaction(writer: sqlite3.Connection, kind: str) -> Iterator[sqlite3.Conne
         raise
 
 
-def insert(writer: sqlite3.Connection, rows: Sequence[Row], added: Sequence[Stream]) -> None:
+def insert(writer: sqlite3.Connection, addition: Addition) -> None:
+    """Add records and streams in one transaction."""
+    rows, added = addition.rows, addition.new_streams
     if not added and len(rows) <= _ROWS_PER_STATEMENT:
         writer.execute(_INSERT[len(rows)], [value for row in rows for value in row])
         return

@@ -117,11 +117,7 @@ def test_a_write_ahead_log_that_grows_while_it_is_copied_begins_anew_all_the_sam
 def test_tidying_lets_others_write_meanwhile(path: Path) -> None:
     """Given a checkpoint that takes its time, then a batch is written while it goes on."""
     with quick(path) as (log, writer):
-        write(log, writer, 1)
-        checkpointer = _Slow(log)
-        thread = threading.Thread(target=writer.tidy)
-        thread.start()
-        assert checkpointer.begun.wait(PATIENCE)
+        checkpointer, thread = _slow_checkpoint(log, writer)
         write(log, writer, 2)
         land(writer, 2)
         checkpointer.go_on.set()
@@ -146,6 +142,16 @@ class _Slow:
         self._connection.close()
 
 
+def _slow_checkpoint(log: SQLiteEventLog, writer: QuickWriter) -> tuple[_Slow, threading.Thread]:
+    """Write a batch, and have a thread in the middle of a checkpoint."""
+    write(log, writer, 1)
+    checkpointer = _Slow(log)
+    thread = threading.Thread(target=writer.tidy)
+    thread.start()
+    assert checkpointer.begun.wait(PATIENCE)
+    return checkpointer, thread
+
+
 class _Watched:
     """A lock that tells when somebody wants it."""
 
@@ -165,11 +171,7 @@ def test_a_checkpoint_under_way_is_waited_for(path: Path, way: str) -> None:
     """Given a checkpoint that goes on when the log is closed, synced or settled, which need one of their own or end
     that one, then they wait for it, and do what they are for."""
     with quick(path) as (log, writer):
-        write(log, writer, 1)
-        checkpointer = _Slow(log)
-        tidying = threading.Thread(target=writer.tidy)
-        tidying.start()
-        assert checkpointer.begun.wait(PATIENCE)
+        checkpointer, tidying = _slow_checkpoint(log, writer)
         file: Any = log._file
         file._checkpointing = _Watched(file._checkpointing, checkpointer.closed)
         do: Callable[[], object] = {"close": log.close, "sync": log.sync, "settle": writer.settle}[way]
