@@ -107,14 +107,24 @@ class QueueApi(AsyncQueue):
 class QueueWrittenOnLoop(QueueApi):
     """Ours on a log in a file that the event loop writes, while the kernel waits for the disk."""
 
+    loop_waits_seconds: ClassVar[float] = 0.0
+
     def log_for_run(self) -> SQLiteEventLog:
         """A new log."""
-        self._opened = SQLiteEventLog(self._directory / "queue.db", writes_on_loop=True)
+        self._opened = SQLiteEventLog(
+            self._directory / "queue.db", writes_on_loop=True, loop_waits_seconds=self.loop_waits_seconds
+        )
         return self._opened
 
     def close_log(self) -> None:
         """Close the log."""
         self._opened.close()
+
+
+class QueueWaitingOnLoop(QueueWrittenOnLoop):
+    """As that, but the loop waits for its disk, as Redis does, unless it is slow."""
+
+    loop_waits_seconds = 0.002
 
 
 class MpregQueue(QueueApi):

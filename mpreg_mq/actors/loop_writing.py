@@ -1,4 +1,4 @@
-"""What a journal does on an event loop: it writes there, and has the kernel wait for the disk.
+"""What a journal does on an event loop: it writes there, and the kernel waits for the disk, or the loop does.
 
 Handing appends to a thread and hearing from it costs two wake-ups, and the interpreter's lock each time. Where a log
 can be written without waiting (:class:`~mpreg_mq.events.log.QuickWriter`), the loop that submits writes itself at the
@@ -42,6 +42,8 @@ class LoopWriting:
     _urgent: bool = False
     """Whether somebody waits for the loop to see to something in the intake, or did a moment ago."""
     _planned: bool = False
+    _context: Context = attrs.field(factory=Context)
+    """Of its own: answers are nobody's callback, and whoever submits first is not to be kept."""
     _hold: asyncio.TimerHandle | None = None
     _flights: deque[list[Submission]] = attrs.field(factory=deque)
     """What is written, and with the disk."""
@@ -68,18 +70,23 @@ class LoopWriting:
             return False
         if urgent:
             self._urgent = True
-            if not self._flights:
-                self._write()
-            # Where too much is under way, its end looks at the intake.
-            elif not self._planned and len(self._flights) < self._writer.most_under_way:
-                self._planned = True
-                loop.call_soon(self._write)
+            if not self._planned:
+                if self._flights or self._writer.waits:
+                    self._plan_soon(loop)
+                else:
+                    self._write(may_wait=False)
         elif self._hold is None:
-            self._hold = loop.call_later(self._intake.hold_seconds, self._end_hold)
+            self._hold = loop.call_later(self._intake.hold_seconds, self._end_hold, context=self._context)
         if not self.watched:
             self.watched = True
             self._intake.wake()
         return True
+
+    def _plan_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Where too much is under way, its end looks at the intake.
+        if len(self._flights) < self._writer.most_under_way:
+            self._planned = True
+            loop.call_soon(self._write, context=self._context)
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> bool:
         before, turn = self._loop, self._intake.turn
@@ -90,8 +97,7 @@ class LoopWriting:
                 return False
             self._leave(before)
             try:
-                # In an empty context: answers are nobody's callback, and whoever submits first is not to be kept.
-                Context().run(loop.add_reader, self._writer.descriptor, self._on_synced)
+                self._context.run(loop.add_reader, self._writer.descriptor, self._on_synced)
             # Not every loop can watch a descriptor, nor any number of them.
             except (NotImplementedError, OSError):
                 self._unable = True
@@ -113,19 +119,28 @@ class LoopWriting:
         if not self._planned:
             self._write()
 
-    def _write(self) -> None:
+    def _write(self, *, may_wait: bool = True) -> None:
+        """Write what there is, and answer it where its sync can be waited for."""
         self._planned = False
         intake = self._intake
         if not intake.turn.acquire(blocking=False):
             # The thread has it, and looks once more when it gives it back.
             return
+        here: list[Outcome] = []
         try:
-            self._depart()
+            waits = may_wait and not self._flights and self._writer.waits
+            try:
+                self._depart(waits=waits)
+            finally:
+                if waits and self._flights:
+                    here = self._answers(self._land(wait=False))
         finally:
             intake.turn.release()
+            if here:
+                run_all(here)
 
-    def _depart(self) -> None:
-        """Write what there is and begin its sync; with the turn."""
+    def _depart(self, *, waits: bool) -> None:
+        """Write what there is, and begin its sync or wait for it; with the turn."""
         intake = self._intake
         if intake.stopped or self._left or not intake.queue or len(self._flights) >= self._writer.most_under_way:
             return
@@ -140,7 +155,10 @@ class LoopWriting:
                     self._hold.cancel()
                     self._hold = None
                 if self._writer.write([one.append for one in batch if one.append is not None]):
-                    self._writer.begin_sync()
+                    if waits:
+                        self._writer.sync_here()
+                    else:
+                        self._writer.begin_sync()
                     written = True
         # The thread finds out what became of it, and tells whoever waits.
         except Exception as error:
@@ -170,21 +188,24 @@ class LoopWriting:
         try:
             landed = self._land(wait=False)
             try:
-                # First, so that the disk has something to do meanwhile.
-                if self._urgent:
-                    self._depart()
+                # First, so that the disk has something to do meanwhile; last, where the loop would have to wait for it.
+                if self._urgent and not self._writer.waits:
+                    self._depart(waits=False)
+                elif self._urgent and not self._planned and self._loop is not None:
+                    self._plan_soon(self._loop)
             finally:
                 # Also where Ctrl-C came while the next batch was written.
-                here = self._in_order(post(landed, self._loop)) if landed else landed
+                here = self._answers(landed)
         finally:
             intake.turn.release()
             if here:
                 run_all(here)
 
-    def _in_order(self, here: list[Outcome]) -> list[Outcome]:
+    def _answers(self, landed: list[Outcome]) -> list[Outcome]:
         """What is to be called at once; nothing where it has to come after what the thread has posted."""
         loop = self._loop
-        if not self.answers_posted or loop is None:
+        here = post(landed, loop) if landed else landed
+        if not here or not self.answers_posted or loop is None:
             return here
         self.answers_posted = False
         loop.call_soon(run_all, here)
@@ -220,7 +241,7 @@ class LoopWriting:
         if self._urgent and loop is not None:
             # A loop that has ended has left it to the thread, which watches.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._write)
+                loop.call_soon_threadsafe(self._write, context=self._context)
 
     def bring_down(self) -> tuple[list[Outcome], list[Submission]]:
         """Wait for what is under way, and find out about what went wrong; for the thread, with the turn.

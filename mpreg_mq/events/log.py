@@ -161,7 +161,7 @@ class RetainingLog(EventLog, Protocol):
 
 
 class QuickWriter(Protocol):
-    """Writes to a log without ever waiting for its disk, and without its ``append``.
+    """Writes to a log without waiting for its disk unless it is asked to, and without its ``append``.
 
     A batch is written, its sync is begun and ends, and only then is it as safe as :meth:`EventLog.append` makes one;
     meanwhile the next may be written. Readers may see a batch a little before. It may be used from any thread, but
@@ -189,6 +189,17 @@ class QuickWriter(Protocol):
 
         Raises:
             OSError: that cannot be asked for now; :meth:`settle` tells what became of the batch.
+        """
+
+    @property
+    def waits(self) -> bool:
+        """Whether the disk is, and may be, waited for: :meth:`sync_here` is then the better way while none is begun."""
+
+    def sync_here(self) -> None:
+        """Put on disk what was written, and return then; :meth:`end_sync` tells of it. Only while no sync is begun.
+
+        Raises:
+            OSError: the disk refused; :meth:`settle` tells what became of the batch.
         """
 
     def end_sync(self, *, wait: bool) -> int:

@@ -55,7 +55,8 @@ async def consume(manager):
 
 async def main():
     config = QueueManagerConfiguration(snapshot_every_events=200)
-    log = SQLiteEventLog(path, writes_on_loop=sys.argv[4] == "loop")
+    waits = 60.0 if sys.argv[4] == "wait" else 0.0
+    log = SQLiteEventLog(path, writes_on_loop=sys.argv[4] != "thread", loop_waits_seconds=waits)
     async with MessageQueueManager(config, log=log) as manager:
         await manager.create_queue(
             "q", QueueConfiguration("q", max_size=1000000, default_visibility_timeout_seconds=0.2, max_retries=1000000)
@@ -70,8 +71,8 @@ asyncio.run(main())
 
 
 def run_and_kill(place: Path, cycle: int) -> None:
-    """Start a worker on the log, and kill it while it sends and consumes; every other one writes on its loop."""
-    writer = ("thread", "loop")[cycle % 2]
+    """Start a worker on the log, and kill it while it sends and consumes; by turns it is written on its loop."""
+    writer = ("thread", "loop", "wait")[cycle % 3]
     arguments = [str(place / "log.db"), str(place / "diary"), str(cycle * 1_000_000), writer]
     worker = subprocess.Popen(
         [sys.executable, "-c", WORKER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

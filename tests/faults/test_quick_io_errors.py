@@ -30,12 +30,13 @@ class Client(Answered):
     """Does the same things in the same order each time, and notes what was answered.
 
     What goes wrong with a batch it brings to an end as the protocol says: it settles what is under way, and appends
-    what is not in the log. A ``patient`` one first waits for what is under way.
+    what is not in the log. A patient one first waits for what is under way; one at the disk waits for the disk itself
+    where nothing is.
     """
 
-    def __init__(self, *, patient: bool = False, answered: Callable[[Made], None] = lambda made: None) -> None:
+    def __init__(self, manner: str = "hasty", answered: Callable[[Made], None] = lambda made: None) -> None:
         super().__init__()
-        self._patient = patient
+        self._manner = manner
         self._answered = answered
         self._under_way: list[Batch] = []
 
@@ -63,12 +64,15 @@ class Client(Answered):
         batch = two_streams(log, number)
         try:
             if writer.write(batch[0]):
-                writer.begin_sync()
+                if self._manner == "at the disk" and not self._under_way:
+                    writer.sync_here()
+                else:
+                    writer.begin_sync()
                 self._under_way.append(batch)
                 return
         except (EventLogError, OSError):
             self.failures += 1
-        if self._patient:
+        if self._manner == "patient":
             self._wait(writer)
         self._settle(log, writer, [batch])
 
@@ -137,13 +141,13 @@ def opened(disk: Disk, *, mend: bool) -> tuple[SQLiteEventLog, QuickWriter]:
     raise AssertionError("the log cannot be opened")
 
 
-def operations(place: Path) -> int:
+def operations(place: Path, manner: str) -> int:
     """How many operations there are from opening the log to the end of the work."""
     disk = Disk(place / "counted")
     disk.directory.mkdir()
     with on_disk(disk):
         log, writer = opened(disk, mend=False)
-        Client().work(log, writer)
+        Client(manner).work(log, writer)
         count = disk.operations
         log.close()
     return count
@@ -171,16 +175,16 @@ class Witness:
                 assert {(record.stream, record.event) for record in log.read_all()} >= set(made), place
 
 
-@pytest.mark.parametrize("patient", [False, True])
+@pytest.mark.parametrize("manner", ["hasty", "patient", "at the disk"])
 @pytest.mark.parametrize("error", [apsw.IOError, apsw.FullError])
 @pytest.mark.parametrize("lasting", [1, 3, FOR_EVER])
-def test_a_failing_disk_makes_no_answer_wrong(place: Path, error: type[Exception], lasting: int, patient: bool) -> None:
+def test_a_failing_disk_makes_no_answer_wrong(place: Path, error: type[Exception], lasting: int, manner: str) -> None:
     """For all operations that fail, once, a few times or from then on until the disk is mended: whoever was told that
     a batch is stored, or is not, was told the truth, even if the power failed right after one of these answers; and
     the log takes batches again, quick ones too (S1, I5)."""
     failures = 0
     with mock.patch("mpreg_mq.events.sqlite.quick.CHECKPOINT_PAGES", 6):
-        for first in range(1, operations(place), STRIDE):
+        for first in range(1, operations(place, manner), STRIDE):
             disk, chance = Disk(place / f"{first}"), random.Random(first)
             disk.directory.mkdir()
             disk.forgets = True
@@ -188,7 +192,7 @@ def test_a_failing_disk_makes_no_answer_wrong(place: Path, error: type[Exception
                 # One after the other, and only when somebody waits for it.
                 disk.ending = lambda under_way: ()
             witness = Witness(disk, chance)
-            client = Client(patient=patient, answered=witness.answered)
+            client = Client(manner, witness.answered)
             with on_disk(disk):
                 disk.fault = failing(first, first + lasting - 1, error)
                 log, writer = opened(disk, mend=lasting == FOR_EVER)

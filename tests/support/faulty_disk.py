@@ -199,6 +199,19 @@ class FaultySync:
             self._is_rung = True
             os.write(self._bell, b"!")
 
+    def here(self) -> None:
+        """Sync what is written now, while nothing is under way."""
+        assert not self._under_way
+        self.made += 1
+        self._open.append(self.made)
+        try:
+            with _as_os_error():
+                self._files[-1].sync()
+        except OSError:
+            self._refused.append(self.made)
+            raise
+        self._open.remove(self.made)
+
     def ended(self, *, wait: bool) -> int:
         """The number up to which all requests have ended well, with those that end now."""
         before = self._well_up_to()

@@ -57,6 +57,10 @@ class Writer:
         """How many of these the disk has, although nobody has asked yet."""
         self.at_once = False
         """Whether a sync ends as soon as it is begun."""
+        self.waits = False
+        """Whether the disk is quick enough to be waited for."""
+        self.waited_for: list[int] = []
+        """How many batches were written when it was."""
         self.refuse = False
         self.write_error: BaseException | None = None
         self.begin_error: BaseException | None = None
@@ -89,6 +93,13 @@ class Writer:
             raise self.begin_error
         if self.at_once:
             self.end(1)
+
+    def sync_here(self) -> None:
+        assert len(self.doubtful) == 1, "nothing is under way but what was just written"
+        if self.begin_error is not None:
+            raise self.begin_error
+        self.waited_for.append(len(self.batches))
+        self.on_disk_soon += 1
 
     def end(self, count: int = 1) -> None:
         """The disk has so many more batches; whoever waits hears of it."""

@@ -168,6 +168,21 @@ class KernelSync:
             self.made = number - 1
             raise OSError(code, os.strerror(code))
 
+    def here(self) -> None:
+        """Put everything that is written now on disk, and return then; as a request that has ended, with its number.
+
+        For when nothing is under way.
+
+        Raises:
+            OSError: the disk refused, or this was ended.
+        """
+        self._check_not_ended()
+        assert not self._flying, "a request under way has one of the open files, and is older"
+        self.made = number = self.made + 1
+        self._open.append(number)
+        os.fdatasync(self._files[0])
+        self._open.remove(number)
+
     def ended(self, *, wait: bool) -> int:
         """The number up to which all requests have ended well; ``wait`` for another one, if one is under way.
 
@@ -185,6 +200,8 @@ class KernelSync:
         return self._open[0] - 1 if self._open else self.made
 
     def _hear(self, wait: bool) -> None:
+        if not self._flying:
+            return
         self._note()
         if wait and self._flying:
             self._wait()

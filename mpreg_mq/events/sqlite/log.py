@@ -8,6 +8,7 @@ beside it. How the file is changed, recovered and closed is in :mod:`mpreg_mq.ev
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,6 +59,9 @@ class SQLiteEventLog:
         writes_on_loop: let an event loop write its commits itself and the kernel wait for the disk, where that is
             possible (see :meth:`quick_writer`). Otherwise a thread does both, which leaves more time to a loop that is
             busy with other things, and takes more of the processor altogether.
+        loop_waits_seconds: with ``writes_on_loop``, let the loop itself wait for its disk, which is the quickest way
+            where a disk is quick, and holds up everything else on the loop meanwhile. After a wait that took longer
+            than this the kernel waits for the disk for a second. 0, the default: it always does.
 
     Raises:
         ConfigurationError: an argument is not one of the values above.
@@ -77,6 +81,7 @@ class SQLiteEventLog:
         read_only: bool = False,
         reserve_bytes: int = DEFAULT_RESERVE_BYTES,
         writes_on_loop: bool = False,
+        loop_waits_seconds: float = 0.0,
     ) -> None:
         if synchronous not in SYNCHRONOUS_MODES:
             raise ConfigurationError(
@@ -90,7 +95,17 @@ class SQLiteEventLog:
             raise ConfigurationError(
                 f"SQLiteEventLog.writes_on_loop: got {describe(writes_on_loop)}, expected True or False"
             )
+        if type(loop_waits_seconds) not in (int, float) or not 0.0 <= loop_waits_seconds < math.inf:
+            raise ConfigurationError(
+                f"SQLiteEventLog.loop_waits_seconds: got {describe(loop_waits_seconds)}, expected 0 or more seconds"
+            )
+        if loop_waits_seconds and not writes_on_loop:
+            raise ConfigurationError(
+                f"SQLiteEventLog.loop_waits_seconds: got {describe(loop_waits_seconds)} without writes_on_loop=True, "
+                "which lets a loop write; ask for both"
+            )
         self._writes_on_loop = writes_on_loop
+        self._loop_waits_seconds = float(loop_waits_seconds)
         self.read_only = read_only
         self._path = Path(os.path.abspath(path))
         self._lock = threading.Lock()
@@ -138,6 +153,8 @@ class SQLiteEventLog:
     def quick_writer(self) -> QuickWriter | None:
         """What adds batches without waiting for the disk, of which the kernel tells when it is done.
 
+        It may wait for a quick disk all the same where ``loop_waits_seconds`` were given.
+
         None where that cannot or must not be: without ``writes_on_loop``, with another ``synchronous`` than "FULL",
         which waits for no disk, on another system than Linux, on a file system that does not take such requests, and
         in a subclass with an ``append`` of its own, which is not to be passed by. It ends with the log.
@@ -147,7 +164,9 @@ class SQLiteEventLog:
         with self._lock, explained("append", self._path):
             self._check_writable("append to")
             sync = self._file.open_kernel_sync()
-        return None if sync is None else SQLiteQuickWriter(self._path, self._lock, self._file, sync)
+        if sync is None:
+            return None
+        return SQLiteQuickWriter(self._path, self._lock, self._file, sync, self._loop_waits_seconds)
 
     def has_room(self) -> bool:
         """Whether an append of new messages is worth trying; asks the disk where there was none the last time."""

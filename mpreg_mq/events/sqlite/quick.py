@@ -8,8 +8,9 @@ has: the promise is the same, with the answer given then.
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -25,6 +26,9 @@ from mpreg_mq.events.sqlite.records import Head, blocks
 _MOST_BYTES = 4 << 20
 """To write more would take milliseconds, even where no disk is waited for."""
 
+PAUSE_SECONDS = 1.0
+"""After a sync that took longer than may be waited for on a loop, the kernel waits for the disk for so long."""
+
 
 @attrs.define(eq=False)
 class SQLiteQuickWriter:
@@ -34,6 +38,10 @@ class SQLiteQuickWriter:
     _lock: threading.Lock
     _file: LogFile
     _sync: KernelSync
+    _wait_seconds: float = 0.0
+    """How long a sync may take that is waited for here."""
+    _now: Callable[[], float] = time.monotonic
+    _pause_ends: float = float("-inf")
     _doubtful: deque[tuple[int, Head]] = attrs.field(factory=deque)
     """Of each batch that may not be on disk, oldest first: the number of its request, which may not have been made yet,
     and where the log ends after it."""
@@ -74,6 +82,27 @@ class SQLiteQuickWriter:
         except OSError as error:
             self._file.fail(error)
             raise
+
+    @property
+    def waits(self) -> bool:
+        """See :meth:`mpreg_mq.events.log.QuickWriter.waits`."""
+        return self._wait_seconds > 0.0 and self._now() >= self._pause_ends
+
+    def sync_here(self) -> None:
+        """See :meth:`mpreg_mq.events.log.QuickWriter.sync_here`.
+
+        Where it took too long, or the interpreter's lock did, which other threads may have had meanwhile, the next
+        ones are the kernel's to wait for.
+        """
+        begun = self._now()
+        try:
+            self._sync.here()
+        except OSError as error:
+            self._file.fail(error)
+            raise
+        ended = self._now()
+        if ended - begun > self._wait_seconds:
+            self._pause_ends = ended + PAUSE_SECONDS
 
     def end_sync(self, *, wait: bool) -> int:
         """See :meth:`mpreg_mq.events.log.QuickWriter.end_sync`."""

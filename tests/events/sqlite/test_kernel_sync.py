@@ -118,6 +118,40 @@ def test_what_the_kernel_refuses_is_an_error_and_counts_for_nothing(sync: Kernel
     assert sync.ended(wait=False) == made
 
 
+# --- waiting instead ----------------------------------------------------------------------------------------
+
+
+def test_a_sync_that_is_waited_for_counts_among_the_requests(file: Path, sync: KernelSync) -> None:
+    """Given syncs that are waited for among those that are asked for, then each has ended when it returns, the numbers
+    go on, and the descriptor tells nothing of it."""
+    for _ in range(3):
+        file.write_bytes(b"other content")
+        made = sync.made
+        sync.here()
+        assert (sync.made, sync.under_way, sync.ended(wait=True)) == (made + 1, 0, made + 1)
+        assert not is_readable(sync)
+        sync.begin()
+        assert sync.ended(wait=True) == made + 2
+        sync.heard()
+
+
+def test_a_sync_that_is_refused_has_not_ended(file: Path, sync: KernelSync) -> None:
+    """Given a file that cannot be synced, then waiting raises, and neither that one nor a later one has ended well
+    until the file is opened again."""
+    made = sync.made
+    sync.reopen(Path("/dev/null"))
+    with pytest.raises(OSError, match="Invalid argument"):
+        sync.here()
+    sync._files, null = [os.open(file, os.O_RDWR) for _ in range(MOST_UNDER_WAY)], sync._files
+    for descriptor in null:
+        os.close(descriptor)
+    sync.here()
+    assert sync.ended(wait=False) == made
+    sync.reopen(file)
+    sync.here()
+    assert sync.ended(wait=False) == sync.made == made + 3
+
+
 # --- another file, and the end ------------------------------------------------------------------------------
 
 
@@ -150,7 +184,7 @@ def test_after_the_end_everything_is_refused_at_once(file: Path, sync: KernelSyn
     sync.begin()
     sync.end()
     assert sync.under_way == 0
-    for use in (sync.begin, lambda: sync.ended(wait=True), lambda: sync.ended(wait=False)):
+    for use in (sync.begin, sync.here, lambda: sync.ended(wait=True), lambda: sync.ended(wait=False)):
         with pytest.raises(OSError, match="not synced any more"):
             use()
     sync.heard()
