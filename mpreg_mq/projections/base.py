@@ -41,6 +41,16 @@ class Projection:
         if handler is not None:
             handler(event)
 
+    def apply_all(self, events: Iterable[Event]) -> None:
+        """Fold events in, one after another.
+
+        Raises:
+            ProjectionError: an event contradicts what came before; those before it are folded in.
+        """
+        apply = self.apply
+        for event in events:
+            apply(event)
+
     def check(self) -> None:
         """Assert the projection's own consistency; O(size).
 
@@ -52,10 +62,8 @@ class Projection:
     def replay(cls: type[P], events: Iterable[Event]) -> P:
         """The projection of these events."""
         projection = cls()
-        apply = projection.apply
         with collector_paused():
-            for event in events:
-                apply(event)
+            projection.apply_all(events)
         return projection
 
 

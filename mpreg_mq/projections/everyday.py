@@ -1,6 +1,6 @@
 """The three events that almost every message has, folded into all projections of a queue in one go.
 
-Each function is what the handlers of the projections do, one after another, for a message about which there is nothing
+A function is what the handlers of the projections do, one after another, for a message about which there is nothing
 special: of no group, with no audience, no TTL and no key. What is special goes to the handlers.
 """
 
@@ -139,3 +139,59 @@ def acknowledged(state: QueueState, event: e.MessageAcknowledged) -> None:
         subscribers._on_acknowledged(event)
         messages._on_acknowledged(event)
         state.statistics._on_acknowledged(event)
+
+
+def delivered_and_acknowledged(
+    state: QueueState, delivery: e.MessageDelivered, acknowledgment: e.MessageAcknowledged
+) -> bool:
+    """Fold a delivery in together with its acknowledgment, by the same subscriber, that comes next.
+
+    False, with nothing done, where there is something special about the message.
+    """
+    subscribers, messages = state.subscribers, state.messages
+    message_id, subscriber_id = delivery.message_id, delivery.subscriber_id
+    message, subscriber = messages.get(message_id), subscribers.get(subscriber_id)
+    if (
+        message is None
+        or message.started
+        or subscriber is None
+        or subscriber.circuit is not _CLOSED
+        or subscriber.probe is not None
+        or not subscriber.subscriptions
+        or not acknowledgment.completes
+        or message.members is not None
+        or message.group_id is not None
+        or message.ttl_timer is not None
+        or message_id in subscribers._holders
+        or (lane := (slot := message.slot).lane) is None
+    ):
+        return False
+    state.version += 2
+    at = acknowledgment.at
+    if at > state.last_at:
+        state.last_at = at
+    subscribers._deliveries = subscriber.last_used = subscribers._deliveries + 1
+    subscriber.failures = 0
+    # As in `delivered`.
+    row = lane.row
+    if row and row[0][3] is slot:
+        slot.lane = None
+        lane.size -= 1
+        row.popleft()
+    else:
+        lane.drop(slot)
+    # The deadline that its lease would have had has come and gone; later ones are numbered after it.
+    messages.deadlines._ordinal += 1
+    del messages._by_id[message_id]
+    messages.pending_count -= 1
+    messages.finished_count += 1
+    message.slot = NO_SLOT
+    lanes = messages.lanes
+    if subscriber_id in lanes.starved:
+        lanes.wake(subscriber_id)
+    statistics = state.statistics
+    statistics._processing_seconds += at - delivery.at
+    statistics._processed += 1
+    statistics.counts.messages_received += 1
+    statistics.counts.messages_acknowledged += 1
+    return True

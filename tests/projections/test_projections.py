@@ -23,6 +23,7 @@ from mpreg_mq.projections import (
     Statistics,
     Subscribers,
 )
+from mpreg_mq.projections.base import Projection
 from mpreg_mq.projections.deadlines import DeadlineKind, Deadlines
 from mpreg_mq.projections.lanes import Lanes
 from tests.support.given import by_handlers
@@ -136,17 +137,29 @@ def test_an_event_that_contradicts_the_state_raises(impossible: e.Event) -> None
     [
         [enqueued("m"), delivered("m", "s"), delivered("m", "s", 3.0, 2)],
         [enqueued("m"), delivered("m", "s"), CREATED, e.MessageAcknowledged(5.0, "m", "s", True)],
+        [enqueued("m"), delivered("m", "nobody"), e.MessageAcknowledged(5.0, "m", "nobody", True)],
+        [delivered("m", "s"), e.MessageAcknowledged(5.0, "m", "s", True)],
+        [enqueued("m"), delivered("m", "s"), e.MessageAcknowledged(5.0, "m", "t", True)],
     ],
-    ids=["delivered while leased", "acknowledged after a second beginning"],
+    ids=[
+        "delivered while leased",
+        "acknowledged after a second beginning",
+        "delivered to nobody",
+        "delivered but not sent",
+        "acknowledged by another",
+    ],
 )
 def test_contradictions_about_plain_messages_raise_as_the_handlers_do(impossible: list[e.Event]) -> None:
-    """Given a contradiction about a message with nothing special, then the short ways raise what the handlers do."""
+    """Given a contradiction about a message with nothing special, then the short ways, one event after another and
+    many at a time, raise what the handlers do."""
     events = [CREATED, joined("s"), *impossible]
-    with pytest.raises(ProjectionError, match=type(events[-1]).__name__) as short:
+    with pytest.raises(ProjectionError, match="disagree") as at_once:
         QueueState.replay(events)
+    with pytest.raises(ProjectionError) as one_by_one:
+        Projection.apply_all(QueueState(), events)
     with pytest.raises(ProjectionError) as long:
         by_handlers(events)
-    assert str(short.value) == str(long.value)
+    assert str(at_once.value) == str(one_by_one.value) == str(long.value)
 
 
 @pytest.mark.parametrize(
