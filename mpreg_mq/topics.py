@@ -6,11 +6,10 @@ more. A wildcard is always a whole segment, and a topic has none.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import re
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Generic, TypeVar
-
-import attrs
 
 from mpreg_mq._validation import describe
 from mpreg_mq.errors import InvalidTopicError
@@ -84,13 +83,83 @@ def matches(pattern: str, topic: str) -> bool:
     return rest_matches(0, 0)
 
 
-@attrs.define(eq=False)
 class _Node(Generic[T]):
-    """One pattern prefix; ``repeats`` is true where its last segment is ``#``."""
+    """One pattern prefix, and what may follow it; ``repeats`` is true where its last segment is ``#``.
 
-    repeats: bool = False
-    children: dict[str, _Node[T]] = attrs.field(factory=dict)
-    values: set[T] = attrs.field(factory=set)
+    Wildcards are kept apart from the segments, so that nobody looks for them among a million others, and most nodes
+    have no segments behind them and hold one value, so that neither is given a table before it needs one.
+    """
+
+    __slots__ = ("any", "one", "repeats", "segments", "values")
+
+    def __init__(self, repeats: bool = False) -> None:
+        self.repeats = repeats
+        self.segments: dict[str, _Node[T]] | None = None
+        self.one: _Node[T] | None = None
+        self.any: _Node[T] | None = None
+        self.values: tuple[T, ...] | set[T] = ()
+
+    def get(self, segment: str) -> _Node[T] | None:
+        """What follows with this segment of a pattern."""
+        if segment == ONE:
+            return self.one
+        if segment == ANY:
+            return self.any
+        return None if self.segments is None else self.segments.get(segment)
+
+    def put(self, segment: str, node: _Node[T] | None) -> None:
+        """Have a node, or nothing, follow with this segment of a pattern."""
+        if segment == ONE:
+            self.one = node
+        elif segment == ANY:
+            self.any = node
+        elif node is not None:
+            if self.segments is None:
+                self.segments = {}
+            self.segments[segment] = node
+        elif self.segments is not None:
+            del self.segments[segment]
+
+    def following(self) -> Iterator[tuple[str, _Node[T]]]:
+        """Everything that follows, by its segment."""
+        if self.one is not None:
+            yield ONE, self.one
+        if self.any is not None:
+            yield ANY, self.any
+        yield from (self.segments or {}).items()
+
+    @property
+    def leads_nowhere(self) -> bool:
+        """Whether it neither holds nor leads to anything."""
+        return not (self.values or self.segments or self.one or self.any)
+
+    def add(self, value: T) -> bool:
+        """Hold a value; False where it does already."""
+        values = self.values
+        if value in values:
+            return False
+        if isinstance(values, set):
+            values.add(value)
+        elif len(values) < _FEW_VALUES:
+            self.values = (*values, value)
+        else:
+            self.values = {*values, value}
+        return True
+
+    def discard(self, value: T) -> bool:
+        """Hold a value no more; False where it does not."""
+        values = self.values
+        if value not in values:
+            return False
+        if isinstance(values, set):
+            values.remove(value)
+        else:
+            self.values = tuple(held for held in values if held != value)
+        return True
+
+
+_FEW_VALUES = 4
+"""More than so many are looked for in a set."""
 
 
 class TopicTrie(Generic[T]):
@@ -118,13 +187,13 @@ class TopicTrie(Generic[T]):
         check_pattern(pattern)
         node = self._root
         for segment in pattern.split(SEPARATOR):
-            child = node.children.get(segment)
+            child = node.get(segment)
             if child is None:
-                child = node.children[segment] = _Node(repeats=segment == ANY)
+                child = _Node(repeats=segment == ANY)
+                node.put(segment, child)
             node = child
-        if value in node.values:
+        if not node.add(value):
             return False
-        node.values.add(value)
         self._size += 1
         return True
 
@@ -136,19 +205,18 @@ class TopicTrie(Generic[T]):
         path: list[tuple[_Node[T], str]] = []
         node = self._root
         for segment in pattern.split(SEPARATOR):
-            child = node.children.get(segment)
+            child = node.get(segment)
             if child is None:
                 return False
             path.append((node, segment))
             node = child
-        if value not in node.values:
+        if not node.discard(value):
             return False
-        node.values.remove(value)
         self._size -= 1
         for parent, segment in reversed(path):
-            if node.values or node.children:
+            if not node.leads_nowhere:
                 break
-            del parent.children[segment]
+            parent.put(segment, None)
             node = parent
         return True
 
@@ -158,25 +226,19 @@ class TopicTrie(Generic[T]):
         O(topic segments x pattern prefixes that match so far): the live prefixes are carried along as a set, so
         that neither patterns that do not match nor patterns with many ``#`` make it slower.
         """
-        live: set[_Node[T]] = set()
-        _enter(live, self._root)
-        for segment in topic.split(SEPARATOR):
-            following: set[_Node[T]] = set()
-            for node in live:
-                children = node.children
-                if node.repeats:
-                    _enter(following, node)
-                if children:
-                    child = children.get(segment)
-                    if child is not None:
-                        _enter(following, child)
-                    child = children.get(ONE)
-                    if child is not None:
-                        _enter(following, child)
-            if not following:
-                return set()
-            live = following
-        return set().union(*(node.values for node in live))
+        node = self._root
+        segments = topic.split(SEPARATOR)
+        for place, segment in enumerate(segments):
+            # As long as one prefix alone is live, and cannot repeat, there is no set to carry along.
+            following = None if node.segments is None else node.segments.get(segment)
+            if node.any is not None or (following is not None and node.one is not None):
+                return _matched(node, segments[place:])
+            if following is None:
+                following = node.one
+                if following is None:
+                    return set()
+            node = following
+        return set(node.values) if node.any is None else _matched(node, [])
 
     def check(self) -> None:
         """Verify the trie's own consistency, for tests.
@@ -190,25 +252,43 @@ class TopicTrie(Generic[T]):
         while stack:
             prefix, node = stack.pop()
             pairs += len(node.values)
-            if prefix and not (node.values or node.children):
+            if prefix and node.leads_nowhere:
                 raise AssertionError(f"TopicTrie: the node {prefix!r} has neither values nor children")
             if prefix and node.values and pattern_problem(prefix) is not None:
                 raise AssertionError(f"TopicTrie: the node {prefix!r} has values but is not a pattern")
             if node.repeats is not (prefix.split(SEPARATOR)[-1] == ANY):
                 raise AssertionError(f"TopicTrie: the node {prefix!r} has repeats={node.repeats}")
             lead = f"{prefix}{SEPARATOR}" if prefix else ""
-            stack.extend((lead + segment, child) for segment, child in node.children.items())
+            stack.extend((lead + segment, child) for segment, child in node.following())
         if self._root.values:
             raise AssertionError("TopicTrie: the root has values, but no pattern is empty")
         if pairs != self._size:
             raise AssertionError(f"TopicTrie: it holds {pairs} pairs but its length is {self._size}")
 
 
+def _matched(node: _Node[T], segments: Sequence[str]) -> set[T]:
+    """The values behind a prefix that segments lead to, of all that there are to come."""
+    live: set[_Node[T]] = set()
+    _enter(live, node)
+    for segment in segments:
+        following: set[_Node[T]] = set()
+        for node in live:
+            if node.repeats:
+                _enter(following, node)
+            if node.segments is not None:
+                _enter(following, node.segments.get(segment))
+            _enter(following, node.one)
+        if not following:
+            return set()
+        live = following
+    return set().union(*(node.values for node in live))
+
+
 def _enter(live: set[_Node[T]], node: _Node[T] | None) -> None:
     """Make a node live, and whatever a ``#`` behind it reaches by standing for no segment."""
     while node is not None and node not in live:
         live.add(node)
-        node = node.children.get(ANY)
+        node = node.any
 
 
 def _is_cacheable(text: object) -> bool:
@@ -229,10 +309,17 @@ def _shape_problem(text: object, kind: str) -> str | None:
     return topic_text_problem(plain) if kind == "topic" else _pattern_text_problem(plain)
 
 
+_PLAIN_SEGMENT = r"[!\"$-)+,\-/-~]+"
+"""What most are made of: printable ASCII without a space, a dot or a wildcard."""
+_is_plain_topic = re.compile(rf"{_PLAIN_SEGMENT}(?:\.{_PLAIN_SEGMENT})*").fullmatch
+
+
 @lru_cache(TOPIC_CACHE_SIZE)
 def topic_text_problem(topic: object) -> str | None:
     """:func:`topic_problem` of a ``str`` that is not too long."""
     text = str(topic)
+    if _is_plain_topic(text):
+        return None
     if ONE in text or ANY in text:
         return f"topic: got {describe(text)}, expected no '*' or '#'; wildcards belong in the patterns of subscriptions"
     return _segments_problem("topic", text)

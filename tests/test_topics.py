@@ -10,6 +10,7 @@ from mpreg_mq.errors import InvalidTopicError, MessageQueueError
 from mpreg_mq.topics import (
     MAX_TOPIC_LENGTH,
     TopicTrie,
+    _Node,
     check_pattern,
     check_topic,
     matches,
@@ -78,6 +79,14 @@ def test_g6_well_formed_topics_are_also_patterns(text: str) -> None:
     assert topic_problem(text) is None
     assert pattern_problem(text) is None
     assert matches(text, text)
+
+
+@given(st.text(st.sampled_from("ab.*# ~!\x7f\té\u00a0"), max_size=6) | st.text(max_size=20))
+def test_g6_a_topic_is_printable_segments_without_wildcards(text: str) -> None:
+    """For all texts: it is a topic if it has segments, none of them empty, of printable characters but spaces and
+    wildcards."""
+    well_formed = all(text.split(".")) and all(char.isprintable() and char not in " *#" for char in text)
+    assert (topic_problem(text) is None) is well_formed
 
 
 @pytest.mark.parametrize("pattern", ["*", "#", "*.*", "#.#", "user.*", "*.alert.*", "system.#", "#.a.#"])
@@ -178,6 +187,23 @@ def test_the_trie_is_a_set_of_pairs(steps: list[tuple[bool, str, int]], topic: s
     assert len(trie) == 0
 
 
+@given(st.permutations(range(8)))
+def test_many_values_of_one_pattern_are_kept_and_forgotten_one_by_one(order: list[int]) -> None:
+    """Given more values under one pattern than need no table, then each is there until it is removed."""
+    trie: TopicTrie[int] = TopicTrie()
+    for value in range(8):
+        assert trie.add("a.*", value)
+        assert not trie.add("a.*", value)
+        assert trie.match("a.b") == set(range(value + 1))
+    kept = set(range(8))
+    for value in order:
+        assert trie.remove("a.*", value)
+        assert not trie.remove("a.*", value)
+        kept.discard(value)
+        assert trie.match("a.b") == kept
+        trie.check()
+
+
 def test_the_trie_refuses_malformed_patterns() -> None:
     """Adding a malformed pattern raises and leaves nothing behind."""
     trie: TopicTrie[str] = TopicTrie()
@@ -226,10 +252,11 @@ def test_match_does_not_look_at_patterns_that_do_not_match() -> None:
             visited.append(key)
             return super().get(key, default)
 
-    trie._root.children = Watched(trie._root.children)  # type: ignore[assignment]
+    assert trie._root.segments is not None
+    trie._root.segments = Watched(trie._root.segments)  # type: ignore[assignment]
 
     assert trie.match("wanted.a.b") == {-1}
-    assert sorted(visited) == ["#", "*", "wanted"]
+    assert visited == ["wanted"]
 
 
 @pytest.mark.parametrize("damage", ["size", "empty node", "root value", "misplaced wildcard"])
@@ -240,13 +267,16 @@ def test_check_finds_damage(damage: str) -> None:
     if damage == "size":
         trie._size = 2
     elif damage == "empty node":
-        trie._root.children["a"].children["b"].values.clear()
+        behind = trie._root.get("a")
+        assert behind is not None
+        behind.put("b", _Node())
         trie._size = 0
     elif damage == "root value":
-        trie._root.values.add("stray")
+        trie._root.add("stray")
         trie._size = 2
     else:
-        trie._root.children["#"] = trie._root.children.pop("a")
+        trie._root.any = trie._root.get("a")
+        trie._root.put("a", None)
 
     with pytest.raises(AssertionError, match="TopicTrie"):
         trie.check()

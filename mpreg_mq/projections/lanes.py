@@ -26,6 +26,8 @@ Head = tuple[float, int, int, "Lane"]
 
 _MAX_CACHED_TOPICS = 100_000
 _MAX_STALE_HEADS = 1_000
+_MAX_IDLE_LANES = 1_000
+"""Beyond as many as have slots in them."""
 _MIN_STALE_ENTRIES = 256
 _MIN_STALE_TOPICS = 256
 
@@ -38,11 +40,13 @@ class Lane:
     ticket, and goes when it comes first or when stale entries outnumber the others.
     """
 
-    __slots__ = ("heap", "members", "number", "offered", "row", "size", "tickets", "topics")
+    __slots__ = ("heap", "members", "number", "offered", "pushes", "row", "size", "tickets", "topics")
 
-    def __init__(self, number: int, members: tuple[str, ...]) -> None:
+    def __init__(self, number: int, members: tuple[str, ...], pushes: bool) -> None:
         self.number = number
         self.members = members
+        self.pushes = pushes
+        """Whether any of them gets its messages without asking; only then it is among those that are offered."""
         self.size = 0
         self.topics: set[str] = set()
         """The topics of the slots in it, and perhaps of some that have left."""
@@ -123,6 +127,7 @@ class Lanes:
         self.starved: set[str] = set()
         """Subscribers for which a lane may wait; whoever can take something again has to be woken."""
         self._numbers = count()
+        self._most_lanes = _MAX_IDLE_LANES
         self._stale = False
 
     def __len__(self) -> int:
@@ -153,7 +158,8 @@ class Lanes:
                 lane.topics = {entry[3].message.topic for entry in lane}
         offered = lane.offered
         if offered is None:
-            self._offer(lane)
+            if lane.pushes:
+                self._offer(lane)
         elif entry[0] < offered[0] or (entry[0] == offered[0] and entry[1] < offered[1]):
             lane.offered = (entry[0], entry[1], lane.number, lane)
             heappush(self._heads, lane.offered)
@@ -168,10 +174,9 @@ class Lanes:
         assert lane is not None
         lane.drop(slot)
 
-    def subscriptions_changed(self, subscriber_id: str) -> None:
+    def subscriptions_changed(self) -> None:
         """Audiences have to be worked out again before the next look."""
         self._stale = True
-        self.starved.add(subscriber_id)
 
     def wake(self, subscriber_id: str) -> None:
         """The subscriber may be able to take a message again. O(1) unless a lane had waited for it."""
@@ -268,7 +273,7 @@ class Lanes:
         return best
 
     def _offer(self, lane: Lane) -> None:
-        if lane.offered is None and lane.members:
+        if lane.offered is None and lane.pushes:
             first = lane.first()
             if first is not None:
                 lane.offered = (first[0], first[1], lane.number, lane)
@@ -279,7 +284,9 @@ class Lanes:
         members = self._subscribers.audience(topic)
         lane = self._shared.get(members)
         if lane is None:
-            lane = self._shared[members] = Lane(next(self._numbers), members)
+            if len(self._shared) >= self._most_lanes:
+                self._forget_idle()
+            lane = self._shared[members] = Lane(next(self._numbers), members, self._pushes(members))
             for subscriber_id in members:
                 self._lanes_of.setdefault(subscriber_id, []).append(lane)
         if len(self._lane_of_topic) >= _MAX_CACHED_TOPICS:
@@ -287,12 +294,35 @@ class Lanes:
         self._lane_of_topic[topic] = lane
         return lane
 
+    def _forget_idle(self) -> None:
+        """Forget lanes without slots: O(lanes), once in as many new ones as are kept, and a thousand."""
+        idle = [lane for lane in self._shared.values() if not lane.size]
+        for lane in idle:
+            del self._shared[lane.members]
+            # Where it stands among the heads it goes when it comes first.
+            lane.offered = None
+            for subscriber_id in lane.members:
+                lanes = self._lanes_of[subscriber_id]
+                lanes.remove(lane)
+                if not lanes:
+                    del self._lanes_of[subscriber_id]
+        self._lane_of_topic = {topic: lane for topic, lane in self._lane_of_topic.items() if lane.size}
+        self._most_lanes = 2 * len(self._shared) + _MAX_IDLE_LANES
+
     def _personal_lane(self, subscriber_id: str) -> Lane:
         lane = self._personal.get(subscriber_id)
         if lane is None:
-            lane = self._personal[subscriber_id] = Lane(next(self._numbers), (subscriber_id,))
+            members = (subscriber_id,)
+            lane = self._personal[subscriber_id] = Lane(next(self._numbers), members, self._pushes(members))
             self._lanes_of.setdefault(subscriber_id, []).append(lane)
         return lane
+
+    def _pushes(self, members: tuple[str, ...]) -> bool:
+        for member in members:
+            subscriber = self._subscribers.get(member)
+            if subscriber is not None and not subscriber.pull:
+                return True
+        return False
 
     def _all(self) -> list[Lane]:
         return [*self._shared.values(), *self._personal.values()]
@@ -307,6 +337,7 @@ class Lanes:
         self._personal = {key: lane for key, lane in self._personal.items() if lane.size}
         for subscriber_id, lane in self._personal.items():
             self._lanes_of[subscriber_id] = [lane]
+            lane.pushes = self._pushes(lane.members)
         split: list[Lane] = []
         for lane in sorted(old, key=lambda lane: -lane.size):
             if not lane.size:
@@ -324,6 +355,7 @@ class Lanes:
     def _adopt(self, lane: Lane, members: tuple[str, ...]) -> None:
         """Keep a lane whole under its new audience; its slots need not move."""
         lane.members = members
+        lane.pushes = self._pushes(members)
         self._shared[members] = lane
         for subscriber_id in members:
             self._lanes_of.setdefault(subscriber_id, []).append(lane)

@@ -320,7 +320,7 @@ class Messages(Projection):
             self._finish(self._known(event, message_id), event.at)
 
     def _on_subscriptions_changed(self, event: e.SubscriberJoined | e.SubscriberLeft) -> None:
-        self.lanes.subscriptions_changed(event.subscriber_id)
+        self.lanes.subscriptions_changed()
         subscriber = self._subscribers.get(event.subscriber_id)
         if subscriber is None or not subscriber.present:
             self._forget_circuit(event.subscriber_id)

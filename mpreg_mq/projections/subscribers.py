@@ -106,7 +106,7 @@ class Subscribers(Projection):
         self._by_id: dict[str, Subscriber] = {}
         self.get: Callable[[str], Subscriber | None] = self._by_id.get
         """The subscriber of an id, present or with leases left over; None if unknown."""
-        self._by_subscription: dict[str, str] = {}
+        self._by_subscription: dict[str, Subscriber] = {}
         self._patterns: TopicTrie[str] = TopicTrie()
         self._audiences: dict[str, tuple[str, ...]] = {}
         self._holders: dict[str, tuple[str, ...]] = {}
@@ -122,7 +122,7 @@ class Subscribers(Projection):
     def subscription(self, subscription_id: str) -> e.SubscriberJoined | None:
         """The subscription, or None."""
         owner = self._by_subscription.get(subscription_id)
-        return self._by_id[owner].subscriptions[subscription_id] if owner is not None else None
+        return owner.subscriptions[subscription_id] if owner is not None else None
 
     def audience(self, topic: str) -> tuple[str, ...]:
         """Ids of the present subscribers that match the topic, sorted (G6).
@@ -133,7 +133,10 @@ class Subscribers(Projection):
         audience = self._audiences.get(topic)
         if audience is None:
             matched = self._patterns.match(topic)
-            audience = tuple(sorted({self._by_subscription[subscription_id] for subscription_id in matched}))
+            if len(matched) == 1:
+                audience = self._by_subscription[matched.pop()].alone
+            else:
+                audience = tuple(sorted({self._by_subscription[subscription_id].id for subscription_id in matched}))
             if len(self._audiences) >= _MAX_CACHED_TOPICS:
                 self._audiences.clear()
             self._audiences[topic] = audience
@@ -160,14 +163,14 @@ class Subscribers(Projection):
         subscriber.count_subscriptions()
         subscriber.max_in_flight = event.max_in_flight
         subscriber.pull = event.pull
-        self._by_subscription[event.subscription_id] = event.subscriber_id
+        self._by_subscription[event.subscription_id] = subscriber
         self._patterns.add(event.topic_pattern, event.subscription_id)
         self._audiences.clear()
 
     def _on_left(self, event: e.SubscriberLeft) -> None:
-        if self._by_subscription.pop(event.subscription_id, None) is None:
+        subscriber = self._by_subscription.pop(event.subscription_id, None)
+        if subscriber is None:
             raise contradiction(event, "there is no such subscription")
-        subscriber = self._by_id[event.subscriber_id]
         joined = subscriber.subscriptions.pop(event.subscription_id)
         subscriber.count_subscriptions()
         self._patterns.remove(joined.topic_pattern, event.subscription_id)
@@ -327,11 +330,11 @@ class Subscribers(Projection):
         self._patterns.check()
         for topic, audience in self._audiences.items():
             matched = self._patterns.match(topic)
-            assert audience == tuple(sorted({self._by_subscription[subscription_id] for subscription_id in matched}))
+            assert audience == tuple(sorted({self._by_subscription[subscription_id].id for subscription_id in matched}))
         assert len(self._patterns) == len(self._by_subscription)
         for subscriber_id, subscriber in self._by_id.items():
             assert subscriber.id == subscriber_id
             assert subscriber.subscriptions or subscriber.held
-            assert all(self._by_subscription[key] == subscriber_id for key in subscriber.subscriptions)
+            assert all(self._by_subscription[key] is subscriber for key in subscriber.subscriptions)
             assert all(subscriber_id in self._holders[message_id] for message_id in subscriber.held)
         assert sum(len(subscriber.held) for subscriber in self) == sum(map(len, self._holders.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 from typing import Any
+from unittest import mock
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -158,13 +159,22 @@ STEPS = st.one_of(
 @given(
     st.lists(st.tuples(st.sampled_from([*NAMES, PULLER]), st.sampled_from(PATTERNS)), min_size=1, max_size=4),
     st.lists(STEPS, min_size=20, max_size=80),
+    st.sampled_from([0, 1000]),
 )
 @settings(deadline=None)
 def test_the_index_agrees_with_a_list_of_everything(
-    subscriptions: list[tuple[str, str]], steps: list[tuple[Any, ...]]
+    subscriptions: list[tuple[str, str]], steps: list[tuple[Any, ...]], most_idle: int
 ) -> None:
-    """For all stories: the first message in queue order that has a taker goes next, to the least busy of them."""
+    """For all stories: the first message in queue order that has a taker goes next, to the least busy of them, whether
+    or not lanes are forgotten when nothing is in them."""
     queue = NaiveQueue()
+    with mock.patch("mpreg_mq.projections.lanes._MAX_IDLE_LANES", most_idle):
+        queue.state.messages.lanes._most_lanes = most_idle
+        follow(queue, subscriptions, steps)
+
+
+def follow(queue: NaiveQueue, subscriptions: list[tuple[str, str]], steps: list[tuple[Any, ...]]) -> None:
+    """A story, and then all that can be delivered."""
     for subscription in subscriptions:
         queue.join(*subscription)
     for name, *arguments in steps:
@@ -236,3 +246,41 @@ def test_an_overtaken_head_is_passed_over() -> None:
         state.apply(e.MessageDelivered(1.0, name, "a", "a:#", 1, 9.0))
         state.check()
     assert state.messages.lanes.next() is None
+
+
+def test_lanes_that_nothing_is_in_are_forgotten() -> None:
+    """Given ever new subscribers' topics, one message at a time, then the index holds a bounded number of lanes, and
+    the message of a subscriber whose lane was forgotten is found again."""
+    count = 30
+    state = state_with(*(joined(f"s{number}", f"t{number}", pull=True) for number in range(count)))
+    lanes = state.messages.lanes
+    with mock.patch("mpreg_mq.projections.lanes._MAX_IDLE_LANES", 4):
+        lanes._most_lanes = 4
+        state.apply(e.MessageEnqueued(1.0, "stays", "t0", b""))
+        for number in range(2 * count):
+            who, message_id = f"s{number % count}", f"m{number}"
+            state.apply(e.MessageEnqueued(1.0, message_id, f"t{number % count}", b""))
+            assert message_id in [slot.message.id for slot in lanes.ready_for(who)]
+            state.apply(e.MessageDelivered(1.0, message_id, who, f"{who}:t", 1, 99.0))
+            state.apply(e.MessageAcknowledged(1.0, message_id, who, True))
+            assert len(lanes._shared) <= 2 * 1 + 4
+            assert len(lanes._lanes_of) <= 2 * 1 + 4
+            state.check()
+    assert [slot.message.id for slot in lanes.ready_for("s0")] == ["stays"]
+
+
+def test_messages_of_those_who_fetch_are_not_to_be_delivered() -> None:
+    """Given messages that only subscribers take who fetch, then there is nothing to look for; when one of them gets
+    its messages without asking from then on, then the first is its."""
+    state = state_with(joined("p", "#", pull=True))
+    lanes = state.messages.lanes
+    assert lanes.next() is None
+    for number in range(3):
+        state.apply(e.MessageEnqueued(1.0, str(number), "x", b""))
+        assert not lanes.may_deliver
+    state.check()
+    state.apply(joined("p", "x"))
+    found = lanes.next()
+    assert found is not None
+    assert (found[0].message.id, found[1].id) == ("0", "p")
+    state.check()
