@@ -26,11 +26,10 @@ from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import Abandon, BeginClose, Committed, FinishClose, Inspect, Recover, Start, Turn
 from mpreg_mq.actors.store import Store
 from mpreg_mq.actors.subscriber_actor import Deliver, Settled
-from mpreg_mq.actors.views import queued_message
+from mpreg_mq.actors.views import fired_message
 from mpreg_mq.actors.waiting import WaitingReceive
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, QueueClosedError
-from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Append
 from mpreg_mq.model import Callback, CircuitState, DeliveryGuarantee, MessageId, RejectionReason
 from mpreg_mq.projections import QueueState
@@ -280,7 +279,6 @@ class QueueActor(DispatchingActor):
         # The time of the decision to let it go.
         now = self._shared_context.now
         id_ = MessageId(message_id, now, state.configuration.name)
-        enqueued = e.MessageEnqueued(now, message_id, send.topic, send.payload, send.guarantee, send.options)
         for subscriber_id in audience:
             subscriber = state.subscribers.get(subscriber_id)
             attachment = self._attachments.get(subscriber_id)
@@ -290,7 +288,7 @@ class QueueActor(DispatchingActor):
                 failed.append(subscriber_id)
                 continue
             subscription_id = subscriber.only_subscription or state.subscribers.subscription_for(subscriber, send.topic)
-            message = queued_message(enqueued, state.configuration, id_=id_)
+            message = fired_message(send, id_, state.configuration)
             delivery = Deliver(message, subscription_id, subscriber_id, 0)
             outer, self._calling_out = self._calling_out, True
             try:

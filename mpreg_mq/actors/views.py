@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mpreg_mq.actors.commands import Send
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events.types import MessageEnqueued
 from mpreg_mq.model import DEFAULT_OPTIONS, DeadLetter, InFlightMessage, MessageId, QueuedMessage
@@ -69,6 +70,37 @@ def queued_message(
         options.group_id,
         event.redriven_from,
         deadline,
+    )
+
+
+def fired_message(send: Send, id_: MessageId, configuration: QueueConfiguration) -> QueuedMessage:
+    """A message that is delivered without having been accepted, with a payload of its own (G1).
+
+    Raises:
+        PayloadError: the payload cannot be decoded.
+    """
+    if send.options is not DEFAULT_OPTIONS:
+        sent = MessageEnqueued(id_.created_at, id_.id, send.topic, send.payload, send.guarantee, send.options)
+        return queued_message(sent, configuration, id_=id_)
+    try:
+        payload = decode(send.payload)
+    except Exception:
+        payload = decode_payload(send.payload)
+    return QueuedMessage(
+        id_,
+        send.topic,
+        payload,
+        send.guarantee,
+        0,
+        0.0,
+        configuration.default_visibility_timeout_seconds,
+        configuration.max_retries,
+        configuration.default_acknowledgment_timeout_seconds,
+        1,
+        id_.created_at,
+        {},
+        1,
+        configuration.message_ttl_seconds,
     )
 
 

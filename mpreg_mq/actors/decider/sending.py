@@ -227,15 +227,9 @@ def record_fire_and_forget(
 
     ``id_`` is what the copies that were delivered have.
     """
-    event = e.FireAndForgetSent(context.now, id_.id, send.topic, delivered_to, failed, send.fingerprint)
-    result = DeliveryResult(
-        True,
-        id_,
-        frozenset(delivered_to),
-        frozenset(failed),
-        delivery_timestamp=context.now,
-    )
-    return Decision((event,), result)
+    now = context.now
+    event = e.FireAndForgetSent(now, id_.id, send.topic, delivered_to, failed, send.fingerprint)
+    return Decision((event,), DeliveryResult(True, id_, frozenset(delivered_to), frozenset(failed), None, now))
 
 
 def decide_rejection(state: QueueState, command: RecordRejection, context: Context) -> Decision:
