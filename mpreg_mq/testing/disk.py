@@ -5,22 +5,36 @@ What is on the disk is bytes, so that each restart decodes what the run before e
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
+from enum import Enum
 from hashlib import blake2b
 from typing import Any
 
 import attrs
 
 from mpreg_mq.actors.journal import HOLD_SECONDS, Journal, JournalActor
+from mpreg_mq.actors.loop_writing import LoopWriting
 from mpreg_mq.actors.submissions import Intake
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.codec import EncodedEvent, decode, encode
 from mpreg_mq.events.log import Append, RecordedEvent
 from mpreg_mq.events.memory import MemoryEventLog
+from mpreg_mq.testing.loop import SimulatedLoop
+from mpreg_mq.testing.quick_disk import Encoded, SimulatedQuickWriter
 
 COMMIT_SECONDS = 0.001
 """What a commit takes on a disk that is not slow."""
+
+
+class Writing(Enum):
+    """Who writes to a log that can wait for its disk, and who waits (see ADR 0017 and 0018)."""
+
+    THREAD = "thread"
+    """The journal does both."""
+    LOOP = "loop"
+    """The loop writes, and goes on meanwhile."""
+    WAITING = "waiting"
+    """The loop writes, and waits."""
 
 
 @attrs.define(eq=False)
@@ -28,20 +42,29 @@ class SimulatedDisk:
     """What survives a crash.
 
     ``latency`` gives the seconds that the next commit takes; ``fault`` is asked before each append and may raise.
+    Where the loop writes, ``busy`` says whether it would have to wait for others, and ``survivors`` how many of the
+    batches whose sync was not told of are on the disk after a failure or a crash, given the least and the most.
     """
 
     latency: Callable[[], float] = lambda: COMMIT_SECONDS
     fault: Callable[[], None] = lambda: None
+    busy: Callable[[], bool] = lambda: False
+    survivors: Callable[[int, int], int] = max
     written: list[tuple[str, EncodedEvent]] = attrs.field(factory=list, init=False)
     commits: int = attrs.field(default=0, init=False)
     _log: SimulatedLog | None = attrs.field(default=None, init=False)
 
-    def open(self, loop: asyncio.AbstractEventLoop, *, blocking: bool = True) -> SimulatedLog:
+    def open(self, loop: SimulatedLoop, *, blocking: bool = True, writing: Writing = Writing.THREAD) -> SimulatedLog:
         """The log for a new process; the one before cannot write any more."""
         if self._log is not None:
             self._log.crash()
-        self._log = SimulatedLog(self, loop, blocking)
+        self._log = SimulatedLog(self, loop, blocking, writing)
         return self._log
+
+    def put(self, encoded: Encoded) -> None:
+        """Have the events of one commit."""
+        self.written += encoded
+        self.commits += 1
 
     def records(self) -> list[RecordedEvent]:
         """What a reader would find; O(events)."""
@@ -66,27 +89,49 @@ class SimulatedLog(MemoryEventLog):
 
     location = "simulated:"
 
-    def __init__(self, disk: SimulatedDisk, loop: asyncio.AbstractEventLoop, blocking: bool) -> None:
+    def __init__(self, disk: SimulatedDisk, loop: SimulatedLoop, blocking: bool, writing: Writing) -> None:
         super().__init__()
         self.blocking = blocking
         self.loop = loop
         self.disk = disk
         self.crashed = False
-        for record in disk.records():
+        self._writing = writing
+        self._writer: SimulatedQuickWriter | None = None
+        self.read_disk()
+
+    def read_disk(self) -> None:
+        """Hold what the disk has, and nothing else."""
+        super().__init__()
+        for record in self.disk.records():
             super().append((Append(record.stream, record.version - 1, (record.event,)),))
 
     def append(self, batch: Sequence[Append]) -> None:
         """Write, unless the disk refuses or the process has crashed."""
-        if self.crashed:
-            raise EventLogError("simulated: the process that had this log open has crashed")
+        self.check_alive()
         self.disk.fault()
+        self.disk.put(self.take(batch))
+
+    def take(self, batch: Sequence[Append]) -> Encoded:
+        """Hold a batch that fits; what of it goes to the disk."""
         encoded = [(append.stream, encode(event)) for append in batch for event in append.events]
         super().append(batch)
-        self.disk.written += encoded
-        self.disk.commits += 1
+        return encoded
+
+    def check_alive(self) -> None:
+        """Raise where the process has crashed."""
+        if self.crashed:
+            raise EventLogError("simulated: the process that had this log open has crashed")
+
+    def quick_writer(self) -> SimulatedQuickWriter | None:
+        """What the loop writes with; None where a journal does."""
+        if self._writing is not Writing.THREAD:
+            self._writer = SimulatedQuickWriter(self, self._writing is Writing.WAITING)
+        return self._writer
 
     def crash(self) -> None:
         """Write no more: what was not appended yet is lost."""
+        if not self.crashed and self._writer is not None:
+            self._writer.crash()
         self.crashed = True
 
 
@@ -97,6 +142,7 @@ class _DiskInbox:
         self.deliver: Callable[[Any], None] = lambda message: None
         self.call_later: Callable[..., Any] = lambda seconds, function: None
         self._hold: Any = None
+        self._is_over = False
 
     def put(self, envelope: Any, /) -> None:
         """Take a message."""
@@ -115,15 +161,21 @@ class _DiskInbox:
         self._hold = self.call_later(seconds, self._end_hold)
 
     def _end_hold(self) -> None:
-        self._hold = None
+        self._hold, self._is_over = None, True
         self.deliver("wake")
+
+    @property
+    def has_time(self) -> bool:
+        """Whether a hold goes on."""
+        return self._hold is not None or self._is_over
 
     def is_over(self) -> bool:
         """Whether the time of the hold has passed."""
-        return self._hold is None
+        return self._is_over
 
     def release(self) -> None:
         """End the hold."""
+        self._is_over = False
         if self._hold is not None:
             self._hold.cancel()
             self._hold = None
@@ -149,7 +201,9 @@ class SimulatedJournal(Journal):
         if not isinstance(log, SimulatedLog):
             return Journal.start(log, hold_seconds=hold_seconds)
         intake = Intake(hold_seconds)
-        actor = SimulatedJournalActor(log, intake, None)
+        writer = log.quick_writer()
+        on_loop = None if writer is None else LoopWriting(writer, intake)
+        actor = SimulatedJournalActor(log, intake, on_loop)
 
         def deliver(message: Any) -> None:
             log.loop.call_later(log.disk.latency(), _receive, actor, message)
@@ -157,7 +211,7 @@ class SimulatedJournal(Journal):
         inbox: Any = actor.actor_inbox
         inbox.deliver, inbox.call_later = deliver, log.loop.call_later
         ref: Any = actor.actor_ref
-        return cls(log, ref, intake, None, actor)
+        return cls(log, ref, intake, on_loop, actor)
 
     def flush(self, timeout: float | None = None) -> None:
         """Commit everything now, as if the caller had waited for the disk."""
@@ -166,6 +220,8 @@ class SimulatedJournal(Journal):
     def stop(self) -> None:
         """Commit everything, and take nothing more."""
         self.code.on_stop()
+        if self._on_loop is not None:
+            self._on_loop.close()
 
 
 def _receive(actor: SimulatedJournalActor, message: Any) -> None:

@@ -82,6 +82,7 @@ class SimulatedLoop(_EventLoop):
         self._now = 0.0
         self._ready: list[_Call] = []
         self._timers: list[tuple[float, int, _Call]] = []
+        self._readers: dict[Any, tuple[Callable[..., object], contextvars.Context]] = {}
         self._order = 0
         self._thread_id = threading.get_ident()
         self._running = False
@@ -226,6 +227,20 @@ class SimulatedLoop(_EventLoop):
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Called by asyncio's handles; cancelled timers leave when they come first."""
+
+    def add_reader(self, fd: Any, callback: Callable[[*Ts], Any], *args: *Ts) -> None:
+        """Run the callback in a step of its own after each :meth:`ring`; there are no real descriptors."""
+        self._readers[fd] = partial(callback, *args), contextvars.copy_context()
+
+    def remove_reader(self, fd: Any) -> bool:
+        """Run it no more."""
+        return self._readers.pop(fd, None) is not None
+
+    def ring(self, fd: Any) -> None:
+        """Say that there is something to read."""
+        if fd in self._readers:
+            callback, context = self._readers[fd]
+            self.call_soon(callback, context=context)
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future of this loop."""

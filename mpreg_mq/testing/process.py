@@ -43,7 +43,7 @@ class Process:
         self.loop = SimulatedLoop(Random(f"{world.seed}/loop {number}"))
         self.clock = SimulatedClock(self.loop, start)
         self._before = running_actors()
-        self.log = world.disk.open(self.loop, blocking=world.blocking)
+        self.log = world.disk.open(self.loop, blocking=world.blocking, writing=world.writing)
         try:
             self.manager = MessageQueueManager(log=self.log, clock=self.clock)
         except MessageQueueError:

@@ -10,6 +10,7 @@ import attrs
 
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.model import DeliveryGuarantee, OverflowPolicy, QueueType
+from mpreg_mq.testing.disk import Writing
 
 QUEUE_NAME = "q"
 GUARANTEES = (DeliveryGuarantee.AT_LEAST_ONCE, DeliveryGuarantee.BROADCAST, DeliveryGuarantee.QUORUM)
@@ -67,6 +68,7 @@ class Scenario:
     admin: bool = True
     configuration: QueueConfiguration | None = None
     blocking_log: bool | None = None
+    writing: Writing | None = None
     guarantees: tuple[DeliveryGuarantee, ...] = GUARANTEES
     groups: bool = True
     payloads: Payloads | None = None
@@ -81,6 +83,12 @@ SCENARIOS: dict[str, Scenario] = {
         Scenario("crashes", faults=attrs.evolve(NO_FAULTS, crash=0.5, stall=0.1, duplicate=0.2), admin=False),
         Scenario("handlers", faults=attrs.evolve(NO_FAULTS, raising=0.4, slow=0.4, hanging=0.1), pushed=4, pulling=0),
         Scenario("disk", faults=attrs.evolve(NO_FAULTS, crash=0.2, slow_disk=0.4, full_disk=0.1), blocking_log=True),
+        Scenario(
+            "loop",
+            faults=attrs.evolve(NO_FAULTS, crash=0.3, stall=0.1, slow_disk=0.4, full_disk=0.1, duplicate=0.2),
+            blocking_log=True,
+            writing=Writing.LOOP,
+        ),
         Scenario("audiences", guarantees=GUARANTEES[1:], pushed=4),
         Scenario("groups", guarantees=GUARANTEES[:1], pushed=2, pulling=2),
     )

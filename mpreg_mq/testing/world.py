@@ -11,7 +11,7 @@ from typing import Any
 from mpreg_mq.errors import EventLogError, MessageQueueError
 from mpreg_mq.model import DeliveryGuarantee, QueuedMessage
 from mpreg_mq.testing.clients import ClientHistory, Outcome
-from mpreg_mq.testing.disk import COMMIT_SECONDS, SimulatedDisk
+from mpreg_mq.testing.disk import COMMIT_SECONDS, SimulatedDisk, Writing
 from mpreg_mq.testing.loop import START
 from mpreg_mq.testing.process import PATTERNS, STORM_SECONDS, TOPICS, Process
 from mpreg_mq.testing.scenario import NO_FAULTS, Scenario, seeded_configuration
@@ -23,6 +23,8 @@ STEPS_PER_MESSAGE = 100
 """Steps that a message may cost in one process; ten are usual. More means that something asks for turns for ever."""
 
 SPARE_STEPS = 2000
+BUSY_SHARE = 0.05
+"""How often a loop that writes finds its log in use."""
 MAX_STARTS = 20
 """How often in a row a process may fail to get its log open."""
 
@@ -39,7 +41,10 @@ class World:
         blocking = scenario.blocking_log
         self.blocking = self.random.random() < 0.7 if blocking is None else blocking
         self.disk_random = Random(f"{seed}/disk")
-        self.disk = SimulatedDisk(self._latency, self._fault)
+        # Drawn apart, so that what else a seed says does not depend on it.
+        self.writing_random = Random(f"{seed}/writing")
+        self.writing = self.writing_random.choice(tuple(Writing)) if scenario.writing is None else scenario.writing
+        self.disk = SimulatedDisk(self._latency, self._fault, self._busy, self.writing_random.randint)
         self.faults = scenario.faults
         self._refusals = 0
         self.attempted: set[str] = set()
@@ -72,6 +77,9 @@ class World:
             self._refusals -= 1
             self.disk_errors += 1
             raise EventLogError("simulated: no space left on the disk")
+
+    def _busy(self) -> bool:
+        return self.writing_random.random() < BUSY_SHARE
 
     # --- messages -----------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from tests.support.mutants.mutant import Mutant, returning
 
 JOURNAL = "mpreg_mq.actors.journal:JournalActor._try"
 DISK = "mpreg_mq.testing.disk"
+ON_LOOP = "mpreg_mq.actors.loop_writing:LoopWriting"
 
 
 def _written_and_refused(attempt: Any) -> Any:
@@ -69,6 +70,25 @@ def _swallows_errors(attempt: Any) -> Any:
     return mutated
 
 
+def _lands_too_much(land: Any) -> Any:
+    def mutated(self: Any, *, wait: bool) -> Any:
+        landed = land(self, wait=wait)
+        early = [submission for batch in self._flights for submission in batch]
+        for batch in self._flights:
+            batch.clear()
+        return landed + [(submission, None) for submission in early]
+
+    return mutated
+
+
+def _believes_what_failed(bring_down: Any) -> Any:
+    def mutated(self: Any) -> Any:
+        outcomes, again = bring_down(self)
+        return [*outcomes, *((submission, None) for submission in again)], []
+
+    return mutated
+
+
 STORE_MUTANTS: tuple[Mutant, ...] = (
     Mutant("a store error leaves the message pending", "unexpected", JOURNAL, _written_and_refused, "disk"),
     Mutant(
@@ -91,5 +111,13 @@ STORE_MUTANTS: tuple[Mutant, ...] = (
         "an exhausted message is deleted on disk", "R1", f"{DISK}:SimulatedLog.append", _without(e.MessageDeadLettered)
     ),
     Mutant("acknowledgments are not written", "I4", f"{DISK}:SimulatedLog.append", _without(e.MessageAcknowledged)),
+    Mutant("one sync answers for all that are under way", "I5", f"{ON_LOOP}._land", _lands_too_much, "loop"),
+    Mutant(
+        "what a sync that failed has left out counts as written",
+        "I5",
+        f"{ON_LOOP}.bring_down",
+        _believes_what_failed,
+        "loop",
+    ),
     Mutant("recovery forgets the last event", "I6", "mpreg_mq.actors.store:Store.load", _forgets_the_last),
 )
