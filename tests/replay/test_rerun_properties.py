@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from hypothesis import settings
 
+from mpreg_mq.actors import commands as c
 from mpreg_mq.events import types as e
+from mpreg_mq.model import DeliveryGuarantee
 from mpreg_mq.projections import QueueState
 from mpreg_mq.replay.rerun import rerun_events
 from tests.decider.test_properties import QueueStory
 from tests.support.effort import repetitions
+from tests.support.given import Scenario
 
 
 class RerunStory(QueueStory):
@@ -27,3 +30,14 @@ class RerunStory(QueueStory):
 
 TestRerunStory = RerunStory.TestCase
 TestRerunStory.settings = settings(max_examples=repetitions(test=60, soak=2000), stateful_step_count=40, deadline=None)
+
+
+def test_what_a_newcomer_fetches_at_once_is_one_decision() -> None:
+    """Given a broadcast message, when somebody comes and fetches it at the same moment, then its audience was fixed by
+    the fetch and not by the coming, and both are decided as they were."""
+    q = Scenario()
+    q.send("t", guarantee=DeliveryGuarantee.BROADCAST)
+    q.subscribe("r", pull=True)
+    q.when(c.Receive("r", 1))
+    assert [type(event) for event in q.history[-3:]] == [e.SubscriberJoined, e.AudienceFixed, e.MessageDelivered]
+    assert rerun_events(q.history).differences == []

@@ -129,7 +129,7 @@ def rerun(
             engine = Engine(name, changes or {}, result, base_state(log, QUEUE_STREAMS + name))
             records = read(log, queue=name, until=until, progress=progress)
             position = 0
-            for group in groups(records):
+            for group in groups(records, engine.is_entered):
                 try:
                     engine.take(group)
                 except ProjectionError as error:
@@ -143,7 +143,7 @@ def rerun_events(events: Iterable[e.Event], *, changes: Mapping[str, Any] | None
     result = Rerun()
     engine = Engine("story", changes or {}, result, alone=alone)
     records = (RecordedEvent(number, QUEUE_STREAMS + "story", number, event) for number, event in enumerate(events, 1))
-    for group in groups(records):
+    for group in groups(records, engine.is_entered):
         engine.take(group)
     return result
 
@@ -182,20 +182,6 @@ class Engine:
         Raises:
             ProjectionError: the records contradict what came before.
         """
-        if isinstance(group[0].event, e.SubscriberJoined):
-            entered = 1 + sum(self._is_open_quorum(record.event) for record in group)
-            self._take(group[:entered])
-            for record in group[entered:]:
-                self._take([record])
-        else:
-            self._take(group)
-
-    def _is_open_quorum(self, event: Any) -> bool:
-        """Whether this is an audience that a newcomer enters, and none that its coming let be fixed (G4)."""
-        message = self._state.messages.get(event.message_id) if isinstance(event, e.AudienceFixed) else None
-        return message is not None and message.members is not None
-
-    def _take(self, group: Group) -> None:
         recorded = tuple(self._adapted(record.event) for record in group)
         first: Any = recorded[0]
         if isinstance(first, e.QueueCreated | e.QueueReconfigured):
@@ -206,6 +192,11 @@ class Engine:
             self._compare(recorded, group[0].position)
         for event in recorded:
             self._state.apply(event)
+
+    def is_entered(self, event: e.AudienceFixed) -> bool:
+        """Whether this is an audience that a newcomer enters, and none that its coming let be fixed (G4)."""
+        message = self._state.messages.get(event.message_id)
+        return message is not None and message.members is not None
 
     def _adapted(self, event: e.Event) -> Any:
         """The event as it would be in a queue with the changed settings."""

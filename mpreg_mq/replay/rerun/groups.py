@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mpreg_mq.events import RecordedEvent
@@ -25,12 +25,18 @@ _FETCHED = (e.AudienceFixed, e.MessageExpired, e.MessageDelivered)
 
 Group = list[RecordedEvent]
 
+Enters = Callable[[e.AudienceFixed], bool]
+"""Whether it is an audience that is there already and that somebody enters."""
 
-def groups(records: Iterable[RecordedEvent]) -> Iterator[Group]:
-    """The records of one stream, divided into the decisions that recorded them; each is given when the next begins."""
+
+def groups(records: Iterable[RecordedEvent], enters: Enters) -> Iterator[Group]:
+    """The records of one stream, divided into the decisions that recorded them; each is given when the next begins.
+
+    ``enters`` is asked of an audience that may have come with a subscriber, once all decisions before were given.
+    """
     group: Group = []
     for record in records:
-        if group and not _belongs(group, record.event):
+        if group and not _belongs(group, record.event, enters):
             yield from _settled(group)
             group = []
         group.append(record)
@@ -38,7 +44,7 @@ def groups(records: Iterable[RecordedEvent]) -> Iterator[Group]:
         yield from _settled(group)
 
 
-def _belongs(group: Group, event: Any) -> bool:
+def _belongs(group: Group, event: Any, enters: Enters) -> bool:
     first: Any = group[0].event
     last: Any = group[-1].event
     if event.at != first.at:
@@ -49,7 +55,8 @@ def _belongs(group: Group, event: Any) -> bool:
         ends_with_process = isinstance(event, e.SubscriberLeft) and not event.unsubscribed
         return ends_with_process and isinstance(first, e.SubscriberLeft) and not first.unsubscribed
     if isinstance(first, e.SubscriberJoined):
-        return isinstance(event, e.AudienceFixed) and event.subscriber_ids == (first.subscriber_id,)
+        newcomer = (first.subscriber_id,)
+        return isinstance(event, e.AudienceFixed) and event.subscriber_ids == newcomer and enters(event)
     if isinstance(last, e.MessageDropped):
         return isinstance(event, e.MessageEnqueued) and event.redriven_from is None
     if isinstance(last, e.MessagesPurged):
