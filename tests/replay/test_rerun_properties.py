@@ -41,3 +41,18 @@ def test_what_a_newcomer_fetches_at_once_is_one_decision() -> None:
     q.when(c.Receive("r", 1))
     assert [type(event) for event in q.history[-3:]] == [e.SubscriberJoined, e.AudienceFixed, e.MessageDelivered]
     assert rerun_events(q.history).differences == []
+
+
+def test_a_newcomer_enters_audiences_in_the_order_of_their_messages() -> None:
+    """Given two quorum messages, the later of which had its audience fixed first, when somebody comes, then it enters
+    them in the order in which they were accepted, whether or not the state comes from a snapshot."""
+    q = Scenario()
+    q.subscribe("first", "a")
+    q.send("b", guarantee=DeliveryGuarantee.QUORUM, required_acknowledgments=2)
+    q.send("a", guarantee=DeliveryGuarantee.QUORUM, required_acknowledgments=2)
+    q.dispatch()
+    q.subscribe("second", "b")
+    q.dispatch()
+    q.subscribe("third")
+    assert [event.message_id for event in q.fresh_of(e.AudienceFixed)] == ["1-r", "2-r"]
+    assert rerun_events(q.history).differences == []

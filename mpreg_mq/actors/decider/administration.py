@@ -23,7 +23,7 @@ from mpreg_mq.actors.decider.settling import audience_outcome
 from mpreg_mq.errors import InvalidOptionError
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DeliveryGuarantee
-from mpreg_mq.projections import DeadEntry, QueueState
+from mpreg_mq.projections import DeadEntry, Message, QueueState
 from mpreg_mq.topics import matches
 
 UNCHANGED = Decision(reply=False)
@@ -65,13 +65,18 @@ def decide_subscribe(state: QueueState, command: Subscribe, context: Context) ->
     )
     admitted = (
         e.AudienceFixed(context.now, message.id, (command.subscriber_id,))
-        for message in state.messages.audiences.values()
+        for message in _with_audience(state)
         if message.guarantee is DeliveryGuarantee.QUORUM
         and message.members is not None
         and command.subscriber_id not in message.members
         and matches(command.topic_pattern, message.topic)
     )
     return Decision((joined, *admitted), command.subscription_id)
+
+
+def _with_audience(state: QueueState) -> list[Message]:
+    """Messages whose audience is fixed, in order of acceptance, whether or not a snapshot has kept another order."""
+    return sorted(state.messages.audiences.values(), key=lambda message: message.seq)
 
 
 def decide_unsubscribe(state: QueueState, command: Unsubscribe, context: Context) -> Decision:
@@ -92,7 +97,7 @@ def decide_unsubscribe(state: QueueState, command: Unsubscribe, context: Context
         for subscription_id, joined in subscriber.subscriptions.items()
         if subscription_id != command.subscription_id
     ]
-    for message in state.messages.audiences.values():
+    for message in _with_audience(state):
         assert message.members is not None
         slot = message.members.get(subscriber.id)
         if slot is None or slot.acknowledged or any(matches(pattern, message.topic) for pattern in others):
