@@ -154,7 +154,7 @@ class _Node(Generic[T]):
         if isinstance(values, set):
             values.remove(value)
         else:
-            self.values = tuple(held for held in values if held != value)
+            self.values = tuple(held for held in values if not (held is value or held == value))
         return True
 
 

@@ -159,6 +159,7 @@ def delivered_and_acknowledged(
         or subscriber.probe is not None
         or not subscriber.subscriptions
         or not acknowledgment.completes
+        or delivery.at > acknowledgment.at
         or message.members is not None
         or message.group_id is not None
         or message.ttl_timer is not None

@@ -295,17 +295,23 @@ class Lanes:
         return lane
 
     def _forget_idle(self) -> None:
-        """Forget lanes without slots: O(lanes), once in as many new ones as are kept, and a thousand."""
-        idle = [lane for lane in self._shared.values() if not lane.size]
-        for lane in idle:
-            del self._shared[lane.members]
-            # Where it stands among the heads it goes when it comes first.
-            lane.offered = None
-            for subscriber_id in lane.members:
-                lanes = self._lanes_of[subscriber_id]
-                lanes.remove(lane)
-                if not lanes:
-                    del self._lanes_of[subscriber_id]
+        """Forget lanes without slots: O(lanes and their members), once a thousand new ones and as many as are kept."""
+        affected: set[str] = set()
+        idle = {id(lane) for lane in self._shared.values() if not lane.size}
+        for lane in self._shared.values():
+            if not lane.size:
+                lane.offered = None
+                affected.update(lane.members)
+        for subscriber_id in affected:
+            kept = [lane for lane in self._lanes_of[subscriber_id] if id(lane) not in idle]
+            if kept:
+                self._lanes_of[subscriber_id] = kept
+            else:
+                del self._lanes_of[subscriber_id]
+        self._shared = {members: lane for members, lane in self._shared.items() if lane.size}
+        # While nothing is delivered, as in a replay, nobody takes old heads out.
+        self._heads = [head for head in self._heads if head[3].offered is head]
+        heapify(self._heads)
         self._lane_of_topic = {topic: lane for topic, lane in self._lane_of_topic.items() if lane.size}
         self._most_lanes = 2 * len(self._shared) + _MAX_IDLE_LANES
 

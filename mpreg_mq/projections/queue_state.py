@@ -121,27 +121,29 @@ class QueueState(Projection):
             ProjectionError: an event contradicts what came before; those before it are folded in.
         """
         apply = self.apply
-        delivery: Any = None
-        for event in events:
-            told: Any = event
-            kind = type(event)
-            if delivery is not None:
-                if (
-                    kind is e.MessageAcknowledged
-                    and told.message_id == delivery.message_id
-                    and told.subscriber_id == delivery.subscriber_id
-                    and delivered_and_acknowledged(self, delivery, told)
-                ):
-                    delivery = None
-                    continue
-                apply(delivery)
-                delivery = None
-            if kind is e.MessageDelivered:
-                delivery = told
-            else:
-                apply(event)
-        if delivery is not None:
-            apply(delivery)
+        held: Any = None
+        try:
+            for event in events:
+                told: Any = event
+                kind = type(event)
+                if held is not None:
+                    delivery, held = held, None
+                    if (
+                        kind is e.MessageAcknowledged
+                        and told.message_id == delivery.message_id
+                        and told.subscriber_id == delivery.subscriber_id
+                        and delivered_and_acknowledged(self, delivery, told)
+                    ):
+                        continue
+                    apply(delivery)
+                if kind is e.MessageDelivered:
+                    held = told
+                else:
+                    apply(event)
+        finally:
+            # Also where the events end with an error of whoever reads them.
+            if held is not None:
+                apply(held)
 
     def _find_handlers(self, kind: type[e.Event]) -> _Handlers:
         if kind not in e.EVENT_TYPES:

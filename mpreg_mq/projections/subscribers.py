@@ -168,9 +168,10 @@ class Subscribers(Projection):
         self._audiences.clear()
 
     def _on_left(self, event: e.SubscriberLeft) -> None:
-        subscriber = self._by_subscription.pop(event.subscription_id, None)
-        if subscriber is None:
-            raise contradiction(event, "there is no such subscription")
+        subscriber = self._by_subscription.get(event.subscription_id)
+        if subscriber is None or subscriber.id != event.subscriber_id:
+            raise contradiction(event, "the subscriber has no such subscription")
+        del self._by_subscription[event.subscription_id]
         joined = subscriber.subscriptions.pop(event.subscription_id)
         subscriber.count_subscriptions()
         self._patterns.remove(joined.topic_pattern, event.subscription_id)
@@ -300,7 +301,7 @@ class Subscribers(Projection):
                 one.circuit,
                 one.open_until,
                 one.probe,
-                list(one.held),
+                sorted(one.held),
             )
             for one in self
         ]

@@ -284,3 +284,24 @@ def test_messages_of_those_who_fetch_are_not_to_be_delivered() -> None:
     assert found is not None
     assert (found[0].message.id, found[1].id) == ("0", "p")
     state.check()
+
+
+def test_heads_do_not_pile_up_while_nothing_is_delivered() -> None:
+    """Given lanes that come and go while nobody looks for what is next, as in a replay or a paused queue, then no more
+    heads are kept than lanes."""
+    count = 30
+    state = state_with(*(joined(f"s{number}", f"t{number}") for number in range(count)), joined("all", "t0.#"))
+    lanes = state.messages.lanes
+    with mock.patch("mpreg_mq.projections.lanes._MAX_IDLE_LANES", 4):
+        lanes._most_lanes = 4
+        for number in range(20 * count):
+            who, message_id = f"s{number % count}", f"m{number}"
+            state.apply(e.MessageEnqueued(1.0, message_id, f"t{number % count}", b""))
+            state.apply(e.MessageDelivered(1.0, message_id, who, f"{who}:t", 1, 99.0))
+            state.apply(e.MessageAcknowledged(1.0, message_id, who, True))
+            assert len(lanes._heads) <= 2 * 4 + 2
+    state.check()
+    state.apply(e.MessageEnqueued(1.0, "last", "t3", b""))
+    found = lanes.next()
+    assert found is not None
+    assert (found[0].message.id, found[1].id) == ("last", "s3")

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.events import types as e
 from mpreg_mq.projections import QueueState
 from mpreg_mq.testing.strategies import histories
 from tests.support.given import by_handlers
+
+BEGINNING: tuple[e.Event, ...] = (
+    e.QueueCreated(1.0, "q", QueueConfiguration("q")),
+    e.SubscriberJoined(1.0, "s", "s/1", "#", 10),
+    e.MessageEnqueued(1.0, "m", "t", b""),
+    e.MessageDelivered(1.0, "m", "s", "s/1", 1, 99.0),
+)
 
 
 @given(st.data())
@@ -21,3 +33,29 @@ def test_wherever_a_history_is_cut_into_runs_the_state_is_the_same(data: st.Data
         assert state.version == last
         state.check()
     assert state.dump() == by_handlers(events).dump()
+
+
+def test_a_delivery_at_the_end_of_a_run_is_folded_in_also_where_reading_fails() -> None:
+    """Given events whose reader fails after a delivery, then the state has come as far as the events that were read."""
+
+    def failing() -> Iterator[e.Event]:
+        yield from BEGINNING
+        raise OSError("the disk is on fire")
+
+    state = QueueState()
+    with pytest.raises(OSError, match="on fire"):
+        state.apply_all(failing())
+    assert state.dump() == by_handlers(BEGINNING).dump()
+
+
+@pytest.mark.parametrize("held", [("3", "4"), ("4", "3")])
+def test_snapshots_of_equal_states_are_equal(held: tuple[str, str]) -> None:
+    """Given the same leases, opened in another order and among others, then the snapshots have the same bytes."""
+    events = list(BEGINNING[:2])
+    for number in ("1", *held):
+        events.append(e.MessageEnqueued(1.0, number, "t", b""))
+    events.append(e.MessageDelivered(1.0, "1", "s", "s/1", 1, 99.0))
+    events.append(e.MessageAcknowledged(1.0, "1", "s", True))
+    events += [e.MessageDelivered(1.0, number, "s", "s/1", 1, 99.0) for number in held]
+    subscribers = QueueState.replay(events).subscribers.dump()
+    assert [dump.held for dump in subscribers.subscribers] == [["3", "4"]]
