@@ -29,6 +29,23 @@ logger = logging.getLogger("mpreg_mq")
 
 
 @attrs.define(eq=False)
+class _Stay:
+    """What is planned on one loop while it is the one that writes; nothing of it is done once it is not any more."""
+
+    loop: asyncio.AbstractEventLoop
+    context: Context = attrs.field(factory=Context)
+    """Of its own: answers are nobody's callback, and whoever submits first is not to be kept."""
+    planned: bool = False
+    hold: asyncio.TimerHandle | None = None
+    to_answer: int = 0
+    """How many batches wait for their answers behind what the thread has posted."""
+
+    def answered(self, _: BaseException | None) -> None:
+        """The last answer of such a batch was given."""
+        self.to_answer -= 1
+
+
+@attrs.define(eq=False)
 class LoopWriting:
     """Writes for one loop at a time, that of whoever submits.
 
@@ -38,13 +55,9 @@ class LoopWriting:
 
     _writer: QuickWriter
     _intake: Intake
-    _loop: asyncio.AbstractEventLoop | None = None
+    _stay: _Stay | None = None
     _urgent: bool = False
     """Whether somebody waits for the loop to see to something in the intake, or did a moment ago."""
-    _planned: bool = False
-    _context: Context = attrs.field(factory=Context)
-    """Of its own: answers are nobody's callback, and whoever submits first is not to be kept."""
-    _hold: asyncio.TimerHandle | None = None
     _flights: deque[list[Submission]] = attrs.field(factory=deque)
     """What is written, and with the disk."""
     _left: list[list[Submission]] = attrs.field(factory=list)
@@ -66,62 +79,69 @@ class LoopWriting:
         """Whether this loop will write what was just put into the intake; if not, the thread has to."""
         if loop is None or _get_running_loop() is not loop or self._left:
             return False
-        if loop is not self._loop and not self._move_to(loop):
-            return False
+        stay = self._stay
+        if stay is None or stay.loop is not loop:
+            stay = self._move_to(loop)
+            if stay is None:
+                return False
         if urgent:
             self._urgent = True
-            if not self._planned:
+            if not stay.planned:
                 if self._flights or self._writer.waits:
-                    self._plan_soon(loop)
+                    self._plan_soon(stay)
                 else:
-                    self._write(may_wait=False)
-        elif self._hold is None:
-            self._hold = loop.call_later(self._intake.hold_seconds, self._end_hold, context=self._context)
+                    self._write(stay, may_wait=False)
+        elif stay.hold is None:
+            stay.hold = loop.call_later(self._intake.hold_seconds, self._end_hold, stay, context=stay.context)
         if not self.watched:
             self.watched = True
             self._intake.wake()
         return True
 
-    def _plan_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _plan_soon(self, stay: _Stay) -> None:
         # Where too much is under way, its end looks at the intake.
         if len(self._flights) < self._writer.most_under_way:
-            self._planned = True
-            loop.call_soon(self._write, context=self._context)
+            stay.loop.call_soon(self._write, stay, context=stay.context)
+            stay.planned = True
 
-    def _move_to(self, loop: asyncio.AbstractEventLoop) -> bool:
-        before, turn = self._loop, self._intake.turn
-        if self._unable or (before is not None and before.is_running()) or not turn.acquire(blocking=False):
-            return False
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> _Stay | None:
+        before, turn = self._stay, self._intake.turn
+        if self._unable or (before is not None and before.loop.is_running()) or not turn.acquire(blocking=False):
+            return None
         try:
-            if self._loop is not before:
-                return False
-            self._leave(before)
+            if self._stay is not before:
+                return None
+            self._leave()
+            stay = _Stay(loop)
             try:
-                self._context.run(loop.add_reader, self._writer.descriptor, self._on_synced)
+                stay.context.run(loop.add_reader, self._writer.descriptor, self._on_synced, stay)
             # Not every loop can watch a descriptor, nor any number of them.
             except (NotImplementedError, OSError):
                 self._unable = True
-                return False
-            self._loop = loop
-            return True
+                return None
+            self._stay = stay
+            return stay
         finally:
             turn.release()
 
-    def _leave(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _leave(self) -> None:
         # What this loop would have done it does not do any more; the new one, or the thread, sees to it.
-        self._loop, self._planned, self._hold = None, False, None
-        if loop is not None and not loop.is_closed():
-            loop.remove_reader(self._writer.descriptor)
+        stay, self._stay = self._stay, None
+        if stay is not None and not stay.loop.is_closed():
+            stay.loop.remove_reader(self._writer.descriptor)
 
-    def _end_hold(self) -> None:
-        self._hold = None
-        self._urgent = True
-        if not self._planned:
-            self._write()
+    def _end_hold(self, stay: _Stay) -> None:
+        stay.hold = None
+        if self._stay is stay:
+            self._urgent = True
+            if not stay.planned:
+                self._write(stay)
 
-    def _write(self, *, may_wait: bool = True) -> None:
+    def _write(self, stay: _Stay, *, may_wait: bool = True) -> None:
         """Write what there is, and answer it where its sync can be waited for."""
-        self._planned = False
+        stay.planned = False
+        if self._stay is not stay:
+            return
         intake = self._intake
         if not intake.turn.acquire(blocking=False):
             # The thread has it, and looks once more when it gives it back.
@@ -130,16 +150,20 @@ class LoopWriting:
         try:
             waits = may_wait and not self._flights and self._writer.waits
             try:
-                self._depart(waits=waits)
+                self._depart(stay, waits=waits)
             finally:
                 if waits and self._flights:
-                    here = self._answers(self._land(wait=False))
+                    landed = self._land(wait=False)
+                    here = self._answers(stay, landed)
+                    # There was more than goes into one batch, and no end of a sync looks at the intake again.
+                    if landed and self._urgent:
+                        self._plan_soon(stay)
         finally:
             intake.turn.release()
             if here:
                 run_all(here)
 
-    def _depart(self, *, waits: bool) -> None:
+    def _depart(self, stay: _Stay, *, waits: bool) -> None:
         """Write what there is, and begin its sync or wait for it; with the turn."""
         intake = self._intake
         if intake.stopped or self._left or not intake.queue or len(self._flights) >= self._writer.most_under_way:
@@ -151,9 +175,9 @@ class LoopWriting:
             intake.take_quick(MOST_EVENTS_ON_LOOP, batch)
             if batch:
                 self._batches += 1
-                if self._hold is not None:
-                    self._hold.cancel()
-                    self._hold = None
+                if stay.hold is not None:
+                    stay.hold.cancel()
+                    stay.hold = None
                 if self._writer.write([one.append for one in batch if one.append is not None]):
                     if waits:
                         self._writer.sync_here()
@@ -177,7 +201,9 @@ class LoopWriting:
             elif self._writer.untidy:
                 intake.wake()
 
-    def _on_synced(self) -> None:
+    def _on_synced(self, stay: _Stay) -> None:
+        if self._stay is not stay:
+            return
         self._writer.heard()
         intake = self._intake
         if not intake.turn.acquire(blocking=False):
@@ -190,25 +216,26 @@ class LoopWriting:
             try:
                 # First, so that the disk has something to do meanwhile; last, where the loop would have to wait for it.
                 if self._urgent and not self._writer.waits:
-                    self._depart(waits=False)
-                elif self._urgent and not self._planned and self._loop is not None:
-                    self._plan_soon(self._loop)
+                    self._depart(stay, waits=False)
+                elif self._urgent and not stay.planned:
+                    self._plan_soon(stay)
             finally:
                 # Also where Ctrl-C came while the next batch was written.
-                here = self._answers(landed)
+                here = self._answers(stay, landed)
         finally:
             intake.turn.release()
             if here:
                 run_all(here)
 
-    def _answers(self, landed: list[Outcome]) -> list[Outcome]:
+    def _answers(self, stay: _Stay, landed: list[Outcome]) -> list[Outcome]:
         """What is to be called at once; nothing where it has to come after what the thread has posted."""
-        loop = self._loop
-        here = post(landed, loop) if landed else landed
-        if not here or not self.answers_posted or loop is None:
+        here = post(landed, stay.loop) if landed else landed
+        if not here or not (self.answers_posted or stay.to_answer):
             return here
         self.answers_posted = False
-        loop.call_soon(run_all, here)
+        stay.to_answer += 1
+        here.append((Submission(None, stay.answered, stay.loop), None))
+        stay.loop.call_soon(run_all, here, context=stay.context)
         return []
 
     # --- by whoever has the turn --------------------------------------------------------------------------
@@ -237,11 +264,11 @@ class LoopWriting:
 
     def take_over(self) -> None:
         """Have the loop write what it could not while the thread had the turn."""
-        loop = self._loop
-        if self._urgent and loop is not None:
+        stay = self._stay
+        if self._urgent and stay is not None:
             # A loop that has ended has left it to the thread, which watches.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._write, context=self._context)
+                stay.loop.call_soon_threadsafe(self._write, stay, context=stay.context)
 
     def bring_down(self) -> tuple[list[Outcome], list[Submission]]:
         """Wait for what is under way, and find out about what went wrong; for the thread, with the turn.
@@ -250,6 +277,10 @@ class LoopWriting:
         """
         outcomes: list[Outcome] = []
         self._urgent = False
+        stay = self._stay
+        if stay is not None:
+            # An interruption may have ended what was planned before it began.
+            stay.planned = False
         while self._flights:
             outcomes += self._land(wait=True)
         left, self._left = self._left, []
@@ -285,7 +316,8 @@ class LoopWriting:
         """Watch nothing any more; after the thread has ended. Calling it again does nothing."""
         if self._closed:
             return
-        loop, self._unable, self._closed = self._loop, True, True
+        stay, self._unable, self._closed = self._stay, True, True
+        loop = None if stay is None else stay.loop
         if loop is None or loop.is_closed() or not loop.is_running() or loop is _get_running_loop():
             self._let_go()
         else:
@@ -296,5 +328,5 @@ class LoopWriting:
                 self._let_go()
 
     def _let_go(self) -> None:
-        self._leave(self._loop)
+        self._leave()
         self._writer.close()

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 import pytest
 
 from mpreg_mq.actors.journal import Journal
+from mpreg_mq.actors.loop_writing import MOST_EVENTS_ON_LOOP
 from tests.support.journals import PATIENCE, Answers, append, run, settled, until
 from tests.support.quick_logs import QuickLog, Writer
 
@@ -105,6 +106,99 @@ def test_a_disk_that_is_slow_now_is_waited_for_by_the_kernel(writer: Writer, jou
         writer.end(2)
         await until(lambda: order == [0, 1, 2, 3])
         assert writer.waited_for == [1, 4]
+
+    run(story)
+
+
+def test_more_than_one_batch_takes_is_written_in_one_go(log: QuickLog, writer: Writer, journal: Journal) -> None:
+    """Given more events in one iteration than go into one batch, then the loop goes on with the rest by itself."""
+
+    async def story(loop: asyncio.AbstractEventLoop) -> None:
+        answers = Answers()
+        for version in range(MOST_EVENTS_ON_LOOP + 1):
+            journal.submit(append("queue:a", version), answers, loop)
+        await settled()
+        assert len(answers.errors) == MOST_EVENTS_ON_LOOP + 1
+        assert [len(batch) for batch in writer.batches] == [MOST_EVENTS_ON_LOOP, 1]
+        assert log.slow == []
+
+    run(story)
+
+
+def test_answers_keep_their_order_however_many_follow_what_the_thread_posted(writer: Writer, journal: Journal) -> None:
+    """Given an answer that the thread has posted, the end of a sync, and a hold that is over, all in one iteration,
+    then the appends are answered in the order in which they were submitted."""
+
+    async def story(loop: asyncio.AbstractEventLoop) -> None:
+        order: list[int] = []
+
+        def submit(version: int, *, urgent: bool = True) -> None:
+            journal.submit(append("queue:a", version), lambda _: order.append(version), loop, urgent=urgent)
+
+        writer.waits = False
+        submit(0, urgent=False)
+        journal.flush(PATIENCE)
+        await until(lambda: order == [0])
+        submit(1)
+        submit(2, urgent=False)
+        writer.waits = True
+        writer.end(1)
+        assert journal._on_loop is not None
+        stay = journal._on_loop._stay
+        assert stay is not None
+        journal._on_loop._on_synced(stay)
+        journal._on_loop._end_hold(stay)
+        await until(lambda: len(order) == 3)
+        assert order == [0, 1, 2]
+
+    run(story)
+
+
+def test_a_loop_that_is_left_does_nothing_any_more(log: QuickLog, writer: Writer) -> None:
+    """Given a loop that ended with a hold and a write still planned, and another that took over, when the first runs
+    again, then it answers for nobody; what is submitted on the other is written and answered there."""
+    journal = Journal.start(log, hold_seconds=0.0)
+    first, second = asyncio.new_event_loop(), asyncio.new_event_loop()
+    answers = Answers()
+
+    async def submits(version: int, urgent: bool) -> None:
+        journal.submit(append("queue:a", version), answers, asyncio.get_running_loop(), urgent=urgent)
+
+    first.run_until_complete(submits(0, urgent=False))
+    first.run_until_complete(submits(1, urgent=True))
+    journal.flush(PATIENCE)
+    second.run_until_complete(submits(2, urgent=True))
+    waited_for = list(writer.waited_for)
+    first.run_until_complete(settled())
+    assert writer.waited_for == waited_for
+    assert journal._on_loop is not None
+    assert journal._on_loop._stay is not None
+    assert journal._on_loop._stay.loop is second
+    second.run_until_complete(settled())
+    assert answers.errors == [None] * 3
+    assert log.stream_version("queue:a") == 3
+    journal.stop_and_close()
+    first.close()
+    second.close()
+
+
+def test_an_interruption_of_what_was_planned_is_made_good(writer: Writer, journal: Journal) -> None:
+    """Given a planned write that never began, because Ctrl-C came first, then the thread writes it, and the loop goes
+    on writing after that."""
+
+    async def story(loop: asyncio.AbstractEventLoop) -> None:
+        answers = Answers()
+        journal.submit(append("queue:a", 0), answers, loop)
+        await until(lambda: answers.errors)
+        assert journal._on_loop is not None
+        stay = journal._on_loop._stay
+        assert stay is not None
+        stay.planned = True
+        journal.submit(append("queue:a", 1), answers, loop)
+        await until(lambda: len(answers.errors) == 2)
+        journal.submit(append("queue:a", 2), answers, loop)
+        await until(lambda: len(answers.errors) == 3)
+        assert writer.batches[-1][0].expected_version == 2
 
     run(story)
 

@@ -264,7 +264,8 @@ def test_what_the_loop_answers_comes_after_what_the_thread_has_posted(writer: Wr
             writer.refuse = False
             journal.submit(append("queue:a", 1), lambda _: order.append(1), loop)
             assert journal._on_loop is not None
-            journal._on_loop._on_synced()
+            assert journal._on_loop._stay is not None
+            journal._on_loop._on_synced(journal._on_loop._stay)
 
         loop.call_soon(busy)
         await until(lambda: len(order) == 2)
@@ -361,8 +362,9 @@ def test_an_interruption_right_after_a_sync_was_begun_loses_nothing(
         journal.submit(append("queue:a", 1), answers, loop)
         writer.begin_error = KeyboardInterrupt()
         assert journal._on_loop is not None
+        assert journal._on_loop._stay is not None
         with pytest.raises(KeyboardInterrupt):
-            journal._on_loop._write()
+            journal._on_loop._write(journal._on_loop._stay)
         writer.begin_error = None
         writer.end(2)
         await until(lambda: len(answers.errors) == 2)

@@ -8,7 +8,6 @@ beside it. How the file is changed, recovered and closed is in :mod:`mpreg_mq.ev
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,6 +41,7 @@ DEFAULT_RESERVE_BYTES = 8 << 20
 RECORDS_PER_STEP = 200
 """Records that one call of :meth:`SQLiteEventLog.reclaim` removes."""
 _PAGES_PER_STEP = 500
+_LONGEST_WAIT_SECONDS = 60.0
 _CHECKPOINT_BUSY = "other users of the file kept it busy; try again"
 
 
@@ -95,9 +95,10 @@ class SQLiteEventLog:
             raise ConfigurationError(
                 f"SQLiteEventLog.writes_on_loop: got {describe(writes_on_loop)}, expected True or False"
             )
-        if type(loop_waits_seconds) not in (int, float) or not 0.0 <= loop_waits_seconds < math.inf:
+        if type(loop_waits_seconds) not in (int, float) or not 0.0 <= loop_waits_seconds <= _LONGEST_WAIT_SECONDS:
             raise ConfigurationError(
-                f"SQLiteEventLog.loop_waits_seconds: got {describe(loop_waits_seconds)}, expected 0 or more seconds"
+                f"SQLiteEventLog.loop_waits_seconds: got {describe(loop_waits_seconds)}, "
+                f"expected 0 to {_LONGEST_WAIT_SECONDS:g} seconds"
             )
         if loop_waits_seconds and not writes_on_loop:
             raise ConfigurationError(

@@ -1,4 +1,4 @@
-"""Writing to a log file without waiting for its disk.
+"""Writing to a log file without waiting for its disk, or waiting for it only as long as it is quick.
 
 SQLite itself syncs the write-ahead log inside of a commit (``synchronous = FULL``), and whoever commits waits. Here the
 commit only hands the same bytes to the system (``NORMAL``), and the kernel is asked to sync them and to tell when it
