@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
 from mpreg_mq.projections import QueueState
+from mpreg_mq.projections.base import Projection
 from mpreg_mq.testing.strategies import histories
 from tests.support.given import by_handlers
 
@@ -59,3 +60,21 @@ def test_snapshots_of_equal_states_are_equal(held: tuple[str, str]) -> None:
     events += [e.MessageDelivered(1.0, number, "s", "s/1", 1, 99.0) for number in held]
     subscribers = QueueState.replay(events).subscribers.dump()
     assert [dump.held for dump in subscribers.subscribers] == [["3", "4"]]
+
+
+def test_who_was_passed_over_is_looked_at_again_after_an_acknowledgment() -> None:
+    """Given a subscriber that was passed over because it was full, when a run of events tells of a delivery to it and
+    its acknowledgment, then it is looked at again, as it is after the same events one by one."""
+    events: list[e.Event] = [BEGINNING[0], e.SubscriberJoined(1.0, "s", "s/1", "#", 1)]
+    events += [e.MessageEnqueued(1.0, number, "t", b"") for number in "123"]
+    events.append(e.MessageDelivered(1.0, "1", "s", "s/1", 1, 99.0))
+    run = (e.MessageDelivered(1.0, "2", "s", "s/1", 1, 99.0), e.MessageAcknowledged(1.0, "2", "s", True))
+    for fold in (QueueState.apply_all, Projection.apply_all):
+        state = QueueState.replay(events)
+        lanes = state.messages.lanes
+        assert lanes.next() is None
+        assert not lanes.may_deliver
+        fold(state, run)
+        assert lanes.may_deliver
+        assert lanes.next() is None
+        state.check()
