@@ -82,6 +82,7 @@ def fired_message(send: Send, id_: MessageId, configuration: QueueConfiguration)
     if send.options is not DEFAULT_OPTIONS:
         sent = MessageEnqueued(id_.created_at, id_.id, send.topic, send.payload, send.guarantee, send.options)
         return queued_message(sent, configuration, id_=id_)
+    # As queued_message, without an event that would be made for this alone.
     try:
         payload = decode(send.payload)
     except Exception:

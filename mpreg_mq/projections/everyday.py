@@ -173,23 +173,14 @@ def delivered_and_acknowledged(
         state.last_at = at
     subscribers._deliveries = subscriber.last_used = subscribers._deliveries + 1
     subscriber.failures = 0
-    # As in `delivered`.
-    row = lane.row
-    if row and row[0][3] is slot:
-        slot.lane = None
-        lane.size -= 1
-        row.popleft()
-    else:
-        lane.drop(slot)
+    lane.drop(slot)
     # The deadline that its lease would have had has come and gone; later ones are numbered after it.
     messages.deadlines._ordinal += 1
     del messages._by_id[message_id]
     messages.pending_count -= 1
     messages.finished_count += 1
     message.slot = NO_SLOT
-    lanes = messages.lanes
-    if subscriber_id in lanes.starved:
-        lanes.wake(subscriber_id)
+    messages.lanes.wake(subscriber_id)
     statistics = state.statistics
     statistics._processing_seconds += at - delivery.at
     statistics._processed += 1
