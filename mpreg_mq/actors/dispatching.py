@@ -111,13 +111,12 @@ class DispatchingActor(RecordingActor):
         if turns.planned >= MOST_TURNS_PLANNED and not yielded:
             turns.planned = 0
             return True
-        if not self._turn_scheduled:
-            return False
-        if self.sends_ahead >= self._ahead_limit:
-            return True
-        state = self.state
-        if state.messages.pending_count >= state.configuration.max_size:
-            return True
+        if self._turn_scheduled:
+            if self.sends_ahead >= self._ahead_limit:
+                return True
+            state = self.state
+            if state.messages.pending_count >= state.configuration.max_size:
+                return True
         self._plan_look()
         return False
 

@@ -36,6 +36,8 @@ from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
 
+_OPEN = CircuitState.OPEN
+
 
 class QueueActor(DispatchingActor):
     """One queue. It is bound to the event loop that first uses it; without one it works on the caller's thread."""
@@ -251,9 +253,14 @@ class QueueActor(DispatchingActor):
         return rejected(RejectionReason.CLOSING, detail, self._clock.now())
 
     def _fire_and_forget(self, send: c.Send) -> Any:
-        # As _decide, in place.
+        state = self.state
+        # As _context and _decide, in place.
+        context = self._shared_context
+        now = self._now()
+        context.now = now if now >= state.last_at else state.last_at
+        context.durable_version = self._durable
         try:
-            decision = decide_fire_and_forget(self.state, send, self._context())
+            decision = decide_fire_and_forget(state, send, context)
         except MessageQueueError:
             raise
         except Exception as error:
@@ -270,46 +277,44 @@ class QueueActor(DispatchingActor):
             self._firing -= {key}
 
     def _fire(self, send: c.Send) -> Any:
-        self._fired += 1
-        message_id = f"f{self._fired}-{self._run}"
+        self._fired = fired = self._fired + 1
         delivered: list[str] = []
         failed: list[str] = []
         state = self.state
-        audience = () if state.paused else state.subscribers.audience(send.topic)
+        subscribers, topic = state.subscribers, send.topic
         # The time of the decision to let it go.
         now = self._shared_context.now
-        id_ = MessageId(message_id, now, state.configuration.name)
-        for subscriber_id in audience:
-            subscriber = state.subscribers.get(subscriber_id)
-            attachment = self._attachments.get(subscriber_id)
-            if subscriber is None or attachment is None:
-                continue
-            if subscriber.circuit is CircuitState.OPEN:
-                failed.append(subscriber_id)
-                continue
-            subscription_id = subscriber.only_subscription or state.subscribers.subscription_for(subscriber, send.topic)
-            message = fired_message(send, id_, state.configuration)
-            delivery = Deliver(message, subscription_id, subscriber_id, 0)
-            outer, self._calling_out = self._calling_out, True
-            try:
-                outcome = attachment.deliver(delivery)
-            finally:
-                self._calling_out = outer
-            if outcome is None:
-                delivered.append(subscriber_id)
-            elif isinstance(outcome, str):
-                failed.append(subscriber_id)
-                logger.warning(
-                    "queue %s: fire-and-forget message %s failed at %s: %s",
-                    self.name,
-                    message_id,
+        id_ = MessageId(f"f{fired}-{self._run}", now, self.name)
+        outer, self._calling_out = self._calling_out, True
+        try:
+            for subscriber_id in () if state.paused else subscribers.audience(topic):
+                subscriber = subscribers.get(subscriber_id)
+                attachment = self._attachments.get(subscriber_id)
+                if subscriber is None or attachment is None:
+                    continue
+                if subscriber.circuit is _OPEN:
+                    failed.append(subscriber_id)
+                    continue
+                delivery = Deliver(
+                    fired_message(send, id_, state.configuration),
+                    subscriber.only_subscription or subscribers.subscription_for(subscriber, topic),
                     subscriber_id,
-                    outcome,
+                    0,
                 )
-            else:
-                delivered.append(subscriber_id)
-                if isinstance(outcome, LoopFuture):
-                    outcome.add_done_callback(partial(self._report_later, delivery))
+                outcome = attachment.deliver(delivery)
+                if outcome is None:
+                    delivered.append(subscriber_id)
+                elif isinstance(outcome, str):
+                    failed.append(subscriber_id)
+                    logger.warning(
+                        "queue %s: fire-and-forget message %s failed at %s: %s", self.name, id_, subscriber_id, outcome
+                    )
+                else:
+                    delivered.append(subscriber_id)
+                    if isinstance(outcome, LoopFuture):
+                        outcome.add_done_callback(partial(self._report_later, delivery))
+        finally:
+            self._calling_out = outer
         state, context = self.state, self._shared_context
         # Callbacks may have had something recorded, which was later.
         context.now = now if now >= state.last_at else state.last_at

@@ -21,6 +21,8 @@ from mpreg_mq.model import (
 )
 from mpreg_mq.projections import QueueState
 
+NOBODY: frozenset[str] = frozenset()
+
 
 @attrs.define
 class _Batch:
@@ -229,7 +231,9 @@ def record_fire_and_forget(
     """
     now = context.now
     event = e.FireAndForgetSent(now, id_.id, send.topic, delivered_to, failed, send.fingerprint)
-    return Decision((event,), DeliveryResult(True, id_, frozenset(delivered_to), frozenset(failed), None, now))
+    # An empty set would be the same one each time, but not be had for nothing.
+    who_failed = frozenset(failed) if failed else NOBODY
+    return Decision((event,), DeliveryResult(True, id_, frozenset(delivered_to), who_failed, None, now))
 
 
 def decide_rejection(state: QueueState, command: RecordRejection, context: Context) -> Decision:
