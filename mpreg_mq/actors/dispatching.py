@@ -1,7 +1,6 @@
-"""The middle layer of a queue actor: who waits, what is due, and how deliveries reach subscribers and are settled.
+"""A layer of a queue actor: who waits, what is due, and when something is delivered.
 
-Deliveries are made in turns of the event loop, one short slice of time each. User code is called only between two
-decisions, when the state is consistent, so it may ask its own queue for anything that does not suspend.
+Deliveries are made in turns of the event loop, one short slice of time each.
 """
 
 from __future__ import annotations
@@ -9,22 +8,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pykka
 
 from mpreg_mq.actors import commands as c
-from mpreg_mq.actors.attachments import Attachment
 from mpreg_mq.actors.decider import Context, decide_tick, next_dispatch
 from mpreg_mq.actors.decider.sending import decide_wait_over
-from mpreg_mq.actors.decider.settling import acknowledge
+from mpreg_mq.actors.delivering import DeliveringActor
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import TURN, Abandon, Turn
-from mpreg_mq.actors.recording import RecordingActor
 from mpreg_mq.actors.store import Store
-from mpreg_mq.actors.subscriber_actor import Deliver, Outcome, Settled
 from mpreg_mq.actors.views import queued_message
 from mpreg_mq.actors.waiting import ParkedSend, WaitingReceive
 from mpreg_mq.clock import Clock, TimerHandle
@@ -55,25 +50,20 @@ MOST_TURNS_PLANNED = 64
 """Queues that plan a turn before a sender lets them have it: what its sends have touched is still in the caches."""
 
 
-class DispatchingActor(RecordingActor):
+class DispatchingActor(DeliveringActor):
     """Delivers: to callbacks in turns, to receivers when they ask or while they wait."""
 
     __slots__ = (
         "_ahead_limit",
-        "_attachments",
-        "_calling_out",
         "_closing",
-        "_drained",
         "_parked",
         "_receivers",
         "_rejoin",
         "_retry_seconds",
-        "_running",
         "_timer",
         "_timer_at",
         "_turn_scheduled",
         "_turns",
-        "deliveries",
         "sends_ahead",
         "sends_before_look",
         "started",
@@ -82,14 +72,9 @@ class DispatchingActor(RecordingActor):
     def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
         super().__init__(name, store, clock, run, state)
         self.started = True
-        self.deliveries = 0
-        self._attachments: dict[str, Attachment] = {}
-        self._running: dict[tuple[str, str, int], str] = {}
         self._receivers: list[WaitingReceive] = []
         self._parked: list[ParkedSend] = []
         self._closing = False
-        self._drained: LoopFuture[None] | None = None
-        self._calling_out = False
         self.sends_ahead = 0
         self.sends_before_look = 0
         self._ahead_limit = BURST_LIMIT
@@ -365,11 +350,12 @@ class DispatchingActor(RecordingActor):
                 event = next_dispatch(state, context)
                 if event is None:
                     return False
-                # In a turn, here and after the callback, this is all that recording is: what fails fails the turn.
-                state.apply(event)
-                outbox.append(event)
                 if type(event) is e.MessageDelivered:
                     self._hand_over(event, outbox)
+                else:
+                    # In a turn this is all that recording is: what fails fails the turn.
+                    state.apply(event)
+                    outbox.append(event)
             steps += 1
             if steps % STEPS_BETWEEN_LOOKS == 0 and time.perf_counter() >= end:
                 return True
@@ -386,101 +372,6 @@ class DispatchingActor(RecordingActor):
             if attachment is not None:
                 attachment.give_up(subscription_id, message_id, attempt)
         return True
-
-    def _hand_over(self, event: e.MessageDelivered, outbox: list[e.Event]) -> None:
-        """Call the subscriber, and settle the attempt where the callback is over. Part of a turn."""
-        self.deliveries += 1
-        state = self.state
-        message = state.messages.get(event.message_id)
-        attachment = self._attachments.get(event.subscriber_id)
-        assert message is not None
-        if attachment is None:
-            self._settle_failure(event, "the subscriber is not attached in this process")
-            return
-        try:
-            copy = queued_message(message.event, state.configuration, event.attempt, event.deadline)
-        except PayloadError as error:
-            self._settle_failure(event, str(error))
-            return
-        delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
-        self._calling_out = True
-        try:
-            outcome = attachment.deliver(delivery)
-        finally:
-            self._calling_out = False
-        # The callback took time, and may have changed anything.
-        state = self.state
-        # As _context, in place.
-        context = self._shared_context
-        now = self._now()
-        context.now = now if now >= state.last_at else state.last_at
-        context.durable_version = self._durable
-        if outcome is None:
-            subscribe = attachment.subscriptions.get(event.subscription_id)
-            if subscribe is None or subscribe.auto_acknowledge:
-                events = acknowledge(state, event.message_id, event.subscriber_id, event.attempt, context)
-                for settled in events:
-                    state.apply(settled)
-                outbox += events
-        elif isinstance(outcome, str):
-            self._settle_failure(event, outcome)
-        else:
-            self._running[event.message_id, event.subscriber_id, event.attempt] = event.subscription_id
-            if isinstance(outcome, LoopFuture):
-                outcome.add_done_callback(partial(self._report_later, delivery))
-
-    def _report_later(self, delivery: Deliver, done: LoopFuture[Outcome]) -> None:
-        try:
-            outcome = done.get()
-        except BaseException as error:
-            outcome = f"{type(error).__name__}: {error}"
-        self._report(
-            Settled(delivery.message.id.id, delivery.subscriber_id, delivery.subscription_id, delivery.attempt, outcome)
-        )
-
-    def _report(self, settled: Settled) -> None:
-        """Called from any thread when a callback that went on is over."""
-        try:
-            self.actor_ref.tell(settled)
-        except pykka.ActorDeadError:
-            logger.info("queue %s is closed; the outcome of message %s comes too late", self.name, settled.message_id)
-
-    def _on_settled(self, message: Settled) -> None:
-        if message.attempt:
-            self._running.pop((message.message_id, message.subscriber_id, message.attempt), None)
-            self._context()
-            try:
-                if message.outcome is None:
-                    self._settle_success(message, self._attachments.get(message.subscriber_id))
-                else:
-                    self._settle(
-                        c.NegativeAcknowledge(
-                            message.message_id, message.subscriber_id, message.outcome, None, message.attempt
-                        )
-                    )
-            except MessageQueueError:
-                logger.exception("queue %s: an outcome could not be recorded; the lease will run out", self.name)
-            self._after()
-        elif message.outcome is not None:
-            logger.warning(
-                "queue %s: fire-and-forget failed at %s: %s", self.name, message.subscriber_id, message.outcome
-            )
-        if self._drained is not None and not self._running and not self._drained.done():
-            self._drained.set(None)
-
-    def _settle_success(self, done: Settled, attachment: Attachment | None) -> None:
-        subscribe = attachment.subscriptions.get(done.subscription_id) if attachment is not None else None
-        if subscribe is None or subscribe.auto_acknowledge:
-            context = self._shared_context
-            events = acknowledge(self.state, done.message_id, done.subscriber_id, done.attempt, context)
-            if events:
-                self._record(events)
-
-    def _settle_failure(self, event: e.MessageDelivered, error: str) -> None:
-        self._settle(c.NegativeAcknowledge(event.message_id, event.subscriber_id, error, None, event.attempt))
-
-    def _settle(self, command: c.Acknowledge | c.NegativeAcknowledge) -> None:
-        self._carry_out(self._decide_command(command), wait=False)
 
 
 def _leases_that_end(state: QueueState, events: tuple[e.Event, ...]) -> list[tuple[str, str, str, int]]:

@@ -1,7 +1,7 @@
 """The queue actor: takes commands, lets the pure decider decide, records the events, and carries out what follows.
 
-Three layers, each in a file: :mod:`~mpreg_mq.actors.recording` below, :mod:`~mpreg_mq.actors.dispatching` in the
-middle, and here what a queue can be asked for.
+Four layers, each in a file: :mod:`~mpreg_mq.actors.recording` below, on it :mod:`~mpreg_mq.actors.delivering` and
+:mod:`~mpreg_mq.actors.dispatching`, and here what a queue can be asked for.
 """
 
 from __future__ import annotations

@@ -1,0 +1,142 @@
+"""A layer of a queue actor: how one delivery reaches its subscriber, and what becomes of the attempt.
+
+User code is called only between two decisions, when the state is consistent, so it may ask its own queue for anything
+that does not suspend.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+import pykka
+
+from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.attachments import Attachment
+from mpreg_mq.actors.decider.settling import acknowledge
+from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.actors.recording import RecordingActor
+from mpreg_mq.actors.store import Store
+from mpreg_mq.actors.subscriber_actor import Deliver, Outcome, Settled
+from mpreg_mq.actors.views import queued_message
+from mpreg_mq.clock import Clock
+from mpreg_mq.errors import MessageQueueError, PayloadError
+from mpreg_mq.events import types as e
+from mpreg_mq.projections import QueueState
+
+logger = logging.getLogger("mpreg_mq")
+
+
+class DeliveringActor(RecordingActor):
+    """Calls subscribers, and records what became of it."""
+
+    __slots__ = (
+        "_attachments",
+        "_calling_out",
+        "_drained",
+        "_running",
+        "deliveries",
+    )
+
+    def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
+        super().__init__(name, store, clock, run, state)
+        self.deliveries = 0
+        self._attachments: dict[str, Attachment] = {}
+        self._running: dict[tuple[str, str, int], str] = {}
+        self._drained: LoopFuture[None] | None = None
+        self._calling_out = False
+
+    def _hand_over(self, event: e.MessageDelivered, outbox: list[e.Event]) -> None:
+        """Call the subscriber, and settle the attempt where the callback is over. Part of a turn."""
+        self.deliveries += 1
+        state = self.state
+        message = state.messages.get(event.message_id)
+        attachment = self._attachments.get(event.subscriber_id)
+        assert message is not None
+        if attachment is None:
+            self._settle_failure(event, "the subscriber is not attached in this process")
+            return
+        try:
+            copy = queued_message(message.event, state.configuration, event.attempt, event.deadline)
+        except PayloadError as error:
+            self._settle_failure(event, str(error))
+            return
+        delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
+        self._calling_out = True
+        try:
+            outcome = attachment.deliver(delivery)
+        finally:
+            self._calling_out = False
+        # The callback took time, and may have changed anything.
+        state = self.state
+        # As _context, in place.
+        context = self._shared_context
+        now = self._now()
+        context.now = now if now >= state.last_at else state.last_at
+        context.durable_version = self._durable
+        if outcome is None:
+            subscribe = attachment.subscriptions.get(event.subscription_id)
+            if subscribe is None or subscribe.auto_acknowledge:
+                events = acknowledge(state, event.message_id, event.subscriber_id, event.attempt, context)
+                for settled in events:
+                    state.apply(settled)
+                outbox += events
+        elif isinstance(outcome, str):
+            self._settle_failure(event, outcome)
+        else:
+            self._running[event.message_id, event.subscriber_id, event.attempt] = event.subscription_id
+            if isinstance(outcome, LoopFuture):
+                outcome.add_done_callback(partial(self._report_later, delivery))
+
+    def _report_later(self, delivery: Deliver, done: LoopFuture[Outcome]) -> None:
+        try:
+            outcome = done.get()
+        except BaseException as error:
+            outcome = f"{type(error).__name__}: {error}"
+        self._report(
+            Settled(delivery.message.id.id, delivery.subscriber_id, delivery.subscription_id, delivery.attempt, outcome)
+        )
+
+    def _report(self, settled: Settled) -> None:
+        """Called from any thread when a callback that went on is over."""
+        try:
+            self.actor_ref.tell(settled)
+        except pykka.ActorDeadError:
+            logger.info("queue %s is closed; the outcome of message %s comes too late", self.name, settled.message_id)
+
+    def _on_settled(self, message: Settled) -> None:
+        if message.attempt:
+            self._running.pop((message.message_id, message.subscriber_id, message.attempt), None)
+            self._context()
+            try:
+                if message.outcome is None:
+                    self._settle_success(message, self._attachments.get(message.subscriber_id))
+                else:
+                    self._settle(
+                        c.NegativeAcknowledge(
+                            message.message_id, message.subscriber_id, message.outcome, None, message.attempt
+                        )
+                    )
+            except MessageQueueError:
+                logger.exception("queue %s: an outcome could not be recorded; the lease will run out", self.name)
+            self._after()
+        elif message.outcome is not None:
+            logger.warning(
+                "queue %s: fire-and-forget failed at %s: %s", self.name, message.subscriber_id, message.outcome
+            )
+        if self._drained is not None and not self._running and not self._drained.done():
+            self._drained.set(None)
+
+    def _settle_success(self, done: Settled, attachment: Attachment | None) -> None:
+        subscribe = attachment.subscriptions.get(done.subscription_id) if attachment is not None else None
+        if subscribe is None or subscribe.auto_acknowledge:
+            context = self._shared_context
+            events = acknowledge(self.state, done.message_id, done.subscriber_id, done.attempt, context)
+            if events:
+                self._record(events)
+
+    def _settle_failure(self, event: e.MessageDelivered, error: str) -> None:
+        self._settle(c.NegativeAcknowledge(event.message_id, event.subscriber_id, error, None, event.attempt))
+
+    def _settle(self, command: c.Acknowledge | c.NegativeAcknowledge) -> None:
+        self._carry_out(self._decide_command(command), wait=False)
