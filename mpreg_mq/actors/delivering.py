@@ -23,6 +23,7 @@ from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, PayloadError
 from mpreg_mq.events import types as e
 from mpreg_mq.projections import QueueState
+from mpreg_mq.projections.everyday import delivered_and_acknowledged
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -35,6 +36,7 @@ class DeliveringActor(RecordingActor):
         "_calling_out",
         "_drained",
         "_running",
+        "_unopened",
         "deliveries",
     )
 
@@ -45,20 +47,28 @@ class DeliveringActor(RecordingActor):
         self._running: dict[tuple[str, str, int], str] = {}
         self._drained: LoopFuture[None] | None = None
         self._calling_out = False
+        self._unopened: e.MessageDelivered | None = None
 
     def _hand_over(self, event: e.MessageDelivered, outbox: list[e.Event]) -> None:
-        """Call the subscriber, and settle the attempt where the callback is over. Part of a turn."""
+        """Call the subscriber, and settle the attempt where the callback is over. Part of a turn.
+
+        While the callback runs its lease is not open in the state yet; :meth:`_open_lease` opens it for whoever asks.
+        Where nobody does and the message is done with, it never is.
+        """
         self.deliveries += 1
         state = self.state
         message = state.messages.get(event.message_id)
         attachment = self._attachments.get(event.subscriber_id)
         assert message is not None
+        self._unopened = event
         if attachment is None:
+            self._open_lease()
             self._settle_failure(event, "the subscriber is not attached in this process")
             return
         try:
             copy = queued_message(message.event, state.configuration, event.attempt, event.deadline)
         except PayloadError as error:
+            self._open_lease()
             self._settle_failure(event, str(error))
             return
         delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
@@ -67,6 +77,7 @@ class DeliveringActor(RecordingActor):
             outcome = attachment.deliver(delivery)
         finally:
             self._calling_out = False
+            unopened, self._unopened = self._unopened, None
         # The callback took time, and may have changed anything.
         state = self.state
         # As _context, in place.
@@ -74,19 +85,44 @@ class DeliveringActor(RecordingActor):
         now = self._now()
         context.now = now if now >= state.last_at else state.last_at
         context.durable_version = self._durable
-        if outcome is None:
-            subscribe = attachment.subscriptions.get(event.subscription_id)
-            if subscribe is None or subscribe.auto_acknowledge:
-                events = acknowledge(state, event.message_id, event.subscriber_id, event.attempt, context)
-                for settled in events:
-                    state.apply(settled)
-                outbox += events
+        settles = outcome is None and (
+            (subscribe := attachment.subscriptions.get(event.subscription_id)) is None or subscribe.auto_acknowledge
+        )
+        if unopened is not None:
+            if settles and message.members is None:
+                # As acknowledge, in place, for what most deliveries come to; the fold refuses all others.
+                ended = e.MessageAcknowledged(context.now, event.message_id, event.subscriber_id, True)
+                if delivered_and_acknowledged(state, event, ended):
+                    outbox += (event, ended)
+                    return
+            # In a turn this is all that recording is: what fails fails the turn.
+            state.apply(event)
+            outbox.append(event)
+        if settles:
+            events = acknowledge(state, event.message_id, event.subscriber_id, event.attempt, context)
+            for settled in events:
+                state.apply(settled)
+            outbox += events
+        elif outcome is None:
+            return
         elif isinstance(outcome, str):
             self._settle_failure(event, outcome)
         else:
             self._running[event.message_id, event.subscriber_id, event.attempt] = event.subscription_id
             if isinstance(outcome, LoopFuture):
                 outcome.add_done_callback(partial(self._report_later, delivery))
+
+    def _open_lease(self) -> None:
+        """Fold in the delivery whose callback runs: somebody is about to see or change the state."""
+        event, outbox = self._unopened, self._outbox
+        if event is None or outbox is None:
+            return
+        self._unopened = None
+        try:
+            self.state.apply(event)
+        except Exception as error:
+            raise self._rebuilt_after(error) from error
+        outbox.append(event)
 
     def _report_later(self, delivery: Deliver, done: LoopFuture[Outcome]) -> None:
         try:

@@ -75,6 +75,7 @@ class QueueActor(DispatchingActor):
             return reply
         try:
             if self._calling_out and self.in_own_thread() and not self._waits_for_key(message):
+                self._open_lease()
                 return self.on_receive(message)
             return self.actor_ref.ask(message, block=False)
         except pykka.ActorDeadError:
@@ -92,11 +93,11 @@ class QueueActor(DispatchingActor):
                 return self.actor_ref.ask(message)
             outer, self._synchronous = self._synchronous, True
             try:
-                reply = (
-                    self.on_receive(message)
-                    if self._calling_out
-                    else self.run_now(self.on_receive, message, ahead=True)
-                )
+                if self._calling_out:
+                    self._open_lease()
+                    reply = self.on_receive(message)
+                else:
+                    reply = self.run_now(self.on_receive, message, ahead=True)
             finally:
                 self._synchronous = outer
         except pykka.ActorDeadError:
