@@ -352,12 +352,31 @@ def on_disk(disk: Disk) -> Iterator[None]:
             disk.note(path.name, (0, path.read_bytes()))
             _OpenFile(disk, path.name).sync()
 
+    def fill(path: Path, size: int) -> None:
+        end = path.stat().st_size
+        if end >= size:
+            return
+        with _as_os_error():
+            try:
+                disk.operation("write")
+                os.truncate(path, size)
+                disk.note(path.name, (end, bytes(size - end)))
+                _OpenFile(disk, path.name).sync()
+            except apsw.Error:
+                os.truncate(path, end)
+                disk.note(path.name, end)
+                raise
+
     before, _disk = _disk, disk
     try:
         with (
             mock.patch.object(LogFile, "_connect", connect),
             mock.patch.object(LogFile, "_make_kernel_sync", make_kernel_sync),
             mock.patch.object(LogFile, "_write_again", staticmethod(write_again)),
+            mock.patch.object(LogFile, "_fill", staticmethod(fill)),
+            # Whatever is written there takes the place of what was written ahead, so a little of it will do.
+            mock.patch("mpreg_mq.events.sqlite.file.FILL_AFTER_PAGES", 8),
+            mock.patch("mpreg_mq.events.sqlite.file.FILLED_PAGES", 24),
             mock.patch.object(HeadFile, "write", write_head),
         ):
             yield

@@ -13,6 +13,7 @@ from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.log import Snapshot
 from mpreg_mq.events.sqlite import schema, snapshots
 from mpreg_mq.events.sqlite.failures import changed_by_others, explain, is_full, is_refusal
+from mpreg_mq.events.sqlite.filling import fill
 from mpreg_mq.events.sqlite.kernel_sync import KernelSync
 from mpreg_mq.events.sqlite.opened import CHECKPOINT_PAGES, OpenedFile
 from mpreg_mq.events.sqlite.records import EMPTY, Head
@@ -21,6 +22,13 @@ from mpreg_mq.events.sqlite.transactions import Addition, Stream, insert, transa
 logger = logging.getLogger("mpreg_mq")
 
 _PAGE_BYTES = 4096
+FRAME_BYTES = 24 + _PAGE_BYTES
+"""What a page takes in the write-ahead log."""
+WAL_HEADER_BYTES = 32
+FILL_AFTER_PAGES = 100
+"""A write-ahead log that has got so many pages will most likely get many more."""
+FILLED_PAGES = CHECKPOINT_PAGES
+"""So many it has when it begins anew."""
 _CHUNK_BYTES = 1 << 20
 _MOST_PAGES = 4 * CHECKPOINT_PAGES
 """So large the write-ahead log may become before those who write have to wait until all of it is copied."""
@@ -75,6 +83,9 @@ class LogFile(OpenedFile):
             raise
         self._come_to(addition)
         self.synced(addition.head)
+        self._new_pages += _pages(addition)
+        if self.wants_filling:
+            self.fill_ahead()
 
     def commit_quickly(self, addition: Addition) -> bool:
         """As :meth:`commit`, but the disk has yet to be waited for; False where others keep the file busy.
@@ -91,7 +102,9 @@ class LogFile(OpenedFile):
             insert(writer, addition)
             self._is_synced = False
             self._come_to(addition)
-            self.quick_pages += 2 + sum(1 + len(row[-1]) // _PAGE_BYTES for row in addition.rows)
+            pages = _pages(addition)
+            self.quick_pages += pages
+            self._new_pages += pages
         except BaseException as error:
             if isinstance(error, sqlite3.Error) and is_refusal(error) and not changed_by_others(error):
                 return False
@@ -117,6 +130,25 @@ class LogFile(OpenedFile):
         self._is_synced = head == self.head
         if self._head_file is not None:
             self._head_file.write(head)
+
+    @property
+    def wants_filling(self) -> bool:
+        """Whether it is time to :meth:`fill_ahead`; where no commit waits for the disk it never is."""
+        return self._new_pages >= FILL_AFTER_PAGES and not self._filled and self._synchronous == "FULL"
+
+    def fill_ahead(self) -> None:
+        """Give the write-ahead log the size that it has when it begins anew, so that syncs need not note a new size.
+
+        For a thread that may wait, while nobody writes. Where there is no room it is left as it is.
+        """
+        # Whatever comes of it, it is tried once.
+        self._filled = True
+        with contextlib.suppress(OSError):
+            self._fill(self._wal, WAL_HEADER_BYTES + FILLED_PAGES * FRAME_BYTES)
+
+    @staticmethod
+    def _fill(path: Path, size: int) -> None:
+        fill(path, size)
 
     @property
     def takes_quick_commits(self) -> bool:
@@ -253,7 +285,9 @@ class LogFile(OpenedFile):
         self._head_file.write(self.head)
         self._synced_to = self.head.position
         self._is_synced = True
-        self.quick_pages = 0
+        self.quick_pages = self._new_pages = 0
+        # It has been cut.
+        self._filled = False
         self._failed = None
 
     @property
@@ -354,6 +388,11 @@ class LogFile(OpenedFile):
                 ended = True
         finally:
             self._abandon(remove_head=ended)
+
+
+def _pages(addition: Addition) -> int:
+    """Roughly how many pages an addition changes."""
+    return 2 + sum(1 + len(row[-1]) // _PAGE_BYTES for row in addition.rows)
 
 
 def _said(error: BaseException | None) -> str:

@@ -23,6 +23,7 @@ logger = logging.getLogger("mpreg_mq")
 
 BUSY_SECONDS = 5.0
 CHECKPOINT_PAGES = 1000
+"""So many pages of the write-ahead log are copied into the file, and it begins anew."""
 
 _STREAMS = (
     "SELECT id, name, base_version, "
@@ -48,6 +49,9 @@ class OpenedFile:
         self._quick = False
         self.quick_pages = 0
         """Roughly how many pages quick commits have added to the write-ahead log since its last checkpoint."""
+        self._new_pages = 0
+        """Roughly how many pages commits have added to a write-ahead log that is not filled ahead."""
+        self._filled = False
         self._checkpointer: sqlite3.Connection | None = None
         self._checkpointing = threading.Lock()
         """Who has it uses the checkpointer, or needs to checkpoint: SQLite refuses that at once while another does."""

@@ -141,14 +141,20 @@ class SQLiteQuickWriter:
     @property
     def untidy(self) -> bool:
         """Whether it is time to :meth:`tidy`."""
-        return self._file.quick_pages >= CHECKPOINT_PAGES
+        return self._file.quick_pages >= CHECKPOINT_PAGES or self._file.wants_filling
 
     def tidy(self) -> None:
         """See :meth:`mpreg_mq.events.log.QuickWriter.tidy`."""
-        if not self._file.closed and self._file.checkpoint():
+        file = self._file
+        if file.wants_filling:
             with self._lock:
-                if not self._file.closed:
-                    self._file.restart()
+                if not file.closed and not file.forked:
+                    file.fill_ahead()
+            return
+        if not file.closed and file.checkpoint():
+            with self._lock:
+                if not file.closed:
+                    file.restart()
 
     def close(self) -> None:
         """Give the descriptor back; the log stays open."""

@@ -1,0 +1,163 @@
+"""The write-ahead log is filled ahead, so that a sync need not note a new size; what is in the log is never touched."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mpreg_mq.events import Append, SQLiteEventLog
+from mpreg_mq.events.sqlite import file as log_file
+from mpreg_mq.events.sqlite.file import FRAME_BYTES, WAL_HEADER_BYTES, LogFile
+from mpreg_mq.events.sqlite.filling import fill
+from tests.support.quick_sqlite import STREAM, batch, land, quick, write
+from tests.support.sqlite_logs import events, opened, stored
+
+FILL_AFTER_PAGES = 20
+FILLED_PAGES = 100
+"""Few, so that a test need not commit a thousand times."""
+FULL_SIZE = WAL_HEADER_BYTES + FILLED_PAGES * FRAME_BYTES
+
+
+@pytest.fixture(autouse=True)
+def _few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_file, "FILL_AFTER_PAGES", FILL_AFTER_PAGES)
+    monkeypatch.setattr(log_file, "FILLED_PAGES", FILLED_PAGES)
+
+
+def wal_bytes(path: Path) -> int:
+    return path.with_name(path.name + "-wal").stat().st_size
+
+
+def append(log: SQLiteEventLog, count: int) -> None:
+    """So many commits."""
+    for number in range(count):
+        log.append([Append(STREAM, log.stream_version(STREAM), events(number))])
+
+
+@contextmanager
+def as_left_by_a_crash(path: Path, place: Path) -> Iterator[SQLiteEventLog]:
+    """The log as another process finds it, whose own process did not close it."""
+    place.mkdir()
+    for file in path.parent.glob(f"{path.name}*"):
+        shutil.copy(file, place / file.name)
+    with opened(place / path.name) as log:
+        yield log
+
+
+def test_a_log_that_gets_little_takes_no_more_room_than_that(path: Path) -> None:
+    """Given a few commits, then the write-ahead log has what they wrote and nothing else."""
+    with opened(path) as log:
+        append(log, 5)
+        assert 0 < wal_bytes(path) <= FILL_AFTER_PAGES * FRAME_BYTES
+
+
+def test_one_that_gets_more_has_a_write_ahead_log_of_one_size(path: Path) -> None:
+    """Given commits by a thread that waits for the disk, when there have been so many that more are to be expected,
+    then the write-ahead log gets the size that it has when it begins anew, once."""
+    with opened(path) as log:
+        append(log, FILL_AFTER_PAGES)
+        assert wal_bytes(path) == FULL_SIZE
+        append(log, FILL_AFTER_PAGES)
+        assert wal_bytes(path) == FULL_SIZE
+
+
+def test_what_was_filled_ahead_is_no_part_of_the_log(path: Path, tmp_path: Path) -> None:
+    """Given a write-ahead log that is filled ahead, or has grown beyond that since, when its process crashes, then the
+    next one finds what was appended, to the last event and no further."""
+    with opened(path) as log:
+        append(log, FILL_AFTER_PAGES)
+        assert wal_bytes(path) == FULL_SIZE
+        with as_left_by_a_crash(path, tmp_path / "at once") as found:
+            assert stored(found) == stored(log)
+        append(log, FILLED_PAGES)
+        assert wal_bytes(path) > FULL_SIZE
+        with as_left_by_a_crash(path, tmp_path / "later") as found:
+            assert stored(found) == stored(log)
+    with opened(path) as log:
+        assert log.last_position() == FILL_AFTER_PAGES + FILLED_PAGES
+
+
+def test_what_loops_write_is_filled_by_whoever_tidies(path: Path, tmp_path: Path) -> None:
+    """Given batches that wait for no disk, when there have been so many, then it is time to tidy, which fills the
+    write-ahead log, also while a sync is under way, and it is time no more."""
+    with quick(path) as (log, writer):
+        while not writer.untidy:
+            assert wal_bytes(path) < FULL_SIZE
+            write(log, writer, 1)
+            land(writer)
+        write(log, writer, 2)
+        writer.tidy()
+        assert (wal_bytes(path), writer.untidy) == (FULL_SIZE, False)
+        assert writer.write(batch(log, 3))
+        writer.begin_sync()
+        land(writer, 2)
+        with as_left_by_a_crash(path, tmp_path / "crashed") as found:
+            assert stored(found) == stored(log)
+
+
+def test_a_log_that_syncs_nothing_at_once_is_not_filled(path: Path) -> None:
+    """Given synchronous NORMAL, where no commit waits for the disk, then nothing is written that was not asked for."""
+    with opened(path, "NORMAL") as log:
+        append(log, FILL_AFTER_PAGES)
+        assert wal_bytes(path) < FULL_SIZE
+
+
+def test_where_there_is_no_room_the_log_goes_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a disk that has no room to fill the write-ahead log, then that is given back, and commits go on."""
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with opened(path) as log, monkeypatch.context() as patch:
+        patch.setattr("mpreg_mq.events.sqlite.filling.os.fsync", refuse)
+        append(log, 2 * FILL_AFTER_PAGES)
+        assert wal_bytes(path) < FULL_SIZE
+        assert log.last_position() == 2 * FILL_AFTER_PAGES
+
+
+def test_filling_leaves_what_is_there(tmp_path: Path) -> None:
+    """Given a file, when it is filled, then it begins with what it had, and has zeros up to its new size; a file of
+    that size or more stays as it is."""
+    path = tmp_path / "file"
+    path.write_bytes(b"begins")
+    fill(path, 3 << 20)
+    assert path.read_bytes() == b"begins".ljust(3 << 20, b"\0")
+    path.write_bytes(b"long enough")
+    fill(path, 11)
+    fill(path, 3)
+    assert path.read_bytes() == b"long enough"
+
+
+def test_a_file_that_cannot_be_filled_gives_back_what_it_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a disk that gets full, when filling fails, then the file is as it was, and the error tells why."""
+    path = tmp_path / "file"
+    path.write_bytes(b"begins")
+
+    def refuse(descriptor: int) -> None:
+        assert os.fstat(descriptor).st_size == 2 << 20
+        raise OSError(errno.ENOSPC, "no room")
+
+    monkeypatch.setattr("mpreg_mq.events.sqlite.filling.os.fsync", refuse)
+    with pytest.raises(OSError, match="no room"):
+        fill(path, 2 << 20)
+    assert path.read_bytes() == b"begins"
+
+
+def test_after_a_failure_it_is_filled_anew(path: Path) -> None:
+    """Given a log that opened its file again after a failure, which emptied the write-ahead log, when there have been
+    as many commits again, then it is filled again."""
+    with opened(path) as log:
+        append(log, FILL_AFTER_PAGES)
+        file: LogFile = log._file
+        file.fail(OSError("a failure"))
+        append(log, 1)
+        assert wal_bytes(path) < FULL_SIZE
+        append(log, FILL_AFTER_PAGES)
+        assert wal_bytes(path) == FULL_SIZE
+        assert log.last_position() == 2 * FILL_AFTER_PAGES + 1
