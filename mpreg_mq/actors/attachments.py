@@ -74,9 +74,8 @@ class Attachment:
             self._thread.stop(block=False)
             self._thread = None
 
-    def deliver(self, delivery: Deliver) -> Outcome | LoopFuture[Outcome] | Later:
-        """Hand a message over; the outcome, or how it will come where the callback goes on."""
-        subscribe = self.subscriptions.get(delivery.subscription_id)
+    def deliver(self, delivery: Deliver, subscribe: Subscribe | None) -> Outcome | LoopFuture[Outcome] | Later:
+        """Hand a message over to a subscription of this process; the outcome, or how it will come."""
         if subscribe is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
         if subscribe.blocking:

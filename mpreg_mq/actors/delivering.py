@@ -72,9 +72,10 @@ class DeliveringActor(RecordingActor):
             self._settle_failure(event, str(error))
             return
         delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
+        subscribe = attachment.subscriptions.get(event.subscription_id)
         self._calling_out = True
         try:
-            outcome = attachment.deliver(delivery)
+            outcome = attachment.deliver(delivery, subscribe)
         finally:
             self._calling_out = False
             unopened, self._unopened = self._unopened, None
@@ -85,14 +86,15 @@ class DeliveringActor(RecordingActor):
         now = self._now()
         context.now = now if now >= state.last_at else state.last_at
         context.durable_version = self._durable
-        settles = outcome is None and (
-            (subscribe := attachment.subscriptions.get(event.subscription_id)) is None or subscribe.auto_acknowledge
-        )
+        if unopened is None:
+            # The callback asked for something, and may have ended its own subscription.
+            subscribe = attachment.subscriptions.get(event.subscription_id)
+        settles = outcome is None and (subscribe is None or subscribe.auto_acknowledge)
         if unopened is not None:
-            if settles and message.members is None:
+            if settles:
                 # As acknowledge, in place, for what most deliveries come to; the fold refuses all others.
                 ended = e.MessageAcknowledged(context.now, event.message_id, event.subscriber_id, True)
-                if delivered_and_acknowledged(state, event, ended):
+                if delivered_and_acknowledged(state, message, event, ended):
                     outbox += (event, ended)
                     return
             # In a turn this is all that recording is: what fails fails the turn.

@@ -296,13 +296,9 @@ class QueueActor(DispatchingActor):
                 if subscriber.circuit is _OPEN:
                     failed.append(subscriber_id)
                     continue
-                delivery = Deliver(
-                    fired_message(send, id_, state.configuration),
-                    subscriber.only_subscription or subscribers.subscription_for(subscriber, topic),
-                    subscriber_id,
-                    0,
-                )
-                outcome = attachment.deliver(delivery)
+                subscription_id = subscriber.only_subscription or subscribers.subscription_for(subscriber, topic)
+                delivery = Deliver(fired_message(send, id_, state.configuration), subscription_id, subscriber_id, 0)
+                outcome = attachment.deliver(delivery, attachment.subscriptions.get(subscription_id))
                 if outcome is None:
                     delivered.append(subscriber_id)
                 elif isinstance(outcome, str):

@@ -142,48 +142,56 @@ def acknowledged(state: QueueState, event: e.MessageAcknowledged) -> None:
 
 
 def delivered_and_acknowledged(
-    state: QueueState, delivery: e.MessageDelivered, acknowledgment: e.MessageAcknowledged
+    state: QueueState, message: Message | None, delivery: e.MessageDelivered, acknowledgment: e.MessageAcknowledged
 ) -> bool:
-    """Fold a delivery in together with its acknowledgment, by the same subscriber, that comes next.
+    """Fold a message's delivery in together with its acknowledgment, by the same subscriber, that comes next.
 
     False, with nothing done, where there is something special about the message.
     """
     subscribers, messages = state.subscribers, state.messages
-    message_id, subscriber_id = delivery.message_id, delivery.subscriber_id
-    message, subscriber = messages.get(message_id), subscribers.get(subscriber_id)
+    subscriber_id = delivery.subscriber_id
+    subscriber = subscribers.get(subscriber_id)
+    at = acknowledgment.at
     if (
         message is None
+        # As it is also where it has, or had, an audience or a holder.
         or message.started
-        or subscriber is None
-        or subscriber.circuit is not _CLOSED
-        or subscriber.probe is not None
-        or not subscriber.subscriptions
-        or not acknowledgment.completes
-        or delivery.at > acknowledgment.at
-        or message.members is not None
         or message.group_id is not None
         or message.ttl_timer is not None
-        or message_id in subscribers._holders
         or (lane := (slot := message.slot).lane) is None
+        or subscriber is None
+        or subscriber.circuit is not _CLOSED
+        or not subscriber.subscriptions
+        or not acknowledgment.completes
+        or delivery.at > at
     ):
         return False
     state.version += 2
-    at = acknowledgment.at
     if at > state.last_at:
         state.last_at = at
     subscribers._deliveries = subscriber.last_used = subscribers._deliveries + 1
     subscriber.failures = 0
-    lane.drop(slot)
+    # As Lane.drop, in place, for the first of a row.
+    row = lane.row
+    if row and row[0][3] is slot:
+        slot.lane = None
+        lane.size -= 1
+        row.popleft()
+    else:
+        lane.drop(slot)
     # The deadline that its lease would have had has come and gone; later ones are numbered after it.
     messages.deadlines._ordinal += 1
-    del messages._by_id[message_id]
+    del messages._by_id[message.id]
     messages.pending_count -= 1
     messages.finished_count += 1
     message.slot = NO_SLOT
-    messages.lanes.wake(subscriber_id)
+    lanes = messages.lanes
+    if subscriber_id in lanes.starved:
+        lanes.wake(subscriber_id)
     statistics = state.statistics
     statistics._processing_seconds += at - delivery.at
     statistics._processed += 1
-    statistics.counts.messages_received += 1
-    statistics.counts.messages_acknowledged += 1
+    counts = statistics.counts
+    counts.messages_received += 1
+    counts.messages_acknowledged += 1
     return True

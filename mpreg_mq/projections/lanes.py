@@ -40,13 +40,11 @@ class Lane:
     ticket, and goes when it comes first or when stale entries outnumber the others.
     """
 
-    __slots__ = ("heap", "members", "number", "offered", "pushes", "row", "size", "tickets", "topics")
+    __slots__ = ("heap", "members", "number", "offered", "only", "pushes", "row", "size", "tickets", "topics")
 
     def __init__(self, number: int, members: tuple[str, ...], pushes: bool) -> None:
         self.number = number
-        self.members = members
-        self.pushes = pushes
-        """Whether any of them gets its messages without asking; only then it is among those that are offered."""
+        self.serve(members, pushes)
         self.size = 0
         self.topics: set[str] = set()
         """The topics of the slots in it, and perhaps of some that have left."""
@@ -54,6 +52,14 @@ class Lane:
         self.row: deque[Entry] = deque()
         self.heap: list[Entry] = []
         self.tickets = 0
+
+    def serve(self, members: tuple[str, ...], pushes: bool) -> None:
+        """Be for these subscribers."""
+        self.members = members
+        self.only = members[0] if len(members) == 1 else None
+        """The one member, where there is one only."""
+        self.pushes = pushes
+        """Whether any of them gets its messages without asking; only then it is among those that are offered."""
 
     def drop(self, slot: Slot) -> None:
         """Let a slot go. O(1), amortised."""
@@ -160,7 +166,10 @@ class Lanes:
         if offered is None:
             if lane.pushes:
                 self._offer(lane)
-        elif entry[0] < offered[0] or (entry[0] == offered[0] and entry[1] < offered[1]):
+        elif (
+            # Behind others in the row it cannot be the first.
+            (size == 1 or lane.heap) and (entry[0] < offered[0] or (entry[0] == offered[0] and entry[1] < offered[1]))
+        ):
             lane.offered = (entry[0], entry[1], lane.number, lane)
             heappush(self._heads, lane.offered)
             # A head that was overtaken stays in the heap until it comes first, which may be never.
@@ -201,25 +210,25 @@ class Lanes:
                 continue
             row = lane.row
             # As Lane.first, in place: most often the first of a row with no heap is it.
-            if row and (entry := row[0])[3].lane is lane and entry[3].ticket == entry[2] and not lane.heap:
-                first = entry
+            if row and not lane.heap and (slot := (first := row[0])[3]).lane is lane and slot.ticket == first[2]:
+                pass
             else:
                 found = lane.first()
                 if found is None:
                     heappop(heads)
                     lane.offered = None
                     continue
-                first = found
+                first, slot = found, found[3]
             # Where no other lane could go before this one it does not matter that its head has gone.
             if len(heads) > 1 and (first[1] != head[1] or first[0] != head[0]):
                 lane.offered = head = (first[0], first[1], lane.number, lane)
                 heapreplace(heads, head)
                 if heads[0] is not head:
                     continue
-            members = lane.members
-            if len(members) > 1:
+            only = lane.only
+            if only is None:
                 subscriber = self._choose(lane)
-            elif (subscriber := self._subscribers.get(members[0])) is not None and (
+            elif (subscriber := self._subscribers.get(only)) is not None and (
                 subscriber.pull or not subscriber.can_take()
             ):
                 subscriber = None
@@ -228,7 +237,7 @@ class Lanes:
                 lane.offered = None
                 self.starved.update(lane.members)
                 continue
-            return first[3], subscriber
+            return slot, subscriber
         return None
 
     def ready_for(self, subscriber_id: str) -> Iterator[Slot]:
@@ -360,8 +369,7 @@ class Lanes:
 
     def _adopt(self, lane: Lane, members: tuple[str, ...]) -> None:
         """Keep a lane whole under its new audience; its slots need not move."""
-        lane.members = members
-        lane.pushes = self._pushes(members)
+        lane.serve(members, self._pushes(members))
         self._shared[members] = lane
         for subscriber_id in members:
             self._lanes_of.setdefault(subscriber_id, []).append(lane)

@@ -127,7 +127,7 @@ class QueueState(Projection):
         Raises:
             ProjectionError: an event contradicts what came before; those before it are folded in.
         """
-        apply = self.apply
+        apply, find = self.apply, self.messages.get
         held: Any = None
         try:
             for event in events:
@@ -139,7 +139,7 @@ class QueueState(Projection):
                         kind is e.MessageAcknowledged
                         and told.message_id == delivery.message_id
                         and told.subscriber_id == delivery.subscriber_id
-                        and delivered_and_acknowledged(self, delivery, told)
+                        and delivered_and_acknowledged(self, find(told.message_id), delivery, told)
                     ):
                         continue
                     apply(delivery)
