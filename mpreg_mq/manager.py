@@ -12,6 +12,7 @@ from typing import Any, cast
 from mpreg_mq._validation import describe
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.messages import Recover
+from mpreg_mq.actors.queue_actor import make_actor
 from mpreg_mq.actors.retention import Compaction, RetentionThread
 from mpreg_mq.actors.store import STREAM_PREFIX, Store, stream_of
 from mpreg_mq.clock import Clock, SystemClock
@@ -33,7 +34,7 @@ from mpreg_mq.model import (
 )
 from mpreg_mq.named_queues import NamedQueues, add_counts
 from mpreg_mq.projections import QueueState
-from mpreg_mq.queue import MessageQueue, make_actor
+from mpreg_mq.queue import MessageQueue
 from mpreg_mq.topics import check_pattern
 
 logger = logging.getLogger("mpreg_mq")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import uuid
 import warnings
 from collections.abc import Iterable, Mapping
@@ -23,9 +22,9 @@ from mpreg_mq._validation import describe, seconds, whole
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
-from mpreg_mq.actors.messages import Abandon, BeginClose, FinishClose, Recover, Start
-from mpreg_mq.actors.queue_actor import QueueActor
-from mpreg_mq.actors.store import DEFAULT_BUFFERED_MILLISECONDS, Store, stream_of
+from mpreg_mq.actors.messages import Abandon, BeginClose, FinishClose, Recover, Start, Stored
+from mpreg_mq.actors.queue_actor import QueueActor, make_actor
+from mpreg_mq.actors.store import DEFAULT_BUFFERED_MILLISECONDS, Store
 from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.dead_letters import redrive, would_redrive
@@ -33,9 +32,8 @@ from mpreg_mq.errors import InvalidOptionError, MessageQueueError, QueueClosedEr
 from mpreg_mq.events import EventLog, open_log
 from mpreg_mq.model import Callback, DeliveryGuarantee, DeliveryResult, Durability, MessageId, QueuedMessage
 from mpreg_mq.options import MAX_BATCH, guarantee_of, require, required_identifier
-from mpreg_mq.projections import QueueState
 from mpreg_mq.queue_inspection import QueueInspection
-from mpreg_mq.sending import batch_entries, failed_result, rejection_of, send_command
+from mpreg_mq.sending import batch_entries, failed_result, let_others, rejection_of, send_command
 
 
 class MessageQueue(QueueInspection):
@@ -133,8 +131,15 @@ class MessageQueue(QueueInspection):
             if type(reply) is DeliveryResult:
                 return reply
             if isinstance(reply, asyncio.Future):
-                result: DeliveryResult = await reply
+                turns = actor.turns
+                turns.senders += 1
+                try:
+                    result: DeliveryResult = await reply
+                finally:
+                    turns.senders -= 1
                 return result
+            if type(reply) is Stored:
+                return await let_others(reply, actor.turns)
             if reply is BUSY:
                 reply = actor.call(send)
             result = await self._reply(reply, send)
@@ -484,10 +489,3 @@ class MessageQueue(QueueInspection):
             with contextlib.suppress(QueueClosedError):
                 self._actor.call(Abandon(command))
             raise
-
-
-def make_actor(name: str, store: Store, clock: Clock, state: QueueState | None = None) -> QueueActor:
-    """The actor of a queue; takes up what the log holds of it, unless ``state`` has been folded already."""
-    if state is None:
-        state = store.load(stream_of(name))
-    return QueueActor.launch(name, store, clock, secrets.token_hex(6), state)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mpreg_mq import topics
 from mpreg_mq._validation import describe
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.messages import Stored
+from mpreg_mq.actors.store import Turns
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import (
     InvalidOptionError,
@@ -72,6 +75,16 @@ def rejection_of(error: MessageQueueError) -> RejectionReason:
 def failed_result(error: MessageQueueError) -> DeliveryResult:
     """The result of a send that came to nothing, as far as is known."""
     return DeliveryResult(False, None, error_message=str(error), rejection=rejection_of(error))
+
+
+async def let_others(stored: Stored, turns: Turns) -> DeliveryResult:
+    """After a commit that was waited for on the loop: let the message be delivered, and other tasks run."""
+    turns.senders += 1
+    try:
+        await asyncio.sleep(0)
+    finally:
+        turns.senders -= 1
+    return stored.result
 
 
 def batch_entries(

@@ -63,10 +63,10 @@ class DispatchingActor(DeliveringActor):
         "_timer",
         "_timer_at",
         "_turn_scheduled",
-        "_turns",
         "sends_ahead",
         "sends_before_look",
         "started",
+        "turns",
     )
 
     def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
@@ -83,7 +83,7 @@ class DispatchingActor(DeliveringActor):
         self._timer_at = 0.0
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._rejoin = False
-        self._turns = store.turns
+        self.turns = store.turns
 
     def has_to_yield(self, yielded: bool) -> bool:
         """Whether a sender that never suspends should let queues deliver before its next send (C1).
@@ -92,16 +92,19 @@ class DispatchingActor(DeliveringActor):
         of many other queues are, unless the sender has ``yielded`` for this send before. It is not so while
         ``sends_ahead`` is less than ``sends_before_look``.
         """
-        turns = self._turns
+        turns = self.turns
         if turns.planned >= MOST_TURNS_PLANNED and not yielded:
             turns.planned = 0
             return True
-        if self._turn_scheduled:
-            if self.sends_ahead >= self._ahead_limit:
-                return True
-            state = self.state
-            if state.messages.pending_count >= state.configuration.max_size:
-                return True
+        if not self._turn_scheduled:
+            # Until a send leaves something to be delivered.
+            self.sends_before_look = self.sends_ahead + 1
+            return False
+        if self.sends_ahead >= self._ahead_limit:
+            return True
+        state = self.state
+        if state.messages.pending_count >= state.configuration.max_size:
+            return True
         self._plan_look()
         return False
 
@@ -242,12 +245,12 @@ class DispatchingActor(DeliveringActor):
         loop = self.loop
         if loop is not None and self.started and loop.is_running():
             self._turn_scheduled = True
-            self._turns.planned += 1
+            self.turns.planned += 1
             loop.call_soon(self._take_turn)
 
     def _take_turn(self) -> None:
         self._turn_scheduled = False
-        self._turns.planned = 0
+        self.turns.planned = 0
         if self._recovering is None and self.actor_inbox.try_now(self._on_turn, TURN) is not BUSY:
             return
         try:

@@ -235,20 +235,33 @@ class Journal:
         on_loop = None if writer is None else LoopWriting(writer, intake)
         return cls(log, JournalActor.start(log, intake, on_loop), intake, on_loop)
 
+    @property
+    def may_wait_on_loop(self) -> bool:
+        """Whether the loop that submits may wait for the disk itself."""
+        return self._on_loop is not None and self._on_loop.may_wait
+
     def submit(
-        self, append: Append, on_done: OnDone, loop: asyncio.AbstractEventLoop | None, *, urgent: bool = True
+        self,
+        append: Append,
+        on_done: OnDone,
+        loop: asyncio.AbstractEventLoop | None,
+        *,
+        urgent: bool = True,
+        at_once: bool = False,
     ) -> None:
         """Have ``append`` committed soon, and then ``on_done`` called; never waits, O(1).
 
         Where it is not ``urgent``, because nobody waits for it, it is committed with the next one that is, or with
         a flush, a task or the stop, and at the latest ``hold_seconds`` after the journal could have committed it.
+        ``at_once`` says that nobody else is about to submit something that is urgent: where the loop may wait for the
+        disk it does so now, and ``on_done`` has been called when this returns.
 
         Submissions of one thread are committed in their order; one that fails does not keep later ones from
         being tried. Those of one loop are answered in their order. ``on_done`` runs on ``loop``, or where that is
         None or closed, on the thread that committed the append: the journal's, or that of another loop that submits.
         After a stop it gets an :class:`~mpreg_mq.errors.EventLogError`, on ``loop`` or else within this call.
         """
-        self._put(Submission(append, on_done, loop), urgent)
+        self._put(Submission(append, on_done, loop), urgent, at_once)
 
     def do(self, task: Callable[[], object]) -> None:
         """Have something done on the journal's thread once what was submitted before is committed; never waits.
@@ -257,12 +270,12 @@ class Journal:
         """
         self._put(Submission(None, _nothing, None, task))
 
-    def _put(self, submission: Submission, urgent: bool = True) -> None:
+    def _put(self, submission: Submission, urgent: bool = True, at_once: bool = False) -> None:
         intake = self._intake
         intake.queue.append(submission)
         if intake.stopped:
             self._refuse()
-        elif self._on_loop is not None and self._on_loop.plan(submission.loop, urgent):
+        elif self._on_loop is not None and self._on_loop.plan(submission.loop, urgent, at_once):
             pass
         elif urgent:
             # Where it is stopping just now, it looks at the queue once more.

@@ -72,11 +72,16 @@ class LoopWriting:
     """How many were written."""
     _batches_seen: int = 0
     """How many had been when the thread last looked."""
+    may_wait: bool = attrs.field(init=False)
+    """Whether the loop ever waits for the disk; nothing was slow yet that would keep it from that."""
+
+    def __attrs_post_init__(self) -> None:
+        self.may_wait = self._writer.waits
 
     # --- on the loop --------------------------------------------------------------------------------------
 
-    def plan(self, loop: asyncio.AbstractEventLoop | None, urgent: bool) -> bool:
-        """Whether this loop will write what was just put into the intake; if not, the thread has to."""
+    def plan(self, loop: asyncio.AbstractEventLoop | None, urgent: bool, at_once: bool = False) -> bool:
+        """Whether this loop will write what was just put into the intake, or has; if not, the thread has to."""
         if loop is None or _get_running_loop() is not loop or self._left:
             return False
         stay = self._stay
@@ -87,8 +92,15 @@ class LoopWriting:
         if urgent:
             self._urgent = True
             if not stay.planned:
-                if self._flights or self._writer.waits:
+                if self._flights:
                     self._plan_soon(stay)
+                elif self._writer.waits:
+                    # With what else comes in this iteration, unless nothing will.
+                    if at_once:
+                        # As when it was planned; a copy, for this may be called from an answer.
+                        stay.context.copy().run(self._write, stay)
+                    else:
+                        self._plan_soon(stay)
                 else:
                     self._write(stay, may_wait=False)
         elif stay.hold is None:

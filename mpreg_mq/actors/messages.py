@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import attrs
+import msgspec
 
 from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.model import DeliveryResult
 from mpreg_mq.projections import QueueState
 
 Waiter = LoopFuture[Any] | asyncio.Future[Any]
@@ -29,6 +31,12 @@ class Committed:
     version: int
     waiters: list[tuple[Waiter, Any]]
     error: BaseException | None
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """Reply to a send whose commit was waited for on the loop: the sender has to let others do something now."""
+
+    result: DeliveryResult
 
 
 @attrs.frozen

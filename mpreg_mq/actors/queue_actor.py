@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from functools import partial
@@ -23,8 +24,9 @@ from mpreg_mq.actors.decider.sending import decide_fire_and_forget, record_fire_
 from mpreg_mq.actors.dispatching import DispatchingActor
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
-from mpreg_mq.actors.messages import Abandon, BeginClose, Committed, FinishClose, Inspect, Recover, Start, Turn
-from mpreg_mq.actors.store import Store
+from mpreg_mq.actors.messages import Abandon, BeginClose, Committed, FinishClose, Inspect, Recover, Start, Stored, Turn
+from mpreg_mq.actors.recording import Unsent
+from mpreg_mq.actors.store import Store, stream_of
 from mpreg_mq.actors.subscriber_actor import Deliver, Settled
 from mpreg_mq.actors.views import fired_message
 from mpreg_mq.actors.waiting import WaitingReceive
@@ -56,7 +58,7 @@ class QueueActor(DispatchingActor):
         self.try_send: Callable[[c.Send], Any] = partial(self.actor_inbox.try_now, self._send)
         """:meth:`call` for a send of a task, by the shortest way; ``BUSY`` where it has to take the longer one.
 
-        What it has to wait for may be a future of asyncio.
+        What it has to wait for may be a future of asyncio. :class:`Stored` is the reply that it need not wait for.
         """
         # Keys of fire-and-forget sends whose attempt is under way: they are in no event yet.
         self._firing: frozenset[str] = frozenset()
@@ -227,9 +229,18 @@ class QueueActor(DispatchingActor):
                     state.apply(event)
             except Exception as error:
                 raise self._rebuilt_after(error) from error
-            later = loop.create_future()
-            self._submit(before, decision.events).waiters.append((later, reply))
-            reply = later
+            unsent: Unsent | None
+            if self._commits_at_once and self.turns.is_lone_sender():
+                # There is nothing to gather this with.
+                unsent = self._submit_at_once(before, decision.events)
+            else:
+                unsent = self._submit(before, decision.events)
+            if unsent is None:
+                reply = Stored(reply)
+            else:
+                later = loop.create_future()
+                unsent.waiters.append((later, reply))
+                reply = later
         else:
             reply = self._record(decision.events, reply, reply.success, awaited)
         # A turn that is planned sets the timer at its end.
@@ -458,3 +469,10 @@ class QueueActor(DispatchingActor):
         BeginClose: _begin_close,
         FinishClose: _finish_close,
     }
+
+
+def make_actor(name: str, store: Store, clock: Clock, state: QueueState | None = None) -> QueueActor:
+    """The actor of a queue; takes up what the log holds of it, unless ``state`` has been folded already."""
+    if state is None:
+        state = store.load(stream_of(name))
+    return QueueActor.launch(name, store, clock, secrets.token_hex(6), state)

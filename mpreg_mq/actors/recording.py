@@ -58,6 +58,7 @@ class RecordingActor(LoopActor):
 
     __slots__ = (
         "_clock",
+        "_commits_at_once",
         "_durable",
         "_immediate",
         "_log_append",
@@ -69,6 +70,7 @@ class RecordingActor(LoopActor):
         "_shared_context",
         "_stash",
         "_store",
+        "_submitting",
         "_synchronous",
         "_unsent",
         "name",
@@ -88,6 +90,7 @@ class RecordingActor(LoopActor):
         self._immediate = store.journal is None
         # Without a journal an append is there at once, and with a buffered one nobody waits for it.
         self._waits = store.journal is not None and store.buffered_seconds is None
+        self._commits_at_once = self._waits and store.journal is not None and store.journal.may_wait_on_loop
         self._durable = self.state.version if self._waits else NEVER_WAIT
         self._on_their_way = _NOTHING if store.buffered_seconds is None else deque()
         self._no_room_until: float | None = None
@@ -97,6 +100,7 @@ class RecordingActor(LoopActor):
         self._shared_context = Context(0.0, run, self._durable)
         self._unsent: Unsent | None = None
         self._outstanding = 0
+        self._submitting = False
         self._outbox: list[e.Event] | None = None
         self._synchronous = False
         self._recovering: BaseException | None = None
@@ -207,8 +211,22 @@ class RecordingActor(LoopActor):
         unsent.events += events
         return unsent
 
-    def send_off(self) -> None:
-        """Hand what was gathered to the journal."""
+    def _submit_at_once(self, before: int, events: Sequence[e.Event]) -> Unsent | None:
+        """Have events appended now, for the only one who waits for anything; None where they are committed already."""
+        unsent = self._unsent
+        if unsent is None:
+            unsent = self._unsent = Unsent(before)
+            self._outstanding += 1
+        unsent.events += events
+        self._submitting = True
+        try:
+            self.send_off(at_once=True)
+        finally:
+            self._submitting = False
+        return None if self._durable >= before + len(events) else unsent
+
+    def send_off(self, *, at_once: bool = False) -> None:
+        """Hand what was gathered to the journal; ``at_once`` where nobody else is about to."""
         unsent = self._unsent
         if unsent is None:
             return
@@ -217,12 +235,17 @@ class RecordingActor(LoopActor):
 
         def done(error: BaseException | None) -> None:
             committed = Committed(version, unsent.waiters, error)
+            if self._submitting and error is None and _get_running_loop() is self.loop:
+                # Called from within send_off: this is the actor's turn.
+                self._committed(committed)
+                return
             try:
                 self.actor_ref.tell(committed)
             except pykka.ActorDeadError:
                 _answer(unsent.waiters, None if error is None else self._store_error(error))
 
-        self._store.submit(self.stream, unsent.before, unsent.events, done, self.loop, urgent=bool(unsent.waiters))
+        urgent = at_once or bool(unsent.waiters)
+        self._store.submit(self.stream, unsent.before, unsent.events, done, self.loop, urgent=urgent, at_once=at_once)
 
     def _flush_outbox(self, version: int) -> None:
         """Submit what a turn has recorded so far; ``version`` is the state's after it."""

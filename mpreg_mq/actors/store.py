@@ -29,11 +29,32 @@ def stream_of(queue_name: str) -> str:
     return STREAM_PREFIX + queue_name
 
 
+LONE_SENDS = 2
+"""So many sends in a row that nobody else was beside, and the next one is taken for a lone one as well."""
+
+
 @attrs.define(eq=False)
 class Turns:
-    """How many queues of a store have planned a turn since one of them took its turn; roughly, with several threads."""
+    """Who of all that use a store is about to do something on the loop; roughly, with several threads."""
 
     planned: int = 0
+    """Queues that have planned a turn since one of them took its turn."""
+    senders: int = 0
+    """Sends that wait for their commit, or let others do something after it."""
+    lone_sends: int = 0
+    """How many in a row found no other that did."""
+
+    def is_lone_sender(self) -> bool:
+        """Whether nobody sends beside the one that sends now, as was so the last times; it counts.
+
+        Not from the first time on: of many that begin together the first would commit by itself, and they would go on
+        in two groups, each with commits of its own.
+        """
+        if self.senders:
+            self.lone_sends = 0
+            return False
+        self.lone_sends += 1
+        return self.lone_sends > LONE_SENDS
 
 
 @attrs.frozen(eq=False)
@@ -85,10 +106,11 @@ class Store:
         loop: asyncio.AbstractEventLoop | None,
         *,
         urgent: bool = True,
+        at_once: bool = False,
     ) -> None:
-        """Append soon; ``on_done`` is called with None, or with what went wrong. ``urgent``: somebody waits for it."""
+        """Append soon; ``on_done`` is called with None, or with what went wrong. See :meth:`Journal.submit`."""
         assert self.journal is not None
-        self.journal.submit(Append(stream, version, events), on_done, loop, urgent=urgent)
+        self.journal.submit(Append(stream, version, events), on_done, loop, urgent=urgent, at_once=at_once)
 
     def load(self, stream: str) -> QueueState:
         """The state of a queue: its newest snapshot that can be read, and the events since; else all its events.

@@ -12,6 +12,7 @@ import msgspec
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.messages import Recover
+from mpreg_mq.actors.queue_actor import make_actor
 from mpreg_mq.actors.store import STREAM_PREFIX, Store, stream_of
 from mpreg_mq.clock import Clock
 from mpreg_mq.cluster.configuration import ClusterConfiguration
@@ -27,7 +28,7 @@ from mpreg_mq.events.log import read_events
 from mpreg_mq.events.nats.engine import MismatchError, RefusedError, UnansweredError
 from mpreg_mq.events.types import Event
 from mpreg_mq.projections import QueueState
-from mpreg_mq.queue import MessageQueue, make_actor
+from mpreg_mq.queue import MessageQueue
 
 logger = logging.getLogger("mpreg_mq")
 

@@ -165,7 +165,11 @@ class Lanes:
         offered = lane.offered
         if offered is None:
             if lane.pushes:
-                self._offer(lane)
+                # Mostly it is the only one.
+                first = entry if size == 1 else lane.first()
+                assert first is not None, "one was placed just now"
+                lane.offered = (first[0], first[1], lane.number, lane)
+                heappush(self._heads, lane.offered)
         elif (
             # Behind others in the row it cannot be the first.
             (size == 1 or lane.heap) and (entry[0] < offered[0] or (entry[0] == offered[0] and entry[1] < offered[1]))
@@ -213,7 +217,7 @@ class Lanes:
             if row and not lane.heap and (slot := (first := row[0])[3]).lane is lane and slot.ticket == first[2]:
                 pass
             else:
-                found = lane.first()
+                found = lane.first() if lane.size else None
                 if found is None:
                     heappop(heads)
                     lane.offered = None

@@ -14,7 +14,7 @@ import attrs
 from mpreg_mq.testing.disk import SimulatedJournal
 
 SEAMS: tuple[tuple[str, str], ...] = (
-    ("mpreg_mq.queue", "secrets"),
+    ("mpreg_mq.actors.queue_actor", "secrets"),
     ("mpreg_mq.queue", "uuid"),
     ("mpreg_mq.actors.store", "Journal"),
     ("mpreg_mq.actors.dispatching", "SLICE_SECONDS"),
@@ -46,7 +46,7 @@ def deterministic(random: Random) -> Iterator[None]:
     A delivering turn then ends after a number of deliveries that is drawn once.
     """
     values: dict[tuple[str, str], Any] = {
-        ("mpreg_mq.queue", "secrets"): _Secrets(random),
+        ("mpreg_mq.actors.queue_actor", "secrets"): _Secrets(random),
         ("mpreg_mq.queue", "uuid"): _Uuid(random),
         ("mpreg_mq.actors.store", "Journal"): SimulatedJournal,
         ("mpreg_mq.actors.dispatching", "SLICE_SECONDS"): -1.0,

@@ -61,6 +61,86 @@ def test_nobody_is_answered_within_a_submission(journal: Journal) -> None:
     assert answered == ["nobody's"] * 4
 
 
+def test_what_is_to_be_done_at_once_is_answered_within_its_submission(
+    log: QuickLog, writer: Writer, journal: Journal
+) -> None:
+    """Given an append that is to be done at once, then it is one batch with what was submitted before, and all of it is
+    answered in its order before the submission is over, in a context that is nobody's."""
+    answered: list[tuple[int, str]] = []
+
+    async def story(loop: asyncio.AbstractEventLoop) -> None:
+        WHOSE.set("the sender's")
+
+        def submit(version: int, *, urgent: bool = True, at_once: bool = False) -> None:
+            journal.submit(
+                append("queue:a", version),
+                lambda _: answered.append((version, WHOSE.get())),
+                loop,
+                urgent=urgent,
+                at_once=at_once,
+            )
+
+        submit(0, urgent=False)
+        assert answered == []
+        submit(1, at_once=True)
+        assert answered == [(0, "nobody's"), (1, "nobody's")]
+        submit(2, at_once=True)
+        assert [len(batch) for batch in writer.batches] == [2, 1]
+        assert len(answered) == 3
+        await settled()
+        assert (len(answered), writer.waited_for, log.slow) == (3, [1, 2], [])
+
+    run(story)
+
+
+def test_what_is_to_be_done_at_once_waits_for_what_was_planned(writer: Writer, journal: Journal) -> None:
+    """Given an append that waits for the end of the iteration, when another is to be done at once, then they are one
+    batch, at the end of the iteration."""
+
+    async def story(loop: asyncio.AbstractEventLoop) -> None:
+        answers = Answers()
+        journal.submit(append("queue:a", 0), answers, loop)
+        journal.submit(append("queue:b", 0), answers, loop, at_once=True)
+        assert (answers.errors, writer.batches) == ([], [])
+        await settled()
+        assert (answers.errors, [len(batch) for batch in writer.batches]) == ([None, None], [2])
+
+    run(story)
+
+
+def test_what_is_to_be_done_at_once_is_not_where_the_disk_is_slow(writer: Writer, journal: Journal) -> None:
+    """Given a disk that is not quick now, then the submission does not wait for it, and is answered when that ends."""
+
+    async def story(loop: asyncio.AbstractEventLoop) -> None:
+        answers = Answers()
+        writer.waits = False
+        journal.submit(append("queue:a", 0), answers, loop, at_once=True)
+        await settled()
+        assert (answers.errors, len(writer.batches), writer.waited_for) == ([], 1, [])
+        writer.end()
+        await until(lambda: answers.errors == [None])
+
+    run(story)
+
+
+@pytest.mark.parametrize("survive", [0, 1])
+def test_an_error_at_once_is_left_to_the_thread(log: QuickLog, writer: Writer, journal: Journal, survive: int) -> None:
+    """Given a write that fails, whether it is found in the log after that or not, then the submission is over with no
+    answer, and the thread gives the right one."""
+
+    async def story(loop: asyncio.AbstractEventLoop) -> None:
+        answers = Answers()
+        writer.write_error, writer.survive = OSError("the disk refuses"), survive
+        journal.submit(append("queue:a", 0), answers, loop, at_once=True)
+        assert answers.errors == []
+        await until(lambda: len(answers.errors) == 1)
+        assert answers.errors == [None]
+        assert log.stream_version("queue:a") == 1
+        assert len(log.slow) == 1 - survive
+
+    run(story)
+
+
 def test_what_nobody_waits_for_is_answered_when_its_hold_is_over(log: QuickLog, writer: Writer) -> None:
     """Given appends that nobody waits for, and nothing else, then they are written and waited for when it is time."""
     journal = Journal.start(log, hold_seconds=0.0)
@@ -222,6 +302,8 @@ def test_a_failure_is_found_out_about_by_the_thread(
         await until(lambda: answers.errors)
         assert (answers.errors, writer.waited_for) == ([None], [])
         writer.write_error = writer.begin_error = None
+        # While it has the turn, what is submitted is left to it.
+        await until(lambda: not journal._intake.turn.locked())
         journal.submit(append("queue:a", 1), answers, loop)
         await until(lambda: len(answers.errors) == 2)
         assert answers.errors == [None] * 2

@@ -155,7 +155,7 @@ def events_of(look: bool, messages: list[tuple[str, DeliveryGuarantee]], subscri
     """What is recorded, with names that are the same in each run."""
     numbers = count(1)
     with (
-        mock.patch("mpreg_mq.queue.secrets.token_hex", return_value="run"),
+        mock.patch("mpreg_mq.actors.queue_actor.secrets.token_hex", return_value="run"),
         mock.patch("mpreg_mq.queue.uuid.uuid4", side_effect=lambda: UUID(int=next(numbers))),
         # A slice of real time would end elsewhere in each run.
         mock.patch("mpreg_mq.actors.dispatching.SLICE_SECONDS", 1e6),

@@ -134,7 +134,7 @@ class LogFile(OpenedFile):
     @property
     def wants_filling(self) -> bool:
         """Whether it is time to :meth:`fill_ahead`; where no commit waits for the disk it never is."""
-        return self._new_pages >= FILL_AFTER_PAGES and not self._filled and self._synchronous == "FULL"
+        return not self._filled and self._new_pages >= FILL_AFTER_PAGES and self._synchronous == "FULL"
 
     def fill_ahead(self) -> None:
         """Give the write-ahead log the size that it has when it begins anew, so that syncs need not note a new size.

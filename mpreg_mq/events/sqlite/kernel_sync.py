@@ -191,6 +191,8 @@ class KernelSync:
         """
         self._check_not_ended()
         before = self._well_up_to()
+        if not self._flying:
+            return before
         self._hear(wait)
         while wait and self.under_way and self._well_up_to() == before:
             self._hear(wait)
@@ -200,8 +202,6 @@ class KernelSync:
         return self._open[0] - 1 if self._open else self.made
 
     def _hear(self, wait: bool) -> None:
-        if not self._flying:
-            return
         self._note()
         if wait and self._flying:
             self._wait()

@@ -7,6 +7,7 @@ has: the promise is the same, with the answer given then.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections import deque
@@ -17,7 +18,7 @@ import attrs
 
 from mpreg_mq.events.log import Append
 from mpreg_mq.events.sqlite.adding import addition
-from mpreg_mq.events.sqlite.failures import explained
+from mpreg_mq.events.sqlite.failures import explain, explained
 from mpreg_mq.events.sqlite.file import LogFile
 from mpreg_mq.events.sqlite.kernel_sync import MOST_UNDER_WAY, KernelSync
 from mpreg_mq.events.sqlite.opened import CHECKPOINT_PAGES
@@ -63,15 +64,17 @@ class SQLiteQuickWriter:
             return False
         try:
             file = self._file
-            if not file.takes_quick_commits or sum(len(block.body) for block in found) > _MOST_BYTES:
+            if not file.takes_quick_commits or sum([len(block.body) for block in found]) > _MOST_BYTES:
                 return False
-            with explained("append", self._path):
-                added = addition(file, batch, found)
-                self._doubtful.append((self._sync.made + 1, added.head))
-                if added.rows and not file.commit_quickly(added):
-                    self._doubtful.pop()
-                    return False
+            added = addition(file, batch, found)
+            self._doubtful.append((self._sync.made + 1, added.head))
+            if added.rows and not file.commit_quickly(added):
+                self._doubtful.pop()
+                return False
             return True
+        # As explained() does, which takes as long as all that was before.
+        except sqlite3.Error as error:
+            raise explain(error, "append", self._path) from error
         finally:
             self._lock.release()
 

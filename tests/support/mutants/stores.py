@@ -34,10 +34,17 @@ def _not_awaited(wait: Any) -> Any:
 
 
 def _answers_first(submit: Any) -> Any:
-    def mutated(self: Any, append: Any, on_done: Any, loop: asyncio.AbstractEventLoop | None, *, urgent: bool) -> None:
+    def mutated(self: Any, append: Any, on_done: Any, loop: asyncio.AbstractEventLoop | None, **how: bool) -> None:
         assert loop is not None
         loop.call_soon(on_done, None)
-        submit(self, append, lambda error: None, loop, urgent=urgent)
+        submit(self, append, lambda error: None, loop, **how)
+
+    return mutated
+
+
+def _not_at_once(submit_at_once: Any) -> Any:
+    def mutated(self: Any, before: int, events: Any) -> None:
+        self._submit(before, events)
 
     return mutated
 
@@ -105,6 +112,13 @@ STORE_MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         "the journal answers before it writes", "I5", "mpreg_mq.actors.journal:Journal.submit", _answers_first, "disk"
+    ),
+    Mutant(
+        "a lone sender is answered before its commit",
+        "I5",
+        "mpreg_mq.actors.recording:RecordingActor._submit_at_once",
+        _not_at_once,
+        "disk",
     ),
     Mutant("the journal swallows errors", "I5", JOURNAL, _swallows_errors, "disk"),
     Mutant(
