@@ -352,20 +352,20 @@ def on_disk(disk: Disk) -> Iterator[None]:
             disk.note(path.name, (0, path.read_bytes()))
             _OpenFile(disk, path.name).sync()
 
-    def fill(path: Path, size: int) -> None:
+    def fill(path: Path, step: int, size: int) -> int:
         end = path.stat().st_size
-        if end >= size:
-            return
+        wanted = max(end, min(end + step, size))
         with _as_os_error():
             try:
                 disk.operation("write")
-                os.truncate(path, size)
-                disk.note(path.name, (end, bytes(size - end)))
+                os.truncate(path, wanted)
+                disk.note(path.name, (end, bytes(wanted - end)))
                 _OpenFile(disk, path.name).sync()
             except apsw.Error:
                 os.truncate(path, end)
                 disk.note(path.name, end)
                 raise
+        return wanted
 
     before, _disk = _disk, disk
     try:
@@ -376,6 +376,7 @@ def on_disk(disk: Disk) -> Iterator[None]:
             mock.patch.object(LogFile, "_fill", staticmethod(fill)),
             # Whatever is written there takes the place of what was written ahead, so a little of it will do.
             mock.patch("mpreg_mq.events.sqlite.file.FILL_AFTER_PAGES", 8),
+            mock.patch("mpreg_mq.events.sqlite.file.FILL_STEP_BYTES", 20_000),
             mock.patch("mpreg_mq.events.sqlite.file.FILLED_PAGES", 24),
             mock.patch.object(HeadFile, "write", write_head),
         ):

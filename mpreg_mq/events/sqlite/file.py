@@ -27,6 +27,7 @@ FRAME_BYTES = 24 + _PAGE_BYTES
 WAL_HEADER_BYTES = 32
 FILL_AFTER_PAGES = 100
 """A write-ahead log that has got so many pages will most likely get many more."""
+FILL_STEP_BYTES = 1 << 18
 FILLED_PAGES = CHECKPOINT_PAGES
 """So many it has when it begins anew."""
 _CHUNK_BYTES = 1 << 20
@@ -137,18 +138,20 @@ class LogFile(OpenedFile):
         return not self._filled and self._new_pages >= FILL_AFTER_PAGES and self._synchronous == "FULL"
 
     def fill_ahead(self) -> None:
-        """Give the write-ahead log the size that it has when it begins anew, so that syncs need not note a new size.
+        """Come a step nearer to the size that the write-ahead log has when it begins anew.
 
-        For a thread that may wait, while nobody writes. Where there is no room it is left as it is.
+        Syncs need not note a new size then. In steps, because those who sync meanwhile wait for each. For a thread
+        that may wait, while nobody writes. Where there is no room it is left as it is.
         """
-        # Whatever comes of it, it is tried once.
+        wanted = WAL_HEADER_BYTES + FILLED_PAGES * FRAME_BYTES
+        # Unless the step is made and there are others left.
         self._filled = True
         with contextlib.suppress(OSError):
-            self._fill(self._wal, WAL_HEADER_BYTES + FILLED_PAGES * FRAME_BYTES)
+            self._filled = self._fill(self._wal, FILL_STEP_BYTES, wanted) >= wanted
 
     @staticmethod
-    def _fill(path: Path, size: int) -> None:
-        fill(path, size)
+    def _fill(path: Path, step: int, size: int) -> int:
+        return fill(path, step, size)
 
     @property
     def takes_quick_commits(self) -> bool:

@@ -10,27 +10,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_CHUNK_BYTES = 1 << 20
 
+def fill(path: Path, step: int, size: int) -> int:
+    """Write ``step`` zeros behind the end of a file, but not beyond ``size`` bytes, and wait until they are on disk.
 
-def fill(path: Path, size: int) -> None:
-    """Write zeros behind the end of a file until it has ``size`` bytes, and wait until they are on disk.
-
-    Nobody may write behind its end meanwhile. It does nothing where the file is as long already.
+    Returns the bytes that the file has then. Nobody may write behind its end meanwhile.
 
     Raises:
         OSError: that cannot be done; what was added is taken away again, so that it takes room from nobody.
     """
     with path.open("r+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
-        if end >= size:
-            return
+        missing = memoryview(bytes(max(0, min(step, size - end))))
+        wanted = end + len(missing)
         try:
-            for start in range(end, size, _CHUNK_BYTES):
-                missing = memoryview(bytes(min(_CHUNK_BYTES, size - start)))
-                while missing:
-                    missing = missing[file.write(missing) :]
-            os.fsync(file.fileno())
+            while missing:
+                missing = missing[file.write(missing) :]
+            if wanted > end:
+                os.fsync(file.fileno())
         except OSError:
             file.truncate(end)
             raise
+    return wanted

@@ -21,6 +21,7 @@ from tests.support.sqlite_logs import events, opened, stored
 FILL_AFTER_PAGES = 20
 FILLED_PAGES = 100
 """Few, so that a test need not commit a thousand times."""
+STEPS = 4
 FULL_SIZE = WAL_HEADER_BYTES + FILLED_PAGES * FRAME_BYTES
 
 
@@ -28,6 +29,7 @@ FULL_SIZE = WAL_HEADER_BYTES + FILLED_PAGES * FRAME_BYTES
 def _few_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log_file, "FILL_AFTER_PAGES", FILL_AFTER_PAGES)
     monkeypatch.setattr(log_file, "FILLED_PAGES", FILLED_PAGES)
+    monkeypatch.setattr(log_file, "FILL_STEP_BYTES", FULL_SIZE // STEPS)
 
 
 def wal_bytes(path: Path) -> int:
@@ -85,18 +87,23 @@ def test_what_was_filled_ahead_is_no_part_of_the_log(path: Path, tmp_path: Path)
 
 def test_what_loops_write_is_filled_by_whoever_tidies(path: Path, tmp_path: Path) -> None:
     """Given batches that wait for no disk, when there have been so many, then it is time to tidy, which fills the
-    write-ahead log, also while a sync is under way, and it is time no more."""
+    write-ahead log a step each time, also while a sync is under way, until it has its size and it is time no more."""
     with quick(path) as (log, writer):
         while not writer.untidy:
-            assert wal_bytes(path) < FULL_SIZE
+            assert wal_bytes(path) < FULL_SIZE // STEPS
             write(log, writer, 1)
             land(writer)
-        write(log, writer, 2)
-        writer.tidy()
-        assert (wal_bytes(path), writer.untidy) == (FULL_SIZE, False)
-        assert writer.write(batch(log, 3))
-        writer.begin_sync()
-        land(writer, 2)
+        sizes = [wal_bytes(path)]
+        while writer.untidy:
+            write(log, writer, 2)
+            writer.tidy()
+            sizes.append(wal_bytes(path))
+            assert writer.write(batch(log, 3))
+            writer.begin_sync()
+            land(writer, 2)
+            assert len(sizes) <= STEPS + 1
+        assert sizes == sorted(set(sizes))
+        assert sizes[-1] == FULL_SIZE
         with as_left_by_a_crash(path, tmp_path / "crashed") as found:
             assert stored(found) == stored(log)
 
@@ -122,15 +129,15 @@ def test_where_there_is_no_room_the_log_goes_on(path: Path, monkeypatch: pytest.
 
 
 def test_filling_leaves_what_is_there(tmp_path: Path) -> None:
-    """Given a file, when it is filled, then it begins with what it had, and has zeros up to its new size; a file of
-    that size or more stays as it is."""
+    """Given a file, when it is filled, then it begins with what it had, and has zeros behind it, as many as were asked
+    for, up to the size that was asked for; a file of that size or more stays as it is."""
     path = tmp_path / "file"
     path.write_bytes(b"begins")
-    fill(path, 3 << 20)
-    assert path.read_bytes() == b"begins".ljust(3 << 20, b"\0")
+    for step, size in ((10, 16), (1 << 20, 16 + (1 << 20)), (1 << 20, 1 << 21), (1 << 20, 1 << 21)):
+        assert fill(path, step, 1 << 21) == size
+        assert path.read_bytes() == b"begins".ljust(size, b"\0")
     path.write_bytes(b"long enough")
-    fill(path, 11)
-    fill(path, 3)
+    assert fill(path, 5, 11) == fill(path, 5, 3) == 11
     assert path.read_bytes() == b"long enough"
 
 
@@ -140,12 +147,12 @@ def test_a_file_that_cannot_be_filled_gives_back_what_it_took(tmp_path: Path, mo
     path.write_bytes(b"begins")
 
     def refuse(descriptor: int) -> None:
-        assert os.fstat(descriptor).st_size == 2 << 20
+        assert os.fstat(descriptor).st_size == 6 + 1000
         raise OSError(errno.ENOSPC, "no room")
 
     monkeypatch.setattr("mpreg_mq.events.sqlite.filling.os.fsync", refuse)
     with pytest.raises(OSError, match="no room"):
-        fill(path, 2 << 20)
+        fill(path, 1000, 2 << 20)
     assert path.read_bytes() == b"begins"
 
 
