@@ -61,7 +61,7 @@ class SQLiteEventLog:
             busy with other things, and takes more of the processor altogether.
         loop_waits_seconds: with ``writes_on_loop``, let the loop itself wait for its disk, which is the quickest way
             where a disk is quick, and holds up everything else on the loop meanwhile. After a wait that took longer
-            than this the kernel waits for the disk for a second. 0, the default: it always does.
+            than this the kernel waits for the disk, for twenty times as long. 0, the default: it always does.
 
     Raises:
         ConfigurationError: an argument is not one of the values above.

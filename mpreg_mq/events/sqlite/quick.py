@@ -27,8 +27,9 @@ from mpreg_mq.events.sqlite.records import Head, blocks
 _MOST_BYTES = 4 << 20
 """To write more would take milliseconds, even where no disk is waited for."""
 
-PAUSE_SECONDS = 1.0
-"""After a sync that took longer than may be waited for on a loop, the kernel waits for the disk for so long."""
+PAUSE = 20
+"""After a sync that took longer than may be waited for on a loop, the kernel waits for so many times as long: of a disk
+that stays slow the loop has to wait for no more than a twentieth of the time."""
 
 
 @attrs.define(eq=False)
@@ -105,7 +106,7 @@ class SQLiteQuickWriter:
             raise
         ended = self._now()
         if ended - begun > self._wait_seconds:
-            self._pause_ends = ended + PAUSE_SECONDS
+            self._pause_ends = ended + PAUSE * (ended - begun)
 
     def end_sync(self, *, wait: bool) -> int:
         """See :meth:`mpreg_mq.events.log.QuickWriter.end_sync`."""

@@ -12,7 +12,7 @@ import pytest
 
 from mpreg_mq.errors import ConfigurationError
 from mpreg_mq.events import SQLiteEventLog
-from mpreg_mq.events.sqlite.quick import PAUSE_SECONDS, SQLiteQuickWriter
+from mpreg_mq.events.sqlite.quick import PAUSE, SQLiteQuickWriter
 from mpreg_mq.events.sqlite.writer_file import read_head
 from tests.support.faulty_disk import Disk, on_disk, open_on
 from tests.support.quick_sqlite import batch
@@ -107,19 +107,20 @@ def test_a_quick_disk_is_waited_for_again_and_again(
         assert writer.end_sync(wait=False) == 1
 
 
+@pytest.mark.parametrize("times", [2, 100])
 def test_after_a_wait_that_was_too_long_the_kernel_waits_for_a_while(
-    log: SQLiteEventLog, writer: SQLiteQuickWriter, clock: Clock
+    log: SQLiteEventLog, writer: SQLiteQuickWriter, clock: Clock, times: int
 ) -> None:
-    """Given one sync that took longer than it may, then it counts, none is waited for until the pause is over, and then
-    the disk is tried again."""
+    """Given one sync that took longer than it may, then it counts, none is waited for until a pause of so many times as
+    long is over, and then the disk is tried again."""
     assert writer.write(batch(log, 0))
-    clock.disk_takes = 2 * LONGEST
+    clock.disk_takes = times * LONGEST
     writer.sync_here()
     assert writer.end_sync(wait=False) == 1
     assert not writer.waits
-    clock.now += 0.9 * PAUSE_SECONDS
+    clock.now += 0.9 * PAUSE * times * LONGEST
     assert not writer.waits
-    clock.now += 0.2 * PAUSE_SECONDS
+    clock.now += 0.2 * PAUSE * times * LONGEST
     assert writer.waits
 
 
