@@ -216,6 +216,45 @@ def test_whatever_is_refused_can_be_repaired(crashed: tuple[Files, list[Recorded
     assert repaired > 0
 
 
+@pytest.mark.parametrize(
+    ("table", "part", "instead"),
+    [
+        ("snapshots", "stream_id", "stream_ix"),
+        ("snapshots", "version", "versiox"),
+        ("snapshots", "checksum", "checksux"),
+        ("snapshots", "body", "bodx"),
+        ("snapshots", "(", "?"),
+        ("records", "body", "bodx"),
+        ("records", "TABLE", "TABLF"),
+        ("records_of_stream", "INDEX", "INDEW"),
+        ("streams", "base_version", "base_versiox"),
+        ("meta", "key", "kex"),
+    ],
+)
+def test_what_a_table_is_can_be_repaired_without_loss(
+    closed: tuple[Files, list[RecordedEvent]], place: Path, table: str, part: str, instead: str
+) -> None:
+    """Given a log whose events are whole, but of one of whose tables it does not say any more what it is, then checking
+    it says so, whoever needs the table, and repairing it keeps every event and the snapshot."""
+    files, records = closed
+    path = write(files, place)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        changed = connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE name = ? AND sql LIKE ?",
+            (part, instead, table, f"%{part}%"),
+        )
+        assert changed.rowcount == 1
+    assert check_log(path) is not None
+    repair = repair_log(path)
+    assert repair is not None
+    assert repair.kept_events == len(records)
+    assert check_log(path) is None
+    with closing(SQLiteEventLog(path, reserve_bytes=0)) as log:
+        assert list(log.read_all()) == records
+        assert log.snapshots("queue:a") == [Snapshot("queue:a", 6, b"state")]
+
+
 def test_a_log_in_use_is_not_repaired(closed: tuple[Files, list[RecordedEvent]], place: Path) -> None:
     """Given a damaged log that a process has open, then repairing it is refused."""
     path = write(closed[0], place)

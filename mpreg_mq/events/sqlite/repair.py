@@ -134,6 +134,7 @@ def _salvage(damaged: Path, repaired: Path) -> Head:
         for source, target in zip([damaged, *_sidecars(damaged)], [scratch, *_sidecars(scratch)], strict=True):
             if source.exists():
                 shutil.copyfile(source, target)
+        _restore_tables(scratch)
         with (
             closing(sqlite3.connect(scratch, isolation_level=None)) as source_connection,
             closing(sqlite3.connect(repaired, isolation_level=None)) as target_connection,
@@ -148,6 +149,16 @@ def _salvage(damaged: Path, repaired: Path) -> Head:
     finally:
         for file in (scratch, *_sidecars(scratch)):
             file.unlink(missing_ok=True)
+
+
+def _restore_tables(path: Path) -> None:
+    """Have the file say what its tables are, which is the same in each: one wrong byte of that hides all they hold."""
+    with suppress(*UNREADABLE), closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        # Also has SQLite pass by what it does not understand there.
+        connection.execute("PRAGMA writable_schema = ON")
+        for statement in schema.TABLES:
+            name = statement.split(" (" if " TABLE " in statement else " ON ")[0].split()[-1]
+            connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (statement, name))
 
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection, path: Path) -> Head:
