@@ -168,7 +168,7 @@ class JournalActor(pykka.ThreadingActor):
             if self._on_loop is not None and outcomes:
                 self._on_loop.answers_posted = True
         run_all(at_once)
-        return was_left or len(batch) == MAX_APPENDS_PER_COMMIT
+        return was_left or len(batch) == MAX_APPENDS_PER_COMMIT or (bool(batch) and batch[-1].task is not None)
 
     def _outcomes(self, batch: list[Submission]) -> list[Outcome]:
         appends = [submission.append for submission in batch if submission.append is not None]
@@ -264,7 +264,8 @@ class Journal:
         self._put(Submission(append, on_done, loop), urgent, at_once)
 
     def do(self, task: Callable[[], object]) -> None:
-        """Have something done on the journal's thread once what was submitted before is committed; never waits.
+        """Have something done on the journal's thread once what was submitted before is committed or has failed, and
+        before what is submitted later is committed; never waits.
 
         What it raises is logged. After a stop it is not done.
         """

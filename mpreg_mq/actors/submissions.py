@@ -28,7 +28,8 @@ class Submission(NamedTuple):
     on_done: OnDone
     loop: asyncio.AbstractEventLoop | None
     task: Callable[[], object] | None = None
-    """What to do on the journal's thread once what was submitted before is committed or has failed."""
+    """What to do on the journal's thread once what was submitted before is committed or has failed, and before what is
+    submitted later: a state is not to be saved as that of other events, which took the place of those that failed."""
 
 
 Outcome = tuple[Submission, BaseException | None]
@@ -72,11 +73,16 @@ class Intake:
         self.wake()
 
     def take(self) -> list[Submission]:
-        """The oldest submissions, enough for one commit; each is taken by one caller only."""
+        """The oldest submissions, enough for one commit; each is taken by one caller only.
+
+        A task is the last of them: it is done before what was submitted after it is committed.
+        """
         taken: list[Submission] = []
         with contextlib.suppress(IndexError):
             while len(taken) < MAX_APPENDS_PER_COMMIT:
                 taken.append(self.queue.popleft())
+                if taken[-1].task is not None:
+                    break
         return taken
 
     def take_quick(self, events: int, taken: list[Submission]) -> None:

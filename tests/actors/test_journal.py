@@ -382,6 +382,22 @@ def test_a_task_is_done_after_what_was_submitted_before(log: GatedLog, journal: 
     assert found == [1]
 
 
+def test_a_task_is_done_before_what_is_submitted_later(log: GatedLog, journal: Journal) -> None:
+    """Given an append that fails, a task, and an append that takes the place of the first, when they wait for one
+    commit, then the task does not find the events of the second: a state that was to be saved is not theirs (I4)."""
+    found: list[int] = []
+    answers = Answers()
+    hold(log, journal)
+    journal.submit(append("queue:a", 1), answers, None)
+    journal.do(lambda: found.append(log.stream_version("queue:a")))
+    journal.submit(append("queue:a", 0), answers, None)
+    log.gate.set()
+    journal.flush(PATIENCE)
+    assert found == [0]
+    assert [type(error) for error in answers.errors] == [VersionConflictError, type(None)]
+    assert log.stream_version("queue:a") == 1
+
+
 def test_a_task_that_raises_stops_nothing(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
     """Given a task that raises, then that is logged, and appends and tasks after it are done."""
     done: list[str] = []
