@@ -42,6 +42,9 @@ SNAPSHOT_SHARE = 4
 _NOTHING: deque[float] = deque(maxlen=0)
 """Shared by the many queues that have nothing on its way: an empty deque takes 760 bytes."""
 
+_NEVER_RISKED = (e.QueueCreated, e.QueueDeleted)
+"""Answered when they are in the log, whatever the durability: who makes a queue anew begins with what the log says."""
+
 _AFTER_DELETION = (c.Open, c.Detach, c.EndLease)
 
 
@@ -183,7 +186,7 @@ class RecordingActor(LoopActor):
                 return reply
         except Exception as error:
             raise self._rebuilt_after(error) from error
-        if not wait or (not self._waits and self._may_risk_more()):
+        if not wait or (not self._waits and type(events[-1]) not in _NEVER_RISKED and self._may_risk_more()):
             self._submit(before, events)
             return reply
         later: Waiter = loop.create_future() if awaited else LoopFuture()

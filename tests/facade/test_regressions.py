@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from random import Random
+
+import pytest
 
 from mpreg_mq.clock import VirtualClock
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import EventLogError
+from mpreg_mq.events import types as e
 from mpreg_mq.invariants import check_history
-from mpreg_mq.model import Callback, DeliveryGuarantee, QueuedMessage
+from mpreg_mq.manager import MessageQueueManager
+from mpreg_mq.model import Callback, DeliveryGuarantee, Durability, QueuedMessage
 from mpreg_mq.queue import MessageQueue
 from mpreg_mq.testing.disk import SimulatedDisk
 from mpreg_mq.testing.loop import SimulatedClock, SimulatedLoop
@@ -85,3 +90,75 @@ def test_g4_a_subscription_that_is_recorded_again_enters_open_quorums() -> None:
         loop.run_until_complete(story())
     assert set(acknowledged) == {"a", "b"}
     assert check_history(disk.records()) == []
+
+
+# --- queues that answer before the log has it ---------------------------------------------------------------
+
+BUFFERED = QueueConfiguration("q", durability=Durability.BUFFERED)
+
+
+class Disk(SimulatedDisk):
+    """A disk that refuses while ``failing``."""
+
+    failing = False
+
+    def __init__(self, latency: float = 0.001) -> None:
+        def fault() -> None:
+            if self.failing:
+                raise EventLogError("no space left")
+
+        super().__init__(lambda: latency, fault)
+
+
+def told(disk: Disk, story: Callable[[MessageQueueManager], Awaitable[None]], seed: int = 1) -> None:
+    """Run a story with a manager whose log is on the disk, in the order that the seed says."""
+    loop = SimulatedLoop(Random(seed))
+
+    async def with_manager() -> None:
+        manager = MessageQueueManager(log=disk.open(loop), clock=SimulatedClock(loop))
+        await story(manager)
+        await manager.shutdown()
+        await asyncio.sleep(1)
+
+    with deterministic(Random(seed)):
+        loop.run_until_complete(with_manager())
+    assert check_history(disk.records()) == []
+
+
+def test_s1_a_buffered_queue_that_is_made_again_begins_after_its_deletion() -> None:
+    """Given a buffered queue on a slow disk, when it is deleted and made again at once, then what is accepted from then
+    on is in the log, after the deletion."""
+    disk = Disk(latency=0.5)
+
+    async def story(manager: MessageQueueManager) -> None:
+        for number in range(3):
+            await manager.create_queue("q", BUFFERED)
+            assert (await manager.send_message("q", "t", number)).success
+            await manager.delete_queue("q")
+        await manager.create_queue("q", BUFFERED)
+        assert (await manager.send_message("q", "t", 3)).success
+        await asyncio.sleep(2)
+
+    told(disk, story)
+    assert [type(record.event) for record in disk.records()] == [
+        *[e.QueueCreated, e.MessageEnqueued, e.MessagesPurged, e.QueueDeleted] * 3,
+        *[e.QueueCreated, e.MessageEnqueued],
+    ]
+
+
+def test_s1_a_buffered_queue_is_not_there_unless_its_creation_is_stored() -> None:
+    """Given a disk that refuses, then a buffered queue cannot be created; once it does not, it takes messages."""
+    disk = Disk()
+
+    async def story(manager: MessageQueueManager) -> None:
+        disk.failing = True
+        with pytest.raises(EventLogError, match="no space left"):
+            await manager.create_queue("q", BUFFERED)
+        assert manager.list_queues() == []
+        disk.failing = False
+        await manager.create_queue("q", BUFFERED)
+        assert (await manager.send_message("q", "t", 1)).success
+        await asyncio.sleep(1)
+
+    told(disk, story)
+    assert [type(record.event) for record in disk.records()] == [e.QueueCreated, e.MessageEnqueued]
