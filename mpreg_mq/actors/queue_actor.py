@@ -47,13 +47,11 @@ class QueueActor(DispatchingActor):
     __slots__ = (
         "_fired",
         "_firing",
-        "_run",
         "try_send",
     )
 
     def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
         super().__init__(name, store, clock, run, state)
-        self._run = run
         self._fired = 0
         self.try_send: Callable[[c.Send], Any] = partial(self.actor_inbox.try_now, self._send)
         """:meth:`call` for a send of a task, by the shortest way; ``BUSY`` where it has to take the longer one.

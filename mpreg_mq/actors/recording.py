@@ -70,6 +70,7 @@ class RecordingActor(LoopActor):
         "_outstanding",
         "_rebuilt",
         "_recovering",
+        "_run",
         "_shared_context",
         "_stash",
         "_store",
@@ -100,6 +101,7 @@ class RecordingActor(LoopActor):
         self._next_snapshot = NEVER_WAIT
         self._saved_version = self.state.version
         self._plan_snapshot()
+        self._run = run
         self._shared_context = Context(0.0, run, self._durable)
         self._unsent: Unsent | None = None
         self._outstanding = 0
@@ -374,6 +376,9 @@ class RecordingActor(LoopActor):
             self.state = state
         if self._waits:
             self._durable = self.state.version
+        elif self._store.buffered_seconds is not None:
+            # Clients may hold ids of messages that were on their way to the log, and others must not get these.
+            self._shared_context.run = f"{self._run}.{self._rebuilt}"
         self._saved_version = min(self._saved_version, self.state.version)
         self._plan_snapshot()
         self._after_rebuild()

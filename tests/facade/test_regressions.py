@@ -125,6 +125,27 @@ def told(disk: Disk, story: Callable[[MessageQueueManager], Awaitable[None]], se
     assert check_history(disk.records()) == []
 
 
+def test_l2_an_id_that_a_client_may_hold_is_not_given_to_another_message() -> None:
+    """Given a buffered queue that has answered a send which its disk then refuses, when the next message is sent, then
+    it has another id, so that nobody who was given the first one can acknowledge the second."""
+    disk = Disk()
+
+    async def story(manager: MessageQueueManager) -> None:
+        await manager.create_queue("q", BUFFERED)
+        disk.failing = True
+        lost = await manager.send_message("q", "t", 1)
+        (message,) = await manager.receive_messages("q", "worker")
+        await asyncio.sleep(1)
+        disk.failing = False
+        kept = await manager.send_message("q", "t", 2)
+        await manager.receive_messages("q", "worker")
+        assert (lost.success, kept.success) == (True, True)
+        assert kept.message_id != lost.message_id
+        assert not await manager.acknowledge_message("q", message.id, "worker")
+
+    told(disk, story)
+
+
 def test_s1_a_buffered_queue_that_is_made_again_begins_after_its_deletion() -> None:
     """Given a buffered queue on a slow disk, when it is deleted and made again at once, then what is accepted from then
     on is in the log, after the deletion."""
