@@ -142,7 +142,6 @@ class QueueActor(DispatchingActor):
     def _close_at_once(self, reason: str) -> None:
         self._begin_close(BeginClose())
         self._finish_close(FinishClose(reason))
-        self.send_off()
         if self._store.journal is not None:
             self._store.journal.flush()
 
@@ -427,6 +426,8 @@ class QueueActor(DispatchingActor):
             self._running.clear()
         reply = self._carry_out(decision, wait=True)
         self._save_at_the_end()
+        # The journal may stop before this loop comes to what is planned on it.
+        self.send_off()
         return reply
 
     def on_loop_changed(self) -> None:

@@ -247,6 +247,8 @@ class RecordingActor(LoopActor):
             try:
                 self.actor_ref.tell(committed)
             except pykka.ActorDeadError:
+                if error is not None:
+                    logger.warning("queue %s: closed without its last events, which are lost: %r", self.name, error)
                 _answer(unsent.waiters, None if error is None else self._store_error(error))
 
         urgent = at_once or bool(unsent.waiters)

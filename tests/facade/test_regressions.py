@@ -183,3 +183,30 @@ def test_s1_a_buffered_queue_is_not_there_unless_its_creation_is_stored() -> Non
 
     told(disk, story)
     assert [type(record.event) for record in disk.records()] == [e.QueueCreated, e.MessageEnqueued]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_c3_what_was_answered_just_before_a_shutdown_is_in_the_log(seed: int) -> None:
+    """Given a buffered queue, when a send is answered and the manager is shut down, then the message is in the log, in
+    whatever order the loop does what is planned on it."""
+    disk = Disk()
+
+    async def story(manager: MessageQueueManager) -> None:
+        await manager.create_queue("q", BUFFERED)
+        assert (await manager.send_message("q", "t", 1)).success
+
+    told(disk, story, seed)
+    assert [type(record.event) for record in disk.records()] == [e.QueueCreated, e.MessageEnqueued]
+
+
+def test_what_a_closed_queue_has_lost_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Given a buffered queue whose disk refuses what was answered just before a shutdown, then a warning says so."""
+    disk = Disk()
+
+    async def story(manager: MessageQueueManager) -> None:
+        await manager.create_queue("q", BUFFERED)
+        disk.failing = True
+        assert (await manager.send_message("q", "t", 1)).success
+
+    told(disk, story)
+    assert "queue q: closed without its last events, which are lost: EventLogError('no space left')" in caplog.text
