@@ -141,7 +141,11 @@ class RetainingLog(EventLog, Protocol):
         """
 
     def record_end(self, position: int) -> int:
-        """The last position at or below ``position`` at which the log can be truncated; at least its base."""
+        """The last position at or below ``position`` at which the log can be truncated; at least its base.
+
+        It is on the disk: what a :class:`QuickWriter` has written and not yet synced may turn out not to be there, and
+        must not be in what stands for events that were truncated.
+        """
 
     def reclaim(self) -> bool:
         """Free a little of the space of truncated events, in a few milliseconds; whether there is more to do."""

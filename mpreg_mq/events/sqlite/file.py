@@ -123,6 +123,13 @@ class LogFile(OpenedFile):
             if version:
                 self.streams[name].version = version
 
+    @property
+    def synced_position(self) -> int:
+        """Position up to which all that was committed is on disk, as far as ``synchronous`` goes."""
+        # In this order: what is committed quickly is noted as not synced before it is the head.
+        position = self.head.position
+        return position if self._is_synced else self._synced_to
+
     def synced(self, head: Head) -> None:
         """What was committed up to ``head`` is on disk; for a sync that ends late, more of it may have been already."""
         if head.position < self._synced_to:

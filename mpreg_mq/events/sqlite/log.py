@@ -353,9 +353,10 @@ class SQLiteEventLog:
                 file.streams[name].base_version = version
 
     def record_end(self, position: int) -> int:
-        """The last position at or below ``position`` at which the log can be truncated."""
+        """The last position at or below ``position`` at which the log can be truncated: on disk, and a record's end."""
         with explained("read", self._path):
-            rows = self._reader.rows("SELECT max(position) FROM records WHERE position <= ?", position)
+            bound = min(position, self._file.synced_position)
+            rows = self._reader.rows("SELECT max(position) FROM records WHERE position <= ?", bound)
         return max(rows[0][0] or 0, self._file.base.position)
 
     def reclaim(self) -> bool:

@@ -308,3 +308,17 @@ def test_two_writers_count_each_its_own(path: Path) -> None:
         assert (writer.settle(), other.settle()) == (0, 0)
         assert [record.event for record in log.read_all()] == list(events(1, 2, 3, 4, 5))
         other.close()
+
+
+def test_what_is_not_on_disk_yet_is_not_truncated(path: Path) -> None:
+    """Given a batch whose sync has not ended, then a log can be truncated before it, because it may turn out not to be
+    there; and behind it when the sync has ended."""
+    with quick(path) as (log, writer):
+        log.append(batch(log, 1))
+        assert log.record_end(100) == 1
+        write(log, writer, 2, 3)
+        write(log, writer, 4)
+        assert (log.last_position(), log.record_end(100)) == (4, 1)
+        land(writer, 2)
+        assert log.record_end(100) == 4
+        assert log.record_end(2) == 1
