@@ -258,9 +258,12 @@ class SimulatedLoop(_EventLoop):
             try:
                 result = func(*args)
             except Exception as error:
-                future.set_exception(error)
+                # Whoever waited may have been cancelled; that does not end what a thread does.
+                if not future.cancelled():
+                    future.set_exception(error)
             else:
-                future.set_result(result)
+                if not future.cancelled():
+                    future.set_result(result)
 
         self.call_soon(run)
         return future

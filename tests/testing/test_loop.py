@@ -154,3 +154,20 @@ def test_the_clock_never_shows_less_than_a_timers_moment() -> None:
     loop.run()
     assert len(early) == 1000
     assert min(early) >= 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nobody_has_to_wait_for_what_another_thread_does(fails: bool) -> None:
+    """Given a function for another thread, when whoever waits for it is cancelled, then it runs all the same,
+    and whatever comes of it is nobody's."""
+    loop = SimulatedLoop()
+    ran: list[bool] = []
+
+    def work() -> None:
+        ran.append(True)
+        if fails:
+            raise ValueError("nobody hears this")
+
+    loop.run_in_executor(None, work).cancel()
+    loop.run(seconds=1.0)
+    assert (ran, loop.errors) == ([True], [])
