@@ -6,7 +6,7 @@ An operation begins with :meth:`ClientHistory.invoke` and ends as *ok* (it happe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from enum import Enum
 from typing import Any
 
@@ -121,7 +121,11 @@ KINDS = ("lost", "duplicated", "unexpected", "out of order", "after acknowledgme
 
 
 def check_clients(
-    history: ClientHistory, *, drained: bool = True, excused: Iterable[Any] = ()
+    history: ClientHistory,
+    *,
+    drained: bool = True,
+    excused: Iterable[Any] = (),
+    forgotten: Collection[Operation] = (),
 ) -> list[ClientViolation]:
     """What the clients saw that the queue does not promise; O(operations).
 
@@ -131,12 +135,15 @@ def check_clients(
             some moment between that and its coming.
         drained: whether everything had time to be delivered; otherwise nothing counts as lost.
         excused: values of messages that may never arrive: they expired, were dropped, purged or are dead letters.
+        forgotten: operations that succeeded and were lost afterwards, where the durability of their queue allows that:
+            what came of them counts as unknown.
     """
-    return _Clients(history).check(drained, set(excused))
+    return _Clients(history, forgotten).check(drained, set(excused))
 
 
 class _Clients:
-    def __init__(self, history: ClientHistory) -> None:
+    def __init__(self, history: ClientHistory, forgotten: Collection[Operation]) -> None:
+        self.forgotten = forgotten
         self.sends: dict[Any, Operation] = {}
         self.deliveries: dict[Any, list[Operation]] = {}
         self.acknowledgments: dict[Any, list[Operation]] = {}
@@ -146,15 +153,18 @@ class _Clients:
                 self._add_send(operation)
             elif operation.function == "deliver":
                 self.deliveries.setdefault(operation.value, []).append(operation)
-            elif operation.function == "acknowledge" and operation.outcome is Outcome.OK:
+            elif operation.function == "acknowledge" and self._outcome(operation) is Outcome.OK:
                 self.acknowledgments.setdefault(operation.value, []).append(operation)
-            elif operation.function == "acknowledge" and operation.outcome is not Outcome.FAIL:
+            elif operation.function == "acknowledge" and self._outcome(operation) is not Outcome.FAIL:
                 self.perhaps.add(operation.value)
+
+    def _outcome(self, operation: Operation) -> Outcome | None:
+        return Outcome.UNKNOWN if operation in self.forgotten else operation.outcome
 
     def _add_send(self, operation: Operation) -> None:
         """Of several tries to send one message, the one that was accepted counts, else one that may have been."""
         before = self.sends.get(operation.value)
-        if before is None or _certainty(operation) < _certainty(before):
+        if before is None or self._certainty(operation) < self._certainty(before):
             self.sends[operation.value] = operation
 
     def check(self, drained: bool, excused: set[Any]) -> list[ClientViolation]:
@@ -168,7 +178,7 @@ class _Clients:
                 yield ClientViolation(
                     "unexpected", value, f"{value!r} is delivered and was never sent", (deliveries[0],)
                 )
-            elif send.outcome is Outcome.FAIL:
+            elif self._outcome(send) is Outcome.FAIL:
                 yield ClientViolation(
                     "unexpected", value, f"{value!r} is delivered and its send was refused", (send, deliveries[0])
                 )
@@ -208,14 +218,14 @@ class _Clients:
         groups: dict[Any, list[Operation]] = {}
         for send in self.sends.values():
             group = send.details.get("group")
-            if group is not None and send.outcome is Outcome.OK and send.value in self.deliveries:
+            if group is not None and self._outcome(send) is Outcome.OK and self._remembered(send.value):
                 groups.setdefault(group, []).append(send)
         for group, sends in groups.items():
-            sends.sort(key=lambda send: self.deliveries[send.value][0].began)
+            sends.sort(key=lambda send: self._remembered(send.value)[0].began)
             latest: Operation | None = None
             for send in sends:
                 if latest is not None and send.ended is not None and send.ended < latest.began:
-                    first, second = self.deliveries[latest.value][0], self.deliveries[send.value][0]
+                    first, second = self._remembered(latest.value)[0], self._remembered(send.value)[0]
                     yield ClientViolation(
                         "out of order",
                         send.value,
@@ -225,11 +235,16 @@ class _Clients:
                 if latest is None or send.began > latest.began:
                     latest = send
 
+    def _remembered(self, value: Any) -> list[Operation]:
+        """Deliveries that were not lost: after one that was, what ended an earlier message may be lost as well."""
+        return [delivery for delivery in self.deliveries.get(value, ()) if delivery not in self.forgotten]
+
     def _lost(self, excused: set[Any]) -> Iterator[ClientViolation]:
         accepted = [
             send
             for send in self.sends.values()
-            if send.outcome is Outcome.OK and send.details.get("guarantee") is not DeliveryGuarantee.FIRE_AND_FORGET
+            if self._outcome(send) is Outcome.OK
+            and send.details.get("guarantee") is not DeliveryGuarantee.FIRE_AND_FORGET
         ]
         done = [self._arrived(send.value) or send.value in excused for send in accepted]
         first = next((index for index, arrived in enumerate(done) if arrived), None)
@@ -254,6 +269,5 @@ class _Clients:
             return True
         return any(delivery.outcome is Outcome.OK for delivery in self.deliveries.get(value, ()))
 
-
-def _certainty(send: Operation) -> int:
-    return (Outcome.OK, None, Outcome.UNKNOWN, Outcome.FAIL).index(send.outcome)
+    def _certainty(self, send: Operation) -> int:
+        return (Outcome.OK, None, Outcome.UNKNOWN, Outcome.FAIL).index(self._outcome(send))

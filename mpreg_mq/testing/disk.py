@@ -1,11 +1,12 @@
 """A disk that can be slow, full, or lose what was not written when its process crashed, and a log on it.
 
-What is on the disk is bytes, so that each restart decodes what the run before encoded.
+What is on the disk is bytes, so that each restart decodes what the run before encoded. It is a sequence of changes, as
+the transactions of a real log are: events, snapshots and cuts are lost in a power cut only with all that came after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from hashlib import blake2b
 from typing import Any
@@ -17,13 +18,16 @@ from mpreg_mq.actors.loop_writing import LoopWriting
 from mpreg_mq.actors.submissions import Intake
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.codec import EncodedEvent, decode, encode
-from mpreg_mq.events.log import Append, RecordedEvent
+from mpreg_mq.events.log import Append, RecordedEvent, Snapshot
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.testing.loop import SimulatedLoop
 from mpreg_mq.testing.quick_disk import Encoded, SimulatedQuickWriter
 
 COMMIT_SECONDS = 0.001
 """What a commit takes on a disk that is not slow."""
+
+EVENT_BYTES = 100
+"""What an event is taken to need, for policies that keep so many bytes."""
 
 
 class Writing(Enum):
@@ -37,22 +41,56 @@ class Writing(Enum):
     """The loop writes, and waits."""
 
 
+class Synchronous(Enum):
+    """What a commit has survived when it returns, as ``synchronous`` of :class:`~mpreg_mq.events.SQLiteEventLog`."""
+
+    FULL = "FULL"
+    """A power cut."""
+    NORMAL = "NORMAL"
+    """The end of its process; a power cut takes commits since some moment after the last checkpoint."""
+    OFF = "OFF"
+    """The end of its process; a power cut takes commits since any moment."""
+
+
+@attrs.frozen
+class Cut:
+    """The log's beginning was taken away up to ``position``, and ``bases`` kept in its place."""
+
+    position: int
+    bases: Mapping[str, Snapshot]
+
+
+Change = Encoded | Snapshot | Cut
+"""What one commit did: it added events, kept a snapshot, or took the log's beginning away."""
+
+
 @attrs.define(eq=False)
 class SimulatedDisk:
     """What survives a crash.
 
-    ``latency`` gives the seconds that the next commit takes; ``fault`` is asked before each append and may raise.
-    Where the loop writes, ``busy`` says whether it would have to wait for others, and ``survivors`` how many of the
-    batches whose sync was not told of are on the disk after a failure or a crash, given the least and the most.
+    ``latency`` gives the seconds that the next commit takes; ``fault`` is asked before each commit and may raise.
+    ``survivors`` says, given the least and the most, how many of those commits the disk turns out to have of which that
+    is not certain: after a power cut, or after a failure or a crash where the loop writes, when ``busy`` also says
+    whether it would have to wait for others. ``checkpoint`` is asked after each commit that a power cut could take, and
+    says whether all commits so far are safe from now on; ``safe`` is how many are.
     """
 
     latency: Callable[[], float] = lambda: COMMIT_SECONDS
     fault: Callable[[], None] = lambda: None
     busy: Callable[[], bool] = lambda: False
     survivors: Callable[[int, int], int] = max
-    written: list[tuple[str, EncodedEvent]] = attrs.field(factory=list, init=False)
-    commits: int = attrs.field(default=0, init=False)
+    synchronous: Synchronous = Synchronous.FULL
+    checkpoint: Callable[[], bool] = lambda: False
+    changes: list[Change] = attrs.field(factory=list, init=False)
+    safe: int = attrs.field(default=0, init=False)
+    archives: dict[tuple[int, int], list[RecordedEvent]] = attrs.field(factory=dict, init=False)
+    """What retention has put aside, by the positions before the first event and of the last."""
     _log: SimulatedLog | None = attrs.field(default=None, init=False)
+
+    @property
+    def commits(self) -> int:
+        """How many commits it has."""
+        return len(self.changes)
 
     def open(self, loop: SimulatedLoop, *, blocking: bool = True, writing: Writing = Writing.THREAD) -> SimulatedLog:
         """The log for a new process; the one before cannot write any more."""
@@ -61,24 +99,38 @@ class SimulatedDisk:
         self._log = SimulatedLog(self, loop, blocking, writing)
         return self._log
 
-    def put(self, encoded: Encoded) -> None:
-        """Have the events of one commit."""
-        self.written += encoded
-        self.commits += 1
+    def put(self, change: Change) -> None:
+        """Have what one commit did."""
+        self.changes.append(change)
+        if self.synchronous is Synchronous.FULL or (self.synchronous is Synchronous.NORMAL and self.checkpoint()):
+            self.safe = len(self.changes)
+
+    def cut_power(self) -> None:
+        """Lose the commits that are not safe, from one of them on; what had the log open cannot write any more."""
+        if self._log is not None:
+            self._log.crash()
+        del self.changes[self.survivors(self.safe, len(self.changes)) :]
+        self.safe = len(self.changes)
+
+    def _written(self) -> Iterator[tuple[str, EncodedEvent]]:
+        for change in self.changes:
+            if isinstance(change, list):
+                yield from change
 
     def records(self) -> list[RecordedEvent]:
-        """What a reader would find; O(events)."""
+        """All events that were not lost, also those that a reader does not find any more, because they were cut off;
+        O(events)."""
         versions: dict[str, int] = {}
         found = []
-        for position, (stream, encoded) in enumerate(self.written, 1):
+        for position, (stream, encoded) in enumerate(self._written(), 1):
             versions[stream] = versions.get(stream, 0) + 1
             found.append(RecordedEvent(position, stream, versions[stream], decode(*encoded)))
         return found
 
     def hash(self) -> str:
-        """Digest of everything written, in order: equal for two runs that did the same."""
+        """Digest of all events that were not lost, in order: equal for two runs that did the same."""
         digest = blake2b(digest_size=16)
-        for stream, encoded in self.written:
+        for stream, encoded in self._written():
             digest.update(f"{stream}:{encoded.type}:{encoded.schema}:".encode())
             digest.update(encoded.body)
         return digest.hexdigest()
@@ -102,8 +154,14 @@ class SimulatedLog(MemoryEventLog):
     def read_disk(self) -> None:
         """Hold what the disk has, and nothing else."""
         super().__init__()
-        for record in self.disk.records():
-            super().append((Append(record.stream, record.version - 1, (record.event,)),))
+        for change in self.disk.changes:
+            if isinstance(change, Snapshot):
+                super().save_snapshot(change)
+            elif isinstance(change, Cut):
+                super().truncate(change.position, change.bases)
+            else:
+                for stream, encoded in change:
+                    super().append((Append(stream, self.stream_version(stream), (decode(*encoded),)),))
 
     def append(self, batch: Sequence[Append]) -> None:
         """Write, unless the disk refuses or the process has crashed."""
@@ -117,6 +175,43 @@ class SimulatedLog(MemoryEventLog):
         super().append(batch)
         return encoded
 
+    def save_snapshot(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot, unless the disk refuses or the process has crashed."""
+        self._begin_commit()
+        self.disk.fault()
+        super().save_snapshot(snapshot)
+        self.disk.put(snapshot)
+
+    def truncate(self, position: int, bases: Mapping[str, Snapshot]) -> None:
+        """Take the beginning away; where the disk refuses, that may have been done all the same."""
+        self._begin_commit()
+        refused: EventLogError | None = None
+        try:
+            self.disk.fault()
+        except EventLogError as error:
+            if not self.disk.survivors(0, 1):
+                raise
+            refused = error
+        super().truncate(position, bases)
+        self.disk.put(Cut(position, bases))
+        if refused is not None:
+            raise refused
+
+    def _begin_commit(self) -> None:
+        """What was written before comes to the disk with a commit, whoever made either."""
+        self.check_alive()
+        if self._writer is not None:
+            self._writer.come_along()
+
+    def record_end(self, position: int) -> int:
+        """``position``, within what is on the disk."""
+        written = sum(len(change) for change in self.disk.changes if isinstance(change, list))
+        return super().record_end(min(position, written))
+
+    def size_bytes(self) -> int:
+        """What its events are taken to need."""
+        return EVENT_BYTES * (self.last_position() - self.base_position())
+
     def check_alive(self) -> None:
         """Raise where the process has crashed."""
         if self.crashed:
@@ -124,7 +219,7 @@ class SimulatedLog(MemoryEventLog):
 
     def quick_writer(self) -> SimulatedQuickWriter | None:
         """What the loop writes with; None where a journal does."""
-        if self._writing is not Writing.THREAD:
+        if self._writing is not Writing.THREAD and self.disk.synchronous is Synchronous.FULL:
             self._writer = SimulatedQuickWriter(self, self._writing is Writing.WAITING)
         return self._writer
 

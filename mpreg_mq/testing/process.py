@@ -8,8 +8,10 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from mpreg_mq.errors import MessageQueueError
+from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.manager import MessageQueueManager
-from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, QueuedMessage, QueueType, RejectionReason
+from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, Durability, QueuedMessage, QueueType, RejectionReason
+from mpreg_mq.projections import QueueState
 from mpreg_mq.queue import MessageQueue
 from mpreg_mq.testing.clients import Operation, Outcome
 from mpreg_mq.testing.crash import crash, running_actors
@@ -45,7 +47,7 @@ class Process:
         self._before = running_actors()
         self.log = world.disk.open(self.loop, blocking=world.blocking, writing=world.writing)
         try:
-            self.manager = MessageQueueManager(log=self.log, clock=self.clock)
+            self.manager = MessageQueueManager(world.manager_configuration, log=self.log, clock=self.clock)
         except MessageQueueError:
             crash(self.loop, self.log, (), self._before)
             raise
@@ -84,6 +86,16 @@ class Process:
         """The process is gone between two steps: nothing of it runs any more, and its log cannot write."""
         self.alive = False
         crash(self.loop, self.log, self.manager.queues.values(), self._before, self._working)
+
+    def states(self) -> dict[str, QueueState]:
+        """The states of the queues that are in the log, by stream."""
+        actors = [queue._actor for queue in self.manager.queues.values()]
+        return {actor.stream: actor.state for actor in actors if actor._store.log is self.log}
+
+    def memory_logs(self) -> list[list[RecordedEvent]]:
+        """What queues hold that are in memory alone, each in a log of its own."""
+        logs = [queue._actor._store.log for queue in self.manager.queues.values()]
+        return [list(log.read_all()) for log in logs if log is not self.log]
 
     # --- handlers -----------------------------------------------------------------------------------------
 
@@ -179,19 +191,23 @@ class Process:
                 result = task.result()
             else:
                 result = await sending
-            self._sent(operation, result, key)
+            self._sent(operation, result)
 
-    def _sent(self, operation: Operation, result: DeliveryResult, key: str) -> None:
+    def _sent(self, operation: Operation, result: DeliveryResult) -> None:
         if not self.alive:
             return
         if result.success:
-            self.world.accepted[str(result.message_id)] = key
             self.end(operation, Outcome.OK)
+            # A fire-and-forget send does not wait for its commit (G1).
+            if operation.details["guarantee"] is not GUARANTEE_NOW:
+                self.world.answered_here(self, operation, (str(result.message_id), None))
         else:
             assert result.rejection is not None
-            # A fire-and-forget send reaches its subscribers before the store can refuse it.
-            now = operation.details["guarantee"] is GUARANTEE_NOW and result.rejection is RejectionReason.STORE_ERROR
-            unknown = now or result.rejection is RejectionReason.DUPLICATE
+            # What does not wait for its commit reaches subscribers before the store can refuse it.
+            now = operation.details["guarantee"] is GUARANTEE_NOW or self.world.durability is Durability.BUFFERED
+            unknown = (now and result.rejection is RejectionReason.STORE_ERROR) or (
+                result.rejection is RejectionReason.DUPLICATE
+            )
             self.end(operation, Outcome.UNKNOWN if unknown else Outcome.FAIL, result.rejection.value)
 
     async def settle(self, subscriber_id: str, message: QueuedMessage, delivery: Operation) -> None:
@@ -221,6 +237,8 @@ class Process:
                 self.end(operation, Outcome.UNKNOWN, str(error))
                 continue
             self.end(operation, Outcome.OK if counted else Outcome.FAIL)
+            if counted and self.alive:
+                self.world.answered_here(self, operation, (str(message.id), subscriber_id))
             self.end(delivery, Outcome.OK if counted else Outcome.UNKNOWN)
 
     async def pull(self, subscriber_id: str, pattern: str) -> None:

@@ -36,6 +36,8 @@ class SimulatedQuickWriter:
     most_under_way: int = attrs.field(default=2, init=False)
     untidy: bool = attrs.field(default=False, init=False)
     _doubtful: deque[Encoded] = attrs.field(factory=deque, init=False)
+    _came_along: int = attrs.field(default=0, init=False)
+    """How many of the oldest of these are on the disk already, with a commit that others made."""
     _under_way: int = attrs.field(default=0, init=False)
     _ended: int = attrs.field(default=0, init=False)
     _settled: int = attrs.field(default=0, init=False)
@@ -116,7 +118,7 @@ class SimulatedQuickWriter:
 
     def _survivors(self) -> int:
         self._settled += 1
-        found = self._log.disk.survivors(self._ended, len(self._doubtful))
+        found = self._log.disk.survivors(max(self._ended, self._came_along), len(self._doubtful))
         self._put(found)
         self._doubtful.clear()
         self._under_way, self._ended, self._error = 0, 0, None
@@ -124,7 +126,17 @@ class SimulatedQuickWriter:
 
     def _put(self, batches: int) -> None:
         for _ in range(batches):
-            self._log.disk.put(self._doubtful.popleft())
+            batch = self._doubtful.popleft()
+            if self._came_along:
+                self._came_along -= 1
+            else:
+                self._log.disk.put(batch)
+
+    def come_along(self) -> None:
+        """Have on the disk what was written so far, because somebody else commits; nobody is told."""
+        for batch in list(self._doubtful)[self._came_along :]:
+            self._log.disk.put(batch)
+        self._came_along = len(self._doubtful)
 
     def crash(self) -> None:
         """The process is gone; what it wrote may be on the disk, up to some batch."""

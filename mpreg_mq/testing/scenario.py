@@ -8,11 +8,13 @@ from typing import Any
 
 import attrs
 
-from mpreg_mq.configuration import QueueConfiguration
-from mpreg_mq.model import DeliveryGuarantee, OverflowPolicy, QueueType
-from mpreg_mq.testing.disk import Writing
+from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration, RetentionPolicy
+from mpreg_mq.model import DeliveryGuarantee, Durability, OverflowPolicy, QueueType
+from mpreg_mq.testing.disk import EVENT_BYTES, Synchronous, Writing
 
 QUEUE_NAME = "q"
+NEIGHBOUR_NAMES = "neighbour-"
+"""How the names of the other queues begin."""
 GUARANTEES = (DeliveryGuarantee.AT_LEAST_ONCE, DeliveryGuarantee.BROADCAST, DeliveryGuarantee.QUORUM)
 
 Payloads = Callable[[Random, int], tuple[str, Any]]
@@ -25,6 +27,8 @@ class Faults:
 
     crash: float = 0.25
     """A process ends between two of its steps, and what was not written is lost."""
+    power_cut: float = 0.3
+    """It ends because the power fails, and what the disk was not made to keep is lost as well."""
     shutdown: float = 0.1
     """A process closes its queue and ends."""
     stall: float = 0.15
@@ -56,6 +60,10 @@ class Scenario:
 
     ``handlers`` are callbacks of yours by topic pattern: each becomes a subscriber whose process crashes with the
     others. With ``admin`` somebody also pauses, purges, redrives and unsubscribes.
+
+    ``durability`` is that of the queue, ``synchronous`` what its log asks of the disk. With ``retention`` states are
+    saved, and the log's beginning is cut, by a policy that the seed chooses. ``neighbours`` are other queues in the
+    same log, of any durability, which are also deleted and made again.
     """
 
     name: str = "everything"
@@ -69,6 +77,10 @@ class Scenario:
     configuration: QueueConfiguration | None = None
     blocking_log: bool | None = None
     writing: Writing | None = None
+    durability: Durability | None = Durability.COMMITTED
+    synchronous: Synchronous | None = Synchronous.FULL
+    retention: bool = False
+    neighbours: int = 0
     guarantees: tuple[DeliveryGuarantee, ...] = GUARANTEES
     groups: bool = True
     payloads: Payloads | None = None
@@ -91,6 +103,32 @@ SCENARIOS: dict[str, Scenario] = {
         ),
         Scenario("audiences", guarantees=GUARANTEES[1:], pushed=4),
         Scenario("groups", guarantees=GUARANTEES[:1], pushed=2, pulling=2),
+        Scenario(
+            "durability",
+            faults=attrs.evolve(Faults(), crash=0.4, power_cut=0.5, slow_disk=0.3, full_disk=0.01),
+            blocking_log=True,
+            durability=None,
+            synchronous=None,
+            neighbours=2,
+        ),
+        Scenario(
+            "shutdowns",
+            faults=attrs.evolve(NO_FAULTS, crash=0.5, shutdown=1.0, slow_disk=0.3, slow=0.3),
+            blocking_log=True,
+            durability=None,
+            processes=8,
+            neighbours=1,
+        ),
+        Scenario("retention", retention=True, neighbours=2),
+        Scenario(
+            "storage",
+            faults=attrs.evolve(Faults(), crash=0.4, power_cut=0.5, slow_disk=0.3),
+            blocking_log=True,
+            durability=None,
+            synchronous=None,
+            retention=True,
+            neighbours=1,
+        ),
     )
 }
 """By name, for the command line."""
@@ -119,4 +157,31 @@ def seeded_configuration(random: Random) -> QueueConfiguration:
         circuit_breaker_failure_threshold=random.choice((None, 1, 3)),
         circuit_breaker_recovery_seconds=random.choice((2.0, 10.0)),
         default_max_in_flight=random.choice((1, 3, 100)),
+    )
+
+
+def seeded_manager(scenario: Scenario, durability: Durability, random: Random) -> QueueManagerConfiguration:
+    """A manager whose queues have this durability, and a past that is short where the scenario asks for retention."""
+    buffered = random.choice((1, 50, 2000))
+    if not scenario.retention:
+        return QueueManagerConfiguration(default_durability=durability, buffered_milliseconds=buffered)
+    limits: dict[str, Any] = random.choice(
+        (
+            {"keep_events": random.choice((0, 1, 10, 40))},
+            {"keep_seconds": random.choice((0.0, 3.0, 20.0))},
+            {"keep_bytes": random.choice((0, 10, 40)) * EVENT_BYTES},
+            {"keep_events": 30, "keep_seconds": 5.0},
+        )
+    )
+    policy = RetentionPolicy(
+        **limits,
+        check_seconds=random.choice((0.1, 1.0, 7.0)),
+        least_events=random.choice((1, 1, 12)),
+        archive_directory=random.choice((None, "archive")),
+    )
+    return QueueManagerConfiguration(
+        default_durability=durability,
+        buffered_milliseconds=buffered,
+        retention=policy,
+        snapshot_every_events=random.choice((1, 5, 30, None)),
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import uuid
+from asyncio import _get_running_loop
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from importlib import import_module
 from random import Random
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import attrs
 
 from mpreg_mq.testing.disk import SimulatedJournal
+from mpreg_mq.testing.retention import SimulatedRetention
 
 SEAMS: tuple[tuple[str, str], ...] = (
     ("mpreg_mq.actors.queue_actor", "secrets"),
@@ -19,6 +22,9 @@ SEAMS: tuple[tuple[str, str], ...] = (
     ("mpreg_mq.actors.store", "Journal"),
     ("mpreg_mq.actors.dispatching", "SLICE_SECONDS"),
     ("mpreg_mq.actors.dispatching", "STEPS_BETWEEN_LOOKS"),
+    ("mpreg_mq.actors.recording", "time"),
+    ("mpreg_mq.actors.retention", "EVENTS_PER_STEP"),
+    ("mpreg_mq.manager", "RetentionThread"),
 )
 """Module and attribute of everything that is replaced."""
 
@@ -39,18 +45,35 @@ class _Uuid:
         return uuid.UUID(int=self.random.getrandbits(128), version=4)
 
 
+class _LoopTime:
+    """The module ``time`` for who asks it how long ago something was, on a loop."""
+
+    @staticmethod
+    def monotonic() -> float:
+        loop = _get_running_loop()
+        assert loop is not None, "what is measured happens on a loop"
+        return loop.time()
+
+
 @contextmanager
 def deterministic(random: Random) -> Iterator[None]:
-    """Within the block, identifiers come from ``random``, journals need no threads, and no slice measures real time.
+    """Within the block, identifiers come from ``random``, journals and retention need no threads, and nothing measures
+    real time.
 
-    A delivering turn then ends after a number of deliveries that is drawn once.
+    A delivering turn then ends after a number of deliveries that is drawn once, and a step of a compaction after a
+    number of events.
     """
+    # Drawn apart, so that what else a seed says does not depend on it.
+    apart = copy(random)
     values: dict[tuple[str, str], Any] = {
         ("mpreg_mq.actors.queue_actor", "secrets"): _Secrets(random),
         ("mpreg_mq.queue", "uuid"): _Uuid(random),
         ("mpreg_mq.actors.store", "Journal"): SimulatedJournal,
         ("mpreg_mq.actors.dispatching", "SLICE_SECONDS"): -1.0,
         ("mpreg_mq.actors.dispatching", "STEPS_BETWEEN_LOOKS"): random.choice((1, 2, 3, 16)),
+        ("mpreg_mq.actors.recording", "time"): _LoopTime,
+        ("mpreg_mq.actors.retention", "EVENTS_PER_STEP"): apart.choice((1, 4, 20, 500)),
+        ("mpreg_mq.manager", "RetentionThread"): SimulatedRetention.start,
     }
     before = {seam: getattr(import_module(seam[0]), seam[1]) for seam in SEAMS}
     try:

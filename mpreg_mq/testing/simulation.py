@@ -11,17 +11,18 @@ from random import Random
 import attrs
 
 from mpreg_mq.events import types as e
-from mpreg_mq.events.log import RecordedEvent
+from mpreg_mq.events.log import RecordedEvent, Snapshot
 from mpreg_mq.invariants import InvariantChecker, Violation
 from mpreg_mq.testing.checks import (
     check_acknowledged_after_work,
     check_drained,
     check_live_state,
-    check_nothing_lost_or_made_up,
+    check_nothing_made_up,
     check_snapshots,
     excused,
 )
 from mpreg_mq.testing.clients import ClientHistory, ClientViolation, check_clients
+from mpreg_mq.testing.disk import Cut
 from mpreg_mq.testing.scenario import SCENARIOS, Scenario
 from mpreg_mq.testing.seams import deterministic
 from mpreg_mq.testing.world import World
@@ -35,8 +36,9 @@ class SimulationFailedError(AssertionError):
 class Simulation:
     """What came of a simulation.
 
-    ``records`` is the log, ``history`` what the clients saw, ``log_hash`` equal for equal runs; ``counts`` tells how
-    much happened (crashes, redeliveries, dead letters, expiries, open breakers and more).
+    ``records`` is the log, also what was cut off it, and what queues in memory held at the end; ``history`` is what the
+    clients saw, ``log_hash`` equal for equal runs; ``counts`` tells how much happened (crashes, redeliveries, dead
+    letters, expiries, open breakers and more).
     """
 
     seed: int
@@ -79,24 +81,33 @@ def simulate(seed: int, scenario: Scenario | None = None) -> Simulation:
     with deterministic(Random(f"{seed}/identifiers")):
         try:
             world.run()
-            records = world.disk.records()
-            violations: list[Violation | ClientViolation] = list(InvariantChecker().observe_all(records).finish())
+            written = world.disk.records()
+            logs = [written, *world.lives]
+            violations: list[Violation | ClientViolation] = []
+            for log in logs:
+                violations += InvariantChecker().observe_all(log).finish()
+            # What queues held in memory at the end comes after what is on the disk, with positions of its own.
+            in_memory = [] if world.final is None else world.final.memory_logs()
+            records = [*written, *(record for log in in_memory for record in log)]
             violations += check_live_state(world, records)
             violations += check_drained(world, records)
             violations += check_snapshots(world, records)
         finally:
             if world.last_process is not None and world.last_process.alive:
                 world.last_process.crash()
-    violations += check_nothing_lost_or_made_up(world, records)
-    violations += check_acknowledged_after_work(world, records)
-    violations += check_clients(world.history, excused=excused(records))
+    everything = [record for log in logs for record in log]
+    violations += world.violations
+    violations += world.answers.violations
+    violations += check_nothing_made_up(world, everything)
+    violations += check_acknowledged_after_work(world, everything)
+    violations += check_clients(world.history, excused=excused(everything), forgotten=world.answers.forgotten)
     violations += [Violation("error", len(records), "queue:q", None, problem) for problem in world.problems]
     return Simulation(
         seed,
         scenario,
         records,
         world.history,
-        world.disk.hash(),
+        world.hash(),
         violations,
         _counts(world, records),
         world.seconds,
@@ -112,6 +123,10 @@ def _counts(world: World, records: list[RecordedEvent]) -> Counter[str]:
             "steps": world.steps,
             "accepted": kinds["MessageEnqueued"],
             "crashes": world.crashes,
+            "power cuts": world.power_cuts,
+            "lost answers": world.answers.lost,
+            "cuts": sum(isinstance(change, Cut) for change in world.disk.changes),
+            "snapshots": sum(isinstance(change, Snapshot) for change in world.disk.changes),
             "shutdowns": world.shutdowns,
             "disk errors": world.disk_errors,
             "redeliveries": redelivered,

@@ -5,16 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from hashlib import blake2b
 from random import Random
 from typing import Any
 
+from mpreg_mq.actors.store import stream_of
 from mpreg_mq.errors import EventLogError, MessageQueueError
-from mpreg_mq.model import DeliveryGuarantee, QueuedMessage
-from mpreg_mq.testing.clients import ClientHistory, Outcome
-from mpreg_mq.testing.disk import COMMIT_SECONDS, SimulatedDisk, Writing
+from mpreg_mq.events.codec import encode
+from mpreg_mq.events.log import RecordedEvent
+from mpreg_mq.invariants import Violation
+from mpreg_mq.model import DeliveryGuarantee, Durability, QueuedMessage
+from mpreg_mq.queue import MessageQueue
+from mpreg_mq.testing.answers import NEVER, Answer, Answers, End, Fact, forgotten_deliveries
+from mpreg_mq.testing.checks import check_what_is_left
+from mpreg_mq.testing.clients import ClientHistory, Operation, Outcome
+from mpreg_mq.testing.complaints import Complaints
+from mpreg_mq.testing.disk import COMMIT_SECONDS, SimulatedDisk, Synchronous, Writing
 from mpreg_mq.testing.loop import START
+from mpreg_mq.testing.neighbours import live_beside
 from mpreg_mq.testing.process import PATTERNS, STORM_SECONDS, TOPICS, Process
-from mpreg_mq.testing.scenario import NO_FAULTS, Scenario, seeded_configuration
+from mpreg_mq.testing.retention import compact_now_and_then
+from mpreg_mq.testing.scenario import (
+    NEIGHBOUR_NAMES,
+    NO_FAULTS,
+    QUEUE_NAME,
+    Scenario,
+    seeded_configuration,
+    seeded_manager,
+)
 
 SETTLE_SECONDS = 1800.0
 """What pending work gets, once the faults have stopped, to drain (I6)."""
@@ -25,6 +43,8 @@ STEPS_PER_MESSAGE = 100
 SPARE_STEPS = 2000
 BUSY_SHARE = 0.05
 """How often a loop that writes finds its log in use."""
+CHECKPOINT_SHARE = 0.1
+"""How often a commit that a power cut could take is followed by a checkpoint."""
 MAX_STARTS = 20
 """How often in a row a process may fail to get its log open."""
 
@@ -44,18 +64,39 @@ class World:
         # Drawn apart, so that what else a seed says does not depend on it.
         self.writing_random = Random(f"{seed}/writing")
         self.writing = self.writing_random.choice(tuple(Writing)) if scenario.writing is None else scenario.writing
-        self.disk = SimulatedDisk(self._latency, self._fault, self._busy, self.writing_random.randint)
+        self.level_random = Random(f"{seed}/levels")
+        level, mode = scenario.durability, scenario.synchronous
+        level = self.level_random.choice(tuple(Durability)) if level is None else level
+        # To a log that waits for no disk everything is written at once, whatever is asked for.
+        self.durability = level if self.blocking else Durability.COMMITTED
+        mode = self.level_random.choice(tuple(Synchronous)) if mode is None else mode
+        self.manager_configuration = seeded_manager(scenario, level, self.level_random)
+        self.neighbours = {
+            f"{NEIGHBOUR_NAMES}{number}": self.level_random.choice(tuple(Durability))
+            for number in range(scenario.neighbours)
+        }
+        self.disk = SimulatedDisk(
+            self._latency, self._fault, self._busy, self.writing_random.randint, mode, self._checkpoint
+        )
+        self.answers = Answers(
+            self.manager_configuration.buffered_milliseconds / 1000,
+            NEVER if mode is Synchronous.FULL else 0,
+        )
         self.faults = scenario.faults
         self._refusals = 0
         self.attempted: set[str] = set()
-        self.accepted: dict[str, str] = {}
+        self.lives: list[list[RecordedEvent]] = []
+        """What queues in memory held when the processes ended that they lived in."""
+        self.violations: list[Violation] = []
         self.crashes = 0
+        self.power_cuts = 0
         self.shutdowns = 0
         self.disk_errors = 0
         self.seconds = 0.0
         self.steps = 0
         self.problems: list[str] = []
         self.next_message = 0
+        self._beside = 0
         self.patterns = {f"push-{n}": self.random.choice(PATTERNS) for n in range(scenario.pushed)}
         self.pull_patterns = {f"pull-{n}": self.random.choice(PATTERNS) for n in range(scenario.pulling)}
         self.final: Process | None = None
@@ -80,6 +121,44 @@ class World:
 
     def _busy(self) -> bool:
         return self.writing_random.random() < BUSY_SHARE
+
+    def _checkpoint(self) -> bool:
+        done = self.level_random.random() < CHECKPOINT_SHARE
+        if done:
+            self.answers.safe_from = self.history.ordinal
+        return done
+
+    # --- what clients are told --------------------------------------------------------------------------------
+
+    def answered_here(self, process: Process, operation: Operation, fact: Fact) -> None:
+        """A client of the queue was told of a success, which the log has to hold."""
+        self.answered(process, operation, QUEUE_NAME, self.durability, fact)
+
+    def answered(
+        self, process: Process, operation: Operation, queue_name: str, durability: Durability, fact: Fact
+    ) -> None:
+        """As :meth:`answered_here`, for any queue of the log."""
+        level = durability if self.blocking else Durability.COMMITTED
+        self.answers.add(Answer(operation, stream_of(queue_name), level, fact, process.number))
+
+    def hash(self) -> str:
+        """Digest of all events that were ever recorded and not lost with a power cut: equal for equal runs."""
+        digest = blake2b(self.disk.hash().encode(), digest_size=16)
+        for log in self.lives:
+            for record in log:
+                digest.update(encode(record.event).body)
+        return digest.hexdigest() if self.lives else self.disk.hash()
+
+    def _settle(self, process: Process, end: End, memory: list[list[RecordedEvent]]) -> None:
+        """A process has ended: hold what it told its clients, and what its log can be read from, against the disk."""
+        records = self.disk.records()
+        self.lives += memory
+        self.answers.settle_memory(records, [record for log in memory for record in log])
+        self.answers.settle(records, process.number, end)
+        everything = [record for log in (records, *self.lives) for record in log]
+        self.answers.forgotten.update(forgotten_deliveries(everything, self.history))
+        if self.scenario.retention:
+            self.violations += check_what_is_left(self.disk, records)
 
     # --- messages -----------------------------------------------------------------------------------------
 
@@ -113,6 +192,11 @@ class World:
             options["deduplication_id"] = f"d{random.choice((number, number, max(0, number - 6)))}"
         return topic, payload, guarantee, options
 
+    def next_key(self) -> str:
+        """What names the next message of a neighbour."""
+        self._beside += 1
+        return f"n{self._beside}"
+
     @staticmethod
     def value_of(message: QueuedMessage) -> str:
         """What clients call a message: a redriven one is another than the one that died."""
@@ -123,11 +207,12 @@ class World:
 
     def run(self) -> None:
         """Run to the quiet end."""
-        handler = _Complaints(self.problems)
+        handler = Complaints(self.problems, lambda name: self.answers.rebuilt(stream_of(name), self.history.ordinal))
         logger = logging.getLogger("mpreg_mq")
         level, propagate = logger.level, logger.propagate
         logger.addHandler(handler)
         logger.propagate = False
+        logger.setLevel(logging.WARNING)
         try:
             now = START
             for number in range(self.scenario.processes):
@@ -179,10 +264,20 @@ class World:
         after = process.now
         if random.random() < faults.shutdown or not faults.crash:
             self._shut_down(process)
-        else:
-            self.crashes += 1
-            process.crash()
-            self.history.crash(after)
+            return after
+        self.crashes += 1
+        memory = process.memory_logs()
+        process.crash()
+        end = End.CRASH
+        if self.level_random.random() < faults.power_cut:
+            self.power_cuts += 1
+            end = End.POWER_CUT
+            self.disk.cut_power()
+        self.history.crash(after)
+        self._settle(process, end, memory)
+        if end is End.POWER_CUT and self.answers.safe_from != NEVER:
+            # What a power cut has left it does not take the next time.
+            self.answers.safe_from = self.history.ordinal
         return after
 
     def _shut_down(self, process: Process) -> None:
@@ -190,9 +285,13 @@ class World:
         for task in tuple(process.background):
             task.cancel()
         loop = process.loop
-        closing = loop.create_task(process.manager.shutdown())
+        begun = self.history.ordinal
+        closing = loop.create_task(self._close(process))
         loop.run(until=closing.done, seconds=60.0)
+        # What the journal has answered before it stopped is heard of before the loop ends.
+        loop.run(seconds=0.0, steps=1000)
         self._count(process)
+        memory = process.memory_logs()
         if not closing.done():
             self.problems.append(f"process {process.number}: shutdown did not end within a minute")
             process.crash()
@@ -201,7 +300,17 @@ class World:
             if error is not None and not isinstance(error, EventLogError):
                 self.problems.append(f"process {process.number}: shutdown raised {error!r}")
             process.crash()
+            if error is None:
+                self.answers.closed(self.disk.records(), process.states(), begun)
         self.history.crash(process.now)
+        self._settle(process, End.SHUTDOWN, memory)
+
+    async def _close(self, process: Process) -> None:
+        """Shut down; where nobody waits for the log, often right after an answer."""
+        if self.durability is Durability.BUFFERED and process.queue is not None:
+            self.next_message += 1
+            await process.send("last-sender", self.next_message - 1)
+        await process.manager.shutdown()
 
     def _count(self, process: Process) -> None:
         loop = process.loop
@@ -227,13 +336,23 @@ class World:
             process.spawn(process.pull(name, pattern))
         if scenario.admin:
             process.spawn(self._administer(process))
-        if queue.paused:
-            queue.resume_queue()
+        for name, durability in self.neighbours.items():
+            process.spawn(live_beside(process, name, durability))
+        if scenario.retention:
+            process.spawn(compact_now_and_then(process))
+        await self._resume(queue)
         senders = [process.spawn(self._send(process, f"sender-{n}")) for n in range(scenario.senders)]
         await asyncio.wait(senders)
         for sender in senders:
             sender.result()
         await asyncio.sleep(random.choice((0.0, 1.0, 30.0)))
+
+    async def _resume(self, queue: MessageQueue) -> None:
+        while queue.paused:
+            try:
+                queue.resume_queue()
+            except MessageQueueError:
+                await asyncio.sleep(1.0)
 
     async def _subscribe(self, process: Process, name: str, pattern: str) -> None:
         queue, random = process.queue, process.random
@@ -328,6 +447,8 @@ class World:
         redriven = await queue.redrive_dead_letters([letter.id for letter in letters])
         for index, operation in enumerate(operations.values()):
             process.end(operation, Outcome.OK if index < len(redriven) else Outcome.UNKNOWN)
+            if index < len(redriven) and process.alive:
+                self.answered_here(process, operation, (str(redriven[index]), None))
 
     # --- the quiet end --------------------------------------------------------------------------------------
 
@@ -338,16 +459,20 @@ class World:
         process = self.final = self._start(-1, now + 1.0)
         main = process.spawn(self._quiet(process))
         steps = SPARE_STEPS + STEPS_PER_MESSAGE * self.scenario.messages
+        retention = self.manager_configuration.retention
+        if retention is not None:
+            steps += round(2 * SETTLE_SECONDS / retention.check_seconds)
         process.loop.run(until=main.done, steps=steps)
         self._count(process)
         if not main.done():
             self.problems.append(f"the quiet end takes more than {steps} steps")
             return
         main.result()
+        self._settle(process, End.SHUTDOWN, process.memory_logs())
 
     async def _quiet(self, process: Process) -> None:
         queue = await process.open()
-        queue.resume_queue()
+        await self._resume(queue)
         for name in self.patterns:
             queue.subscribe(name, "#", process.handler(name))
         for pattern, handler in self.scenario.handlers.items():
@@ -364,16 +489,3 @@ class World:
             if task is not asyncio.current_task():
                 task.cancel()
         await asyncio.sleep(1.0)
-
-
-class _Complaints(logging.Handler):
-    """Errors that the queue logs and that no simulated fault explains."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__(logging.ERROR)
-        self._problems = problems
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, MessageQueueError):
-            self._problems.append(f"logged: {record.getMessage()}: {error!r}")

@@ -7,9 +7,9 @@ import pytest
 from mpreg_mq.actors.store import Store
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import types as e
-from mpreg_mq.events.log import Append
+from mpreg_mq.events.log import Append, Snapshot
 from mpreg_mq.events.memory import MemoryEventLog
-from mpreg_mq.testing.disk import SimulatedDisk, SimulatedJournal, SimulatedLog, Writing
+from mpreg_mq.testing.disk import EVENT_BYTES, SimulatedDisk, SimulatedJournal, SimulatedLog, Synchronous, Writing
 from mpreg_mq.testing.loop import SimulatedLoop
 
 PAUSED = e.QueuePaused(1.0)
@@ -178,3 +178,107 @@ def test_a_loop_leaves_a_busy_disk_to_the_thread() -> None:
     assert outcomes == [None] * 3
     assert [record.version for record in disk.records()] == [1, 2, 3]
     store.stop()
+
+
+# --- what a power cut takes, and what is cut off ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("synchronous", "checkpoint", "least"),
+    [
+        (Synchronous.FULL, False, 3),
+        (Synchronous.NORMAL, False, 0),
+        (Synchronous.NORMAL, True, 2),
+        (Synchronous.OFF, True, 0),
+    ],
+)
+def test_a_power_cut_takes_what_the_disk_was_not_made_to_keep(
+    synchronous: Synchronous, checkpoint: bool, least: int
+) -> None:
+    """Given three commits, with or without a checkpoint after the second, when the power fails, then as many of the
+    first ones are there as must be, at least; with FULL all of them are."""
+    disk = SimulatedDisk(
+        survivors=lambda least, most: least,
+        synchronous=synchronous,
+        checkpoint=lambda: checkpoint and disk.commits == 2,
+    )
+    log = disk.open(SimulatedLoop())
+    for version in range(3):
+        log.append((Append("s", version, (PAUSED,)),))
+    disk.cut_power()
+    with pytest.raises(EventLogError, match="crashed"):
+        log.append((Append("s", 3, (PAUSED,)),))
+    assert len(disk.records()) == least
+    assert disk.open(SimulatedLoop()).stream_version("s") == least
+
+
+def test_snapshots_and_cuts_are_on_the_disk() -> None:
+    """Given a log with a snapshot whose beginning is cut, when its process crashes, then the next one finds the
+    snapshot and the base, and nothing before it; all events are still known to the disk."""
+    disk = SimulatedDisk()
+    log = disk.open(SimulatedLoop())
+    log.append((Append("s", 0, (PAUSED, e.QueueResumed(2.0), PAUSED)),))
+    log.save_snapshot(Snapshot("s", 3, b"three"))
+    log.truncate(2, {"s": Snapshot("s", 2, b"two")})
+    log.crash()
+    found = disk.open(SimulatedLoop())
+    assert [snapshot.body for snapshot in found.snapshots("s")] == [b"three", b"two"]
+    assert (found.base_position(), found.base_version("s"), found.last_position()) == (2, 2, 3)
+    assert [record.position for record in found.read_all()] == [3]
+    assert found.size_bytes() == EVENT_BYTES
+    assert [record.position for record in disk.records()] == [1, 2, 3]
+
+
+def test_a_power_cut_takes_a_cut_with_what_came_after_it() -> None:
+    """Given a cut that a power cut takes, then the events before it are there again."""
+    disk = SimulatedDisk(survivors=lambda least, most: 1, synchronous=Synchronous.OFF)
+    log = disk.open(SimulatedLoop())
+    log.append((Append("s", 0, (PAUSED,)),))
+    log.truncate(1, {"s": Snapshot("s", 1, b"one")})
+    disk.cut_power()
+    assert disk.open(SimulatedLoop()).base_position() == 0
+
+
+@pytest.mark.parametrize("done", [0, 1])
+def test_a_cut_that_was_refused_may_have_been_done(done: int) -> None:
+    """Given a disk that refuses a cut, then whoever asked for it is told, and the log says whether it was done."""
+    failing = False
+
+    def fault() -> None:
+        if failing:
+            raise EventLogError("simulated: the disk is on fire")
+
+    disk = SimulatedDisk(fault=fault, survivors=lambda least, most: done)
+    log = disk.open(SimulatedLoop())
+    log.append((Append("s", 0, (PAUSED,)),))
+    failing = True
+    with pytest.raises(EventLogError, match="on fire"):
+        log.truncate(1, {"s": Snapshot("s", 1, b"one")})
+    assert log.base_position() == done
+    assert disk.open(SimulatedLoop()).base_position() == done
+
+
+def test_what_the_loop_wrote_comes_to_the_disk_with_a_commit_of_others() -> None:
+    """Given a batch whose sync has not ended, then it cannot be cut off; when somebody else saves a snapshot, it is on
+    the disk, once."""
+    disk, loop = SimulatedDisk(latency=lambda: 1.0, survivors=lambda least, most: least), SimulatedLoop()
+    log, store = on_loop(disk, loop)
+    outcomes: list[BaseException | None] = []
+    submit(loop, store, 0, outcomes)
+    loop.run(seconds=0.1)
+    assert (log.last_position(), log.record_end(1), disk.commits) == (1, 0, 0)
+    log.save_snapshot(Snapshot("s", 1, b"one"))
+    assert (log.record_end(1), disk.commits, outcomes) == (1, 2, [])
+    loop.run(seconds=2.0)
+    assert (len(disk.records()), disk.commits, outcomes) == (1, 2, [None])
+    submit(loop, store, 1, outcomes)
+    loop.run(seconds=0.1)
+    log.save_snapshot(Snapshot("s", 2, b"two"))
+    log.crash()
+    assert len(disk.records()) == 2
+
+
+def test_a_log_that_a_power_cut_can_shorten_is_not_written_by_the_loop() -> None:
+    """Given another mode than FULL, then the log has nothing that the loop could write with."""
+    disk = SimulatedDisk(synchronous=Synchronous.NORMAL)
+    assert disk.open(SimulatedLoop(), writing=Writing.LOOP).quick_writer() is None

@@ -33,10 +33,10 @@ def test_the_fault_is_caught(mutant: Mutant) -> None:
 
 
 def test_there_are_enough_of_them() -> None:
-    """Given the mutants, then there are at least thirty, in decider, projections and store, and each has a name."""
+    """Given the mutants, then there are at least thirty, in every part, and each has a name."""
     assert len(MUTANTS) >= 30
     assert len({mutant.fault for mutant in MUTANTS}) == len(MUTANTS)
-    assert {"decider", "projections", "actors", "store"} == {mutant.part for mutant in MUTANTS}
+    assert {"decider", "projections", "actors", "invariants", "store"} == {mutant.part for mutant in MUTANTS}
 
 
 @pytest.mark.parametrize("target", sorted({mutant.target for mutant in MUTANTS}))

@@ -25,9 +25,9 @@ class Mutant:
 
     @property
     def part(self) -> str:
-        """Decider, projections, actors or store."""
+        """Decider, projections, actors, invariants or store."""
         module = self.target.partition(":")[0]
-        for part in ("decider", "projections", "actors"):
+        for part in ("decider", "projections", "actors", "invariants"):
             if part in module:
                 return part
         return "store"

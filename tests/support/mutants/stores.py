@@ -52,10 +52,11 @@ def _not_at_once(submit_at_once: Any) -> Any:
 def _without(kind: type[e.Event]) -> Any:
     """A disk that keeps everything but events of one kind."""
 
-    def wrap(append: Any) -> Any:
-        def mutated(self: Any, batch: Any) -> None:
-            append(self, batch)
-            self.disk.written[:] = [entry for entry in self.disk.written if entry[1].type != kind.__name__]
+    def wrap(put: Any) -> Any:
+        def mutated(self: Any, change: Any) -> None:
+            if isinstance(change, list):
+                change = [entry for entry in change if entry[1].type != kind.__name__]
+            put(self, change)
 
         return mutated
 
@@ -122,9 +123,9 @@ STORE_MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant("the journal swallows errors", "I5", JOURNAL, _swallows_errors, "disk"),
     Mutant(
-        "an exhausted message is deleted on disk", "R1", f"{DISK}:SimulatedLog.append", _without(e.MessageDeadLettered)
+        "an exhausted message is deleted on disk", "R1", f"{DISK}:SimulatedDisk.put", _without(e.MessageDeadLettered)
     ),
-    Mutant("acknowledgments are not written", "I4", f"{DISK}:SimulatedLog.append", _without(e.MessageAcknowledged)),
+    Mutant("acknowledgments are not written", "I4", f"{DISK}:SimulatedDisk.put", _without(e.MessageAcknowledged)),
     Mutant("one sync answers for all that are under way", "I5", f"{ON_LOOP}._land", _lands_too_much, "loop"),
     Mutant(
         "what a sync that failed has left out counts as written",
