@@ -159,6 +159,9 @@ class DispatchingActor(DeliveringActor):
         waiting.timer = self._clock.call_at(loop, self._clock.now() + seconds, time_is_up)
 
     def _stop_parking(self, parked: ParkedSend) -> None:
+        # What filled the queue may have been refused by the disk, and nobody has looked since.
+        if self._recovering is None:
+            self._after()
         if parked in self._parked:
             self._parked.remove(parked)
             try:

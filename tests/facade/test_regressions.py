@@ -14,7 +14,7 @@ from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import types as e
 from mpreg_mq.invariants import check_history
 from mpreg_mq.manager import MessageQueueManager
-from mpreg_mq.model import Callback, DeliveryGuarantee, Durability, QueuedMessage
+from mpreg_mq.model import Callback, DeliveryGuarantee, Durability, OverflowPolicy, QueuedMessage
 from mpreg_mq.queue import MessageQueue
 from mpreg_mq.testing.disk import SimulatedDisk
 from mpreg_mq.testing.loop import SimulatedClock, SimulatedLoop
@@ -210,3 +210,27 @@ def test_what_a_closed_queue_has_lost_is_warned_of(caplog: pytest.LogCaptureFixt
 
     told(disk, story)
     assert "queue q: closed without its last events, which are lost: EventLogError('no space left')" in caplog.text
+
+
+def test_c1_a_send_that_waited_finds_the_room_that_a_rebuild_has_made() -> None:
+    """Given a send that waits in a queue that is full because a lease ran out, when the disk refuses that and the queue
+    is rebuilt, then the send is accepted when its time is up at the latest, and not refused for capacity."""
+    disk = Disk()
+
+    async def story(manager: MessageQueueManager) -> None:
+        policy = OverflowPolicy.WAIT
+        configuration = QueueConfiguration("q", max_size=1, overflow_policy=policy, overflow_wait_seconds=1.0)
+        await manager.create_queue("q", configuration)
+        await manager.send_message("q", "t", 1)
+        await manager.receive_messages("q", "worker", visibility_timeout_seconds=5)
+        await asyncio.sleep(4.9)
+        disk.failing = True
+        while not manager.queue("q").get_statistics().current_queue_size:
+            await asyncio.sleep(0.0001)
+        sending = asyncio.create_task(manager.send_message("q", "t", 2))
+        await asyncio.sleep(0.95)
+        disk.failing = False
+        result = await sending
+        assert result.success
+
+    told(disk, story)
