@@ -52,7 +52,8 @@ class Process:
             crash(self.loop, self.log, (), self._before)
             raise
         self.queue: MessageQueue | None = None
-        self.background: set[asyncio.Task[Any]] = set()
+        # In order: a set of tasks would have one that differs from run to run.
+        self.background: dict[asyncio.Task[Any], None] = {}
         self._working: list[Any] = []
 
     @property
@@ -67,8 +68,8 @@ class Process:
     def spawn(self, work: Awaitable[Any]) -> asyncio.Task[Any]:
         """Let a client work beside the others."""
         task = asyncio.ensure_future(work, loop=self.loop)
-        self.background.add(task)
-        task.add_done_callback(self.background.discard)
+        self.background[task] = None
+        task.add_done_callback(lambda done: self.background.pop(done, None))
         return task
 
     async def open(self) -> MessageQueue:
