@@ -119,3 +119,22 @@ def test_c3_subscriptions_that_end_with_their_process_can_be_named() -> None:
     assert q.state.subscribers.subscription(stays) is not None
     assert q.acknowledge(message, "b")
     assert "MessageCompleted" not in q.kinds()
+
+
+def test_d1_the_attempts_of_who_leaves_are_not_those_of_the_dead_letter() -> None:
+    """Given a quorum missed as often as it may be, and a newcomer that has failed, when the newcomer leaves, then
+    the message is dead after the attempts of those who stay."""
+    q = Scenario(max_retries=1, retry_backoff_seconds=0.0, default_acknowledgment_timeout_seconds=5.0)
+    q.subscribe("a")
+    message = q.send("t", DeliveryGuarantee.QUORUM, required_acknowledgments=2)
+    q.dispatch()
+    q.acknowledge(message, "a")
+    q.advance(6)
+    leaver = q.subscribe("b")
+    q.dispatch()
+    q.fail(message, "b")
+    assert q.dispatch() == [(message, "b")]
+    q.when(c.Unsubscribe(leaver))
+    assert q.kinds() == ["SubscriberLeft", "AudienceMemberLeft", "MessageDeadLettered"]
+    (dead,) = q.fresh_of(e.MessageDeadLettered)
+    assert dead.attempts == 1

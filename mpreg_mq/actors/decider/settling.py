@@ -170,6 +170,8 @@ def audience_outcome(
     acknowledged or left.
     """
     now = context.now
+    # Who has left is not in the audience any more when the message ends, and its attempts are not the message's.
+    gone = slot if message.members is not None and members < len(message.members) else None
     if message.guarantee is DeliveryGuarantee.QUORUM:
         if acknowledgments >= message.required:
             return [e.MessageCompleted(now, message.id)]
@@ -179,15 +181,15 @@ def audience_outcome(
         if exhausted:
             failed, error = _last_failure(message, slot, error)
             reason = f"{missing}; {exhausted} of {members} subscribers used up their attempts; last error: {error}"
-            return [end_of_attempts(state, message, context, reason, error, failed)]
-        return quorum_missed(state, message, context, acknowledgments)
+            return [end_of_attempts(state, message, context, reason, error, failed, gone)]
+        return quorum_missed(state, message, context, acknowledgments, gone)
     if acknowledgments + exhausted < members or not members:
         return []
     if not exhausted:
         return [e.MessageCompleted(now, message.id)]
     failed, error = _last_failure(message, slot, error)
     reason = f"max retries exceeded for {exhausted} of {members} subscribers; last error: {error}"
-    return [end_of_attempts(state, message, context, reason, error, failed)]
+    return [end_of_attempts(state, message, context, reason, error, failed, gone)]
 
 
 def _last_failure(message: Message, slot: Slot, error: str | None) -> tuple[Slot, str | None]:
@@ -198,14 +200,16 @@ def _last_failure(message: Message, slot: Slot, error: str | None) -> tuple[Slot
     return failed, failed.last_error
 
 
-def quorum_missed(state: QueueState, message: Message, context: Context, acknowledgments: int) -> list[e.Event]:
+def quorum_missed(
+    state: QueueState, message: Message, context: Context, acknowledgments: int, gone: Slot | None = None
+) -> list[e.Event]:
     """Everybody acknowledged and it is not enough: wait for newcomers, as often as there are attempts (G4)."""
     if message.missed >= message.max_attempts:
         reason = (
             f"quorum not reached: {acknowledgments} of {message.required} acknowledgments, and no other subscriber "
             f"came in {message.missed} acknowledgment timeouts"
         )
-        return [end_of_attempts(state, message, context, reason, None, message.slot)]
+        return [end_of_attempts(state, message, context, reason, None, message.slot, gone)]
     seconds = (
         message.event.options.acknowledgment_timeout_seconds
         or state.configuration.default_acknowledgment_timeout_seconds
@@ -214,11 +218,20 @@ def quorum_missed(state: QueueState, message: Message, context: Context, acknowl
 
 
 def end_of_attempts(
-    state: QueueState, message: Message, context: Context, reason: str, error: str | None, last: Slot
+    state: QueueState,
+    message: Message,
+    context: Context,
+    reason: str,
+    error: str | None,
+    last: Slot,
+    gone: Slot | None = None,
 ) -> e.MessageDeadLettered | e.MessageFailed:
-    """The message is dead-lettered, or failed where the dead letter queue is disabled (D1)."""
+    """The message is dead-lettered, or failed where the dead letter queue is disabled (D1).
+
+    The attempts are the most that a member of its audience had, without the one that leaves with this (``gone``).
+    """
     event_type = e.MessageDeadLettered if state.configuration.enable_dead_letter_queue else e.MessageFailed
-    attempts = max((slot.attempts for slot in message.slots()), default=0)
+    attempts = max((slot.attempts for slot in message.slots() if slot is not gone), default=0)
     return event_type(context.now, message.id, reason, error, attempts, last.last_subscriber)
 
 
