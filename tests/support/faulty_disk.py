@@ -180,6 +180,7 @@ class FaultySync:
         self.reopen(path)
         self.descriptor, self._bell = os.pipe()
         self._is_rung = False
+        self._is_closed = False
 
     @property
     def under_way(self) -> int:
@@ -263,10 +264,12 @@ class FaultySync:
         self._under_way.clear()
 
     def close(self) -> None:
-        """Give the descriptor back as well."""
+        """Give the descriptor back as well; calling it again does nothing."""
         self.end()
-        os.close(self.descriptor)
-        os.close(self._bell)
+        if not self._is_closed:
+            self._is_closed = True
+            os.close(self.descriptor)
+            os.close(self._bell)
 
 
 @contextmanager
@@ -340,11 +343,14 @@ def on_disk(disk: Disk) -> Iterator[None]:
         # A head that was written through the memory map is on the disk now, later, or never.
         disk.heads.append(bytes(self._map[:]))
 
+    syncs: list[FaultySync] = []
+
     def make_kernel_sync(file: LogFile) -> FaultySync | None:
         try:
-            return FaultySync(disk, file._wal)
+            syncs.append(FaultySync(disk, file._wal))
         except OSError:
             return None
+        return syncs[-1]
 
     def write_again(path: Path) -> None:
         with _as_os_error():
@@ -383,6 +389,9 @@ def on_disk(disk: Disk) -> Iterator[None]:
             yield
     finally:
         _disk = before
+        # A log that lost its power closes nothing, and thousands of them are more than a process may have open.
+        for sync in syncs:
+            sync.close()
 
 
 def open_on(disk: Disk, **arguments: Any) -> SQLiteEventLog:
