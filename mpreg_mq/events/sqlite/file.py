@@ -96,10 +96,7 @@ class LogFile(OpenedFile):
         writer = self._writer
         assert writer is not None, "only a log that is open for writing changes"
         try:
-            if not self._quick:
-                for setting in _QUICK:
-                    writer.execute(setting)
-                self._quick = True
+            self._set_quick(writer)
             insert(writer, addition)
             self._is_synced = False
             self._come_to(addition)
@@ -112,6 +109,12 @@ class LogFile(OpenedFile):
             self.fail(error)
             raise
         return True
+
+    def _set_quick(self, writer: sqlite3.Connection) -> None:
+        if not self._quick:
+            for setting in _QUICK:
+                writer.execute(setting)
+            self._quick = True
 
     def _come_to(self, addition: Addition) -> None:
         """Know what is in the file now."""
@@ -148,13 +151,23 @@ class LogFile(OpenedFile):
         """Come a step nearer to the size that the write-ahead log has when it begins anew.
 
         Syncs need not note a new size then. In steps, because those who sync meanwhile wait for each. For a thread
-        that may wait, while nobody writes. Where there is no room it is left as it is.
+        that may wait, while nobody writes: no other program either, whose frames would be where the zeros go. Where one
+        does, it is left for later; where there is no room, as it is.
         """
         wanted = WAL_HEADER_BYTES + FILLED_PAGES * FRAME_BYTES
-        # Unless the step is made and there are others left.
-        self._filled = True
-        with contextlib.suppress(OSError):
-            self._filled = self._fill(self._wal, FILL_STEP_BYTES, wanted) >= wanted
+        writer = self._writer
+        assert writer is not None, "only a log that is open for writing changes"
+        with contextlib.suppress(sqlite3.Error):
+            # Waiting for nobody: what was committed before this is still to be answered.
+            self._set_quick(writer)
+            writer.execute("BEGIN IMMEDIATE")
+            try:
+                # Unless the step is made and there are others left.
+                self._filled = True
+                with contextlib.suppress(OSError):
+                    self._filled = self._fill(self._wal, FILL_STEP_BYTES, wanted) >= wanted
+            finally:
+                writer.execute("ROLLBACK")
 
     @staticmethod
     def _fill(path: Path, step: int, size: int) -> int:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,53 @@ def test_a_log_that_syncs_nothing_at_once_is_not_filled(path: Path) -> None:
     with opened(path, "NORMAL") as log:
         append(log, FILL_AFTER_PAGES)
         assert wal_bytes(path) < FULL_SIZE
+
+
+@pytest.mark.parametrize("quickly", [False, True])
+def test_nobody_else_writes_while_it_is_filled(path: Path, monkeypatch: pytest.MonkeyPatch, quickly: bool) -> None:
+    """Given another program that writes while the write-ahead log is filled, then it is refused, for what it writes
+    would be overwritten; before and after that it is let, and nothing of it or of the log is lost."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0.0)) as other:
+        refused: list[str] = []
+
+        def write_beside(path: Path, step: int, size: int) -> int:
+            with pytest.raises(sqlite3.OperationalError, match="locked") as caught:
+                other.execute("INSERT INTO notes VALUES ('meanwhile')")
+            refused.append(str(caught.value))
+            return fill(path, step, size)
+
+        monkeypatch.setattr(LogFile, "_fill", staticmethod(write_beside))
+        with quick(path) as (log, writer):
+            other.execute("CREATE TABLE notes (note)")
+            other.execute("INSERT INTO notes VALUES ('before')")
+            while wal_bytes(path) < FULL_SIZE:
+                if quickly:
+                    write(log, writer, 1)
+                    land(writer)
+                    writer.tidy()
+                else:
+                    append(log, 1)
+            other.execute("INSERT INTO notes VALUES ('after')")
+            append(log, 1)
+            assert refused
+            assert log.check_structure() is None
+        assert other.execute("SELECT note FROM notes").fetchall() == [("before",), ("after",)]
+
+
+def test_while_others_write_filling_is_left_for_later(path: Path) -> None:
+    """Given another program that is writing when it is time to fill, then that waits for nobody and leaves the file as
+    it is, and the next time it is filled."""
+    with opened(path) as log, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        while not log._file.wants_filling:
+            append(log, 1)
+        before = wal_bytes(path)
+        other.execute("BEGIN IMMEDIATE")
+        with log._lock:
+            log._file.fill_ahead()
+        assert wal_bytes(path) == before
+        other.execute("ROLLBACK")
+        append(log, STEPS)
+        assert wal_bytes(path) == FULL_SIZE
 
 
 def test_where_there_is_no_room_the_log_goes_on(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
