@@ -5,6 +5,7 @@ Deliveries are made in turns of the event loop, one short slice of time each.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -102,6 +103,10 @@ class DispatchingActor(DeliveringActor):
             return False
         if self.sends_ahead >= self._ahead_limit:
             return True
+        if self._unopened is not None and self.in_own_thread():
+            # A callback sends; the message that it has is pending no more.
+            with contextlib.suppress(MessageQueueError):
+                self._open_lease()
         state = self.state
         if state.messages.pending_count >= state.configuration.max_size:
             return True

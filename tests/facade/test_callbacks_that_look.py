@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg_mq import DeliveryGuarantee, QueuedMessage, VirtualClock
+from mpreg_mq import DeliveryGuarantee, DeliveryResult, QueuedMessage, VirtualClock
 from mpreg_mq.events import Event
 from mpreg_mq.events import types as e
 from tests.support.running import assert_fold_equality, make_queue, until
@@ -46,6 +46,31 @@ def test_l1_a_callback_finds_its_message_under_a_lease(guarantee: DeliveryGuaran
         await until(lambda: queue.get_statistics().messages_acknowledged == 1)
         assert looked == [True]
         assert queue.in_flight_messages == {}
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_c1_a_callback_sends_in_the_place_of_its_own_message() -> None:
+    """Given a full queue that is about to deliver, when a callback sends to it, then that is accepted at once, in the
+    place of the message that the callback has."""
+
+    async def story() -> None:
+        queue = make_queue(max_size=2)
+        sent: list[DeliveryResult] = []
+
+        def sends(message: QueuedMessage) -> None:
+            if message.payload < 2:
+                with pytest.raises(StopIteration) as ended:
+                    queue.send_message("t", message.payload + 2).send(None)
+                sent.append(ended.value.value)
+
+        for payload in range(2):
+            await queue.send_message("t", payload)
+        queue.subscribe("s", "#", sends)
+        await until(lambda: queue.get_statistics().messages_acknowledged == 4)
+        assert [result.success for result in sent] == [True, True]
         assert_fold_equality(queue)
         await queue.shutdown()
 
