@@ -68,14 +68,7 @@ def delivered(state: QueueState, event: e.MessageDelivered) -> None:
         subscribers._deliveries = subscriber.last_used = subscribers._deliveries + 1
         subscriber.held.add(message_id)
         subscribers._holders[message_id] = subscriber.alone
-        # As Lane.drop, in place, for the first of a row, which is what most are that are delivered.
-        row = lane.row
-        if row and row[0][3] is slot:
-            slot.lane = None
-            lane.size -= 1
-            row.popleft()
-        else:
-            lane.drop(slot)
+        lane.drop(slot)
         slot.attempts = event.attempt
         slot.last_subscriber = subscriber_id
         slot.lease = event
@@ -171,7 +164,7 @@ def delivered_and_acknowledged(
         state.last_at = at
     subscribers._deliveries = subscriber.last_used = subscribers._deliveries + 1
     subscriber.failures = 0
-    # As Lane.drop, in place, for the first of a row.
+    # As Lane.drop, in place, for the first of a row, which is what most are that are delivered.
     row = lane.row
     if row and row[0][3] is slot:
         slot.lane = None

@@ -165,17 +165,12 @@ class Lanes:
         offered = lane.offered
         if offered is None:
             if lane.pushes:
-                # Mostly it is the only one.
-                first = entry if size == 1 else lane.first()
-                assert first is not None, "one was placed just now"
-                lane.offered = (first[0], first[1], lane.number, lane)
-                heappush(self._heads, lane.offered)
+                self._offer(lane, entry if size == 1 else lane.first())
         elif (
             # Behind others in the row it cannot be the first.
             (size == 1 or lane.heap) and (entry[0] < offered[0] or (entry[0] == offered[0] and entry[1] < offered[1]))
         ):
-            lane.offered = (entry[0], entry[1], lane.number, lane)
-            heappush(self._heads, lane.offered)
+            self._offer(lane, entry)
             # A head that was overtaken stays in the heap until it comes first, which may be never.
             if len(self._heads) > _MAX_STALE_HEADS + 2 * (len(self._shared) + len(self._personal)):
                 self._requeue_heads()
@@ -196,7 +191,7 @@ class Lanes:
         if subscriber_id in self.starved:
             self.starved.discard(subscriber_id)
             for lane in self._lanes_of.get(subscriber_id, ()):
-                self._offer(lane)
+                self._offer_again(lane)
 
     def next(self) -> tuple[Slot, Subscriber] | None:
         """The first ready slot in queue order that a push subscriber can take now, and that subscriber.
@@ -285,12 +280,14 @@ class Lanes:
                 best, best_key = subscriber, key
         return best
 
-    def _offer(self, lane: Lane) -> None:
+    def _offer_again(self, lane: Lane) -> None:
         if lane.offered is None and lane.pushes:
-            first = lane.first()
-            if first is not None:
-                lane.offered = (first[0], first[1], lane.number, lane)
-                heappush(self._heads, lane.offered)
+            self._offer(lane, lane.first())
+
+    def _offer(self, lane: Lane, first: Entry | None) -> None:
+        if first is not None:
+            lane.offered = (first[0], first[1], lane.number, lane)
+            heappush(self._heads, lane.offered)
 
     def _shared_lane(self, topic: str) -> Lane:
         """The lane of a topic that is not known to have one."""
@@ -384,7 +381,7 @@ class Lanes:
         self._heads = []
         for lane in self._all():
             lane.offered = None
-            self._offer(lane)
+            self._offer_again(lane)
 
     def check(self) -> None:
         """Assert that slots know their lane, that lanes are sorted, and that no taker is overlooked."""

@@ -99,14 +99,7 @@ class QueueState(Projection):
         elif kind is e.MessageAcknowledged:
             acknowledged(self, told)
         elif kind is e.FireAndForgetSent:
-            # As Statistics does, in place.
-            counts = self.statistics.counts
-            counts.messages_sent += 1
-            if told.delivered_to:
-                counts.messages_received += len(told.delivered_to)
-                counts.messages_acknowledged += 1
-            if told.failed:
-                counts.delivery_failures += len(told.failed)
+            self.statistics._on_fire_and_forget(told)
             if told.deduplication_key is not None:
                 self.deduplication._on_accepted(told)
         else:

@@ -84,9 +84,10 @@ class LogFile(OpenedFile):
             raise
         self._come_to(addition)
         self.synced(addition.head)
-        self._new_pages += _pages(addition)
-        if self.wants_filling:
-            self.fill_ahead()
+        if not self._filled:
+            self._new_pages += _pages(addition)
+            if self.wants_filling:
+                self.fill_ahead()
 
     def commit_quickly(self, addition: Addition) -> bool:
         """As :meth:`commit`, but the disk has yet to be waited for; False where others keep the file busy.
