@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from enum import Enum
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any
 
 import attrs
@@ -19,6 +20,7 @@ from mpreg_mq.actors.subscriber_actor import (
     BlockingSubscriberActor,
     Cancel,
     Deliver,
+    DeliverNow,
     Detach,
     Outcome,
     Settled,
@@ -43,6 +45,8 @@ class Attachment:
     subscriber_id: str
     report: Report
     subscriptions: dict[str, Subscribe] = attrs.field(factory=dict)
+    end_at_once: set[str] = attrs.field(factory=set)
+    """Ids of the subscriptions whose callbacks most likely are over, and acknowledge, when they return."""
     _loop_actor: SubscriberActor | None = None
     _deliver_now: Callable[[Deliver], Any] = attrs.field(init=False)
     _thread: pykka.ActorRef[BlockingSubscriberActor] | None = None
@@ -51,6 +55,8 @@ class Attachment:
         """Take a subscription with its callback; blocking ones share a thread, the others the loop."""
         assert subscribe.callback is not None
         self.subscriptions[subscribe.subscription_id] = subscribe
+        if subscribe.auto_acknowledge and not subscribe.blocking and not iscoroutinefunction(subscribe.callback):
+            self.end_at_once.add(subscribe.subscription_id)
         attach = Attach(subscribe.subscription_id, subscribe.callback)
         if subscribe.blocking:
             if self._thread is None:
@@ -65,6 +71,7 @@ class Attachment:
     def detach(self, subscription_id: str) -> None:
         """Forget a subscription; what it runs goes on."""
         subscribe = self.subscriptions.pop(subscription_id, None)
+        self.end_at_once.discard(subscription_id)
         if subscribe is None:
             return
         ref = self._thread if subscribe.blocking else self._ref()
@@ -90,6 +97,15 @@ class Attachment:
         later: Any = self._loop_actor.actor_ref.ask(delivery, block=False)
         future: LoopFuture[Outcome] = later
         return future
+
+    def begin_row(self, subscription_id: str) -> DeliverNow | None:
+        """:meth:`deliver` for many messages to one subscription, until :meth:`end_row`; None where it is busy."""
+        return None if self._loop_actor is None else self._loop_actor.begin_row(subscription_id)
+
+    def end_row(self) -> None:
+        """No more of what :meth:`begin_row` has begun."""
+        assert self._loop_actor is not None
+        self._loop_actor.end_row()
 
     def give_up(self, subscription_id: str, message_id: str, attempt: int) -> None:
         """The lease of an attempt ran out: cancel its coroutine, or leave its thread behind for a new one."""

@@ -7,23 +7,26 @@ that does not suspend.
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterable
 from functools import partial
 
 import pykka
 
 from mpreg_mq.actors import commands as c
-from mpreg_mq.actors.attachments import Attachment
+from mpreg_mq.actors.attachments import Attachment, Later
+from mpreg_mq.actors.decider.delivering import Dispatched, row_of_deliveries
 from mpreg_mq.actors.decider.settling import acknowledge
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.recording import RecordingActor
 from mpreg_mq.actors.store import Store
-from mpreg_mq.actors.subscriber_actor import Deliver, Outcome, Settled
+from mpreg_mq.actors.subscriber_actor import Deliver, DeliverNow, Outcome, Settled
 from mpreg_mq.actors.views import queued_message
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, PayloadError
 from mpreg_mq.events import types as e
-from mpreg_mq.projections import QueueState
-from mpreg_mq.projections.everyday import delivered_and_acknowledged
+from mpreg_mq.projections import Message, QueueState
+from mpreg_mq.projections.everyday import delivered_and_acknowledged, delivered_and_acknowledged_in_a_row
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -35,6 +38,7 @@ class DeliveringActor(RecordingActor):
         "_attachments",
         "_calling_out",
         "_drained",
+        "_in_a_row",
         "_running",
         "_unopened",
         "deliveries",
@@ -48,16 +52,88 @@ class DeliveringActor(RecordingActor):
         self._drained: LoopFuture[None] | None = None
         self._calling_out = False
         self._unopened: e.MessageDelivered | None = None
+        # Deliveries with their acknowledgments that are not folded in yet.
+        self._in_a_row: list[e.Event] = []
 
-    def _hand_over(self, event: e.MessageDelivered, outbox: list[e.Event]) -> None:
-        """Call the subscriber, and settle the attempt where the callback is over. Part of a turn.
+    def _deliver_in_a_row(self, end: float, between_looks: int) -> bool:
+        """Call the next subscriber for one message after another, until ``end`` or something else has to come first.
 
-        While the callback runs its lease is not open in the state yet; :meth:`_open_lease` opens it for whoever asks.
-        Where nobody does and the message is done with, it never is.
+        Part of a turn; whether anything was delivered. As long as nobody asks the queue for anything, and each callback
+        returns and so acknowledges its message, all of it is folded in after the last: see :meth:`_open_lease`. The
+        clock of the slice is looked at once in ``between_looks`` deliveries.
         """
-        self.deliveries += 1
-        state = self.state
-        message = state.messages.get(event.message_id)
+        row = row_of_deliveries(self.state, self._shared_context)
+        if row is None:
+            return False
+        attachment = self._attachments.get(row.subscriber_id)
+        if attachment is None or row.subscription_id not in attachment.end_at_once:
+            return False
+        deliver = attachment.begin_row(row.subscription_id)
+        if deliver is None:
+            return False
+        try:
+            return self._deliver_each(row.deliveries, deliver, attachment, end, 2 * between_looks)
+        finally:
+            try:
+                # Also where something ends the turn before its time.
+                self._fold_row()
+            finally:
+                attachment.end_row()
+
+    def _deliver_each(
+        self,
+        deliveries: Iterable[Dispatched],
+        deliver: DeliverNow,
+        attachment: Attachment,
+        end: float,
+        events_between_looks: int,
+    ) -> bool:
+        context, configuration = self._shared_context, self.state.configuration
+        now_by_clock = self._now
+        told = self._in_a_row
+        any_made = False
+        for message, event in deliveries:
+            try:
+                copy = queued_message(message.event, configuration, event.attempt, event.deadline)
+            except PayloadError:
+                # One that is handed over by itself.
+                break
+            any_made = True
+            delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
+            self._unopened = event
+            self._calling_out = True
+            try:
+                outcome = deliver(delivery)
+            finally:
+                self._calling_out = False
+                unopened, self._unopened = self._unopened, None
+            if outcome is not None or unopened is None:
+                self._fold_row()
+                self._settle_attempt(delivery, event, message, attachment, outcome, unopened)
+                break
+            # As _context, in place.
+            now = now_by_clock()
+            if now > context.now:
+                context.now = now
+            # As acknowledge, in place.
+            told.append(event)
+            told.append(e.MessageAcknowledged(context.now, event.message_id, event.subscriber_id, True))
+            if len(told) % events_between_looks == 0 and time.perf_counter() >= end:
+                break
+        return any_made
+
+    def _fold_row(self) -> None:
+        """Fold in what was delivered and acknowledged in a row. Part of a turn."""
+        told, outbox = self._in_a_row, self._outbox
+        if told and outbox is not None:
+            self._in_a_row = []
+            self.deliveries += len(told) // 2
+            delivered_and_acknowledged_in_a_row(self.state, told)
+            outbox += told
+
+    def _hand_over(self, event: e.MessageDelivered) -> None:
+        """Call the subscriber, and settle the attempt where the callback is over. Part of a turn."""
+        message = self.state.messages.get(event.message_id)
         attachment = self._attachments.get(event.subscriber_id)
         assert message is not None
         self._unopened = event
@@ -66,29 +142,40 @@ class DeliveringActor(RecordingActor):
             self._settle_failure(event, "the subscriber is not attached in this process")
             return
         try:
-            copy = queued_message(message.event, state.configuration, event.attempt, event.deadline)
+            copy = queued_message(message.event, self.state.configuration, event.attempt, event.deadline)
         except PayloadError as error:
             self._open_lease()
             self._settle_failure(event, str(error))
             return
         delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
-        subscribe = attachment.subscriptions.get(event.subscription_id)
         self._calling_out = True
         try:
-            outcome = attachment.deliver(delivery, subscribe)
+            outcome = attachment.deliver(delivery, attachment.subscriptions.get(event.subscription_id))
         finally:
             self._calling_out = False
             unopened, self._unopened = self._unopened, None
+        self._settle_attempt(delivery, event, message, attachment, outcome, unopened)
+
+    def _settle_attempt(
+        self,
+        delivery: Deliver,
+        event: e.MessageDelivered,
+        message: Message,
+        attachment: Attachment,
+        outcome: Outcome | LoopFuture[Outcome] | Later,
+        unopened: e.MessageDelivered | None,
+    ) -> None:
+        """Settle an attempt whose callback has returned; ``unopened`` is its delivery where nobody had it folded in."""
+        self.deliveries += 1
         # The callback took time, and may have changed anything.
-        state = self.state
+        state, outbox = self.state, self._outbox
+        assert outbox is not None, "a turn has an outbox"
         # As _context, in place.
         context = self._shared_context
         now = self._now()
         context.now = now if now >= state.last_at else state.last_at
         context.durable_version = self._durable
-        if unopened is None:
-            # The callback asked for something, and may have ended its own subscription.
-            subscribe = attachment.subscriptions.get(event.subscription_id)
+        subscribe = attachment.subscriptions.get(event.subscription_id)
         settles = outcome is None and (subscribe is None or subscribe.auto_acknowledge)
         if unopened is not None:
             if settles:
@@ -115,12 +202,17 @@ class DeliveringActor(RecordingActor):
                 outcome.add_done_callback(partial(self._report_later, delivery))
 
     def _open_lease(self) -> None:
-        """Fold in the delivery whose callback runs: somebody is about to see or change the state."""
+        """Fold in the delivery whose callback runs, and what came before it in a row.
+
+        Somebody is about to see or change the state. Where nobody does, and the message is done with when the callback
+        returns, its lease is never opened.
+        """
         event, outbox = self._unopened, self._outbox
         if event is None or outbox is None:
             return
         self._unopened = None
         try:
+            self._fold_row()
             self.state.apply(event)
         except Exception as error:
             raise self._rebuilt_after(error) from error

@@ -47,6 +47,9 @@ RUN_LIMIT = 1_000
 """How far ahead of deliveries a run that was longer than a burst may be; fewer messages at once are less to hold."""
 
 
+SHORTEST_ROW = 4
+"""So many messages have to be pending for a look whether some can be delivered in a row, which takes its own time."""
+
 MOST_TURNS_PLANNED = 64
 """Queues that plan a turn before a sender lets them have it: what its sends have touched is still in the caches."""
 
@@ -357,12 +360,16 @@ class DispatchingActor(DeliveringActor):
                 return False
             elif self._receivers and self._serve_receivers():
                 pass
+            elif state.messages.pending_count >= SHORTEST_ROW and self._deliver_in_a_row(end, STEPS_BETWEEN_LOOKS):
+                if time.perf_counter() >= end:
+                    return True
+                continue
             else:
                 event = next_dispatch(state, context)
                 if event is None:
                     return False
                 if type(event) is e.MessageDelivered:
-                    self._hand_over(event, outbox)
+                    self._hand_over(event)
                 else:
                     # In a turn this is all that recording is: what fails fails the turn.
                     state.apply(event)

@@ -195,6 +195,17 @@ class LoopInbox:
                     self._dispatch()
         return BUSY
 
+    def enter(self) -> bool:
+        """Take the actor's turn, where it is idle and this thread is its own; :meth:`leave` ends it."""
+        here = _get_running_loop()
+        return (here is self.loop or self.claim(here)) and self._open and not self._queue and self._turn.acquire(False)
+
+    def leave(self) -> None:
+        """End the turn that :meth:`enter` took."""
+        self._turn.release()
+        if self._queue:
+            self._dispatch()
+
     def rescue(self) -> None:
         """See to messages left behind by a loop that stopped running before it handled them."""
         if self.loop is None or not self.loop.is_running():

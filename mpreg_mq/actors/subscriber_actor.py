@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import attrs
@@ -36,6 +37,9 @@ class Deliver(msgspec.Struct, frozen=True, gc=False):
     subscription_id: str
     subscriber_id: str
     attempt: int
+
+
+DeliverNow = Callable[[Deliver], "Outcome | LoopFuture[Outcome]"]
 
 
 @attrs.frozen
@@ -88,6 +92,7 @@ class SubscriberActor(LoopActor):
         super().__init__()
         self._callbacks: dict[str, Callback] = {}
         self._tasks: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
+        self._outer: QueuedMessage | None = None
 
     def on_receive(self, message: Any) -> Any:
         """Handle one of this module's messages."""
@@ -108,7 +113,30 @@ class SubscriberActor(LoopActor):
         callback = self._callbacks.get(delivery.subscription_id)
         if callback is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
-        token = current_delivery.set(delivery.message)
+        outer = current_delivery.get()
+        try:
+            return self._call(callback, delivery)
+        finally:
+            current_delivery.set(outer)
+
+    def begin_row(self, subscription_id: str) -> DeliverNow | None:
+        """Begin a turn for many deliveries to one subscription: :meth:`deliver` for it, or None if the actor is busy.
+
+        What it is told until :meth:`end_row` it handles then.
+        """
+        callback = self._callbacks.get(subscription_id)
+        if callback is None or not self.actor_inbox.enter():
+            return None
+        self._outer = current_delivery.get()
+        return partial(self._call, callback)
+
+    def end_row(self) -> None:
+        """End the turn of :meth:`begin_row`."""
+        current_delivery.set(self._outer)
+        self.actor_inbox.leave()
+
+    def _call(self, callback: Callback, delivery: Deliver) -> Outcome | LoopFuture[Outcome]:
+        current_delivery.set(delivery.message)
         try:
             returned = callback(delivery.message)
             if returned is None or not inspect.isawaitable(returned):
@@ -117,8 +145,6 @@ class SubscriberActor(LoopActor):
         # KeyboardInterrupt and SystemExit included: one callback must not end the process of all the others.
         except BaseException as error:
             return error_text(error)
-        finally:
-            current_delivery.reset(token)
 
     def _await(self, awaitable: Awaitable[Any], delivery: Deliver) -> LoopFuture[Outcome]:
         outcome: LoopFuture[Outcome] = LoopFuture()

@@ -6,7 +6,8 @@ special: of no group, with no audience, no TTL and no key. What is special goes 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DEFAULT_OPTIONS, CircuitState
@@ -188,3 +189,41 @@ def delivered_and_acknowledged(
     counts.messages_received += 1
     counts.messages_acknowledged += 1
     return True
+
+
+def delivered_and_acknowledged_in_a_row(state: QueueState, events: Sequence[e.Event]) -> None:
+    """Fold deliveries in, each with its acknowledgment right behind it, as the decider makes them in a row.
+
+    That is as if each pair went through :func:`delivered_and_acknowledged`: they are of the first slots of a lane, to
+    the same subscriber, and there is nothing special about any of them.
+    """
+    subscribers, messages, statistics = state.subscribers, state.messages, state.statistics
+    by_id = messages._by_id
+    told: Iterator[Any] = iter(events)
+    seconds = statistics._processing_seconds
+    pairs = len(events) // 2
+    first: Any = events[0]
+    lane = by_id[first.message_id].slot.lane
+    assert lane is not None
+    row = lane.row
+    for delivery, acknowledgment in zip(told, told, strict=True):
+        row.popleft()
+        message = by_id.pop(delivery.message_id)
+        message.slot.lane = None
+        message.slot = NO_SLOT
+        seconds += acknowledgment.at - delivery.at
+    lane.size -= pairs
+    state.version += 2 * pairs
+    state.last_at = max(state.last_at, events[-1].at)
+    subscriber = subscribers.get(first.subscriber_id)
+    assert subscriber is not None
+    subscribers._deliveries = subscriber.last_used = subscribers._deliveries + pairs
+    subscriber.failures = 0
+    messages.deadlines._ordinal += pairs
+    messages.pending_count -= pairs
+    messages.finished_count += pairs
+    statistics._processing_seconds = seconds
+    statistics._processed += pairs
+    counts = statistics.counts
+    counts.messages_received += pairs
+    counts.messages_acknowledged += pairs

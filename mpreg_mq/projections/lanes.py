@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush, heapreplace, merge
 from itertools import count
+from math import inf
 from typing import TYPE_CHECKING
 
 from mpreg_mq.projections.subscribers import Subscriber, Subscribers
@@ -24,6 +25,7 @@ Entry = tuple[float, int, int, "Slot"]
 Head = tuple[float, int, int, "Lane"]
 """(rank, sequence number, lane number, lane): where a lane's first slot stands in the order of the queue."""
 
+_BEHIND_ALL = (inf, 0)
 _MAX_CACHED_TOPICS = 100_000
 _MAX_STALE_HEADS = 1_000
 _MAX_IDLE_LANES = 1_000
@@ -238,6 +240,29 @@ class Lanes:
                 continue
             return slot, subscriber
         return None
+
+    def front(self) -> tuple[Lane, Subscriber, tuple[float, int]] | None:
+        """The lane whose first slots may go one after another, all to one push subscriber that can take them now.
+
+        And where in the order of the queue another lane may come in between: only what stands before it may go. None
+        where there is no such lane, which says nothing of :meth:`next`. O(1).
+        """
+        if self._stale:
+            self._settle()
+        heads = self._heads
+        if not heads:
+            return None
+        head = heads[0]
+        lane = head[3]
+        only = lane.only
+        if lane.offered is not head or lane.heap or only is None or only in self.starved:
+            return None
+        subscriber = self._subscribers.get(only)
+        if subscriber is None or subscriber.pull or not subscriber.can_take():
+            return None
+        # In a heap the second smallest is one of two.
+        others = heads[1:3]
+        return lane, subscriber, min([(other[0], other[1]) for other in others]) if others else _BEHIND_ALL
 
     def ready_for(self, subscriber_id: str) -> Iterator[Slot]:
         """The ready slots that this subscriber may take, in queue order; nothing may change while it is read.

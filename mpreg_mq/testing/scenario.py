@@ -21,6 +21,10 @@ Payloads = Callable[[Random, int], tuple[str, Any]]
 """Topic and payload of the n-th message."""
 
 
+def _take(message: Any) -> None:
+    """A handler that is content with everything."""
+
+
 @attrs.frozen
 class Faults:
     """How often what goes wrong, as shares between 0 and 1 of the occasions for it."""
@@ -58,6 +62,8 @@ NO_FAULTS = Faults(*(0.0 for _ in attrs.fields(Faults)))
 class Scenario:
     """A story for :func:`~mpreg_mq.testing.simulate`; everything that is None is chosen by the seed.
 
+    ``plain`` is the share of messages that ask for nothing, which are what is delivered in a row.
+
     ``handlers`` are callbacks of yours by topic pattern: each becomes a subscriber whose process crashes with the
     others. With ``admin`` somebody also pauses, purges, redrives and unsubscribes.
 
@@ -82,6 +88,7 @@ class Scenario:
     retention: bool = False
     neighbours: int = 0
     guarantees: tuple[DeliveryGuarantee, ...] = GUARANTEES
+    plain: float = 0.0
     groups: bool = True
     payloads: Payloads | None = None
     handlers: Mapping[str, Callable[[Any], Any]] = attrs.field(factory=dict)
@@ -102,6 +109,17 @@ SCENARIOS: dict[str, Scenario] = {
             writing=Writing.LOOP,
         ),
         Scenario("audiences", guarantees=GUARANTEES[1:], pushed=4),
+        Scenario(
+            "rows",
+            messages=60,
+            senders=6,
+            pushed=1,
+            pulling=0,
+            handlers={"b": _take},
+            faults=attrs.evolve(Faults(), slow_disk=0.3, raising=0.05, slow=0.05, hanging=0.01, duplicate=0.1),
+            guarantees=(*GUARANTEES[:1] * 9, *GUARANTEES[1:]),
+            plain=0.85,
+        ),
         Scenario("groups", guarantees=GUARANTEES[:1], pushed=2, pulling=2),
         Scenario(
             "durability",

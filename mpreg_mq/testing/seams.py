@@ -22,6 +22,7 @@ SEAMS: tuple[tuple[str, str], ...] = (
     ("mpreg_mq.actors.store", "Journal"),
     ("mpreg_mq.actors.dispatching", "SLICE_SECONDS"),
     ("mpreg_mq.actors.dispatching", "STEPS_BETWEEN_LOOKS"),
+    ("mpreg_mq.actors.dispatching", "SHORTEST_ROW"),
     ("mpreg_mq.actors.recording", "time"),
     ("mpreg_mq.actors.retention", "EVENTS_PER_STEP"),
     ("mpreg_mq.manager", "RetentionThread"),
@@ -60,8 +61,8 @@ def deterministic(random: Random) -> Iterator[None]:
     """Within the block, identifiers come from ``random``, journals and retention need no threads, and nothing measures
     real time.
 
-    A delivering turn then ends after a number of deliveries that is drawn once, and a step of a compaction after a
-    number of events.
+    How many deliveries end a delivering turn, how many messages have to be pending for deliveries in a row, and how
+    many events end a step of a compaction is drawn once.
     """
     # Drawn apart, so that what else a seed says does not depend on it.
     apart = copy(random)
@@ -73,6 +74,7 @@ def deterministic(random: Random) -> Iterator[None]:
         ("mpreg_mq.actors.dispatching", "STEPS_BETWEEN_LOOKS"): random.choice((1, 2, 3, 16)),
         ("mpreg_mq.actors.recording", "time"): _LoopTime,
         ("mpreg_mq.actors.retention", "EVENTS_PER_STEP"): apart.choice((1, 4, 20, 500)),
+        ("mpreg_mq.actors.dispatching", "SHORTEST_ROW"): apart.choice((1, 2, 4)),
         ("mpreg_mq.manager", "RetentionThread"): SimulatedRetention.start,
     }
     before = {seam: getattr(import_module(seam[0]), seam[1]) for seam in SEAMS}

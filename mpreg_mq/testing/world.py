@@ -190,6 +190,8 @@ class World:
         if self.configuration.enable_deduplication and random.random() < 0.5:
             # Keys are used again, so that some are met within their window and some after it.
             options["deduplication_id"] = f"d{random.choice((number, number, max(0, number - 6)))}"
+        if scenario.plain and guarantee is DeliveryGuarantee.AT_LEAST_ONCE and random.random() < scenario.plain:
+            options.clear()
         return topic, payload, guarantee, options
 
     def next_key(self) -> str:

@@ -6,14 +6,18 @@ Every step ends with the state checking itself and being compared with the fold 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, TypeVar
 
 from mpreg_mq.actors import commands as c
-from mpreg_mq.actors.decider import Context, Decision, decide, decide_dispatch, decide_tick
+from mpreg_mq.actors.decider import Context, Decision, decide, decide_dispatch, decide_tick, next_dispatch
+from mpreg_mq.actors.decider.delivering import row_of_deliveries
+from mpreg_mq.actors.decider.settling import acknowledge
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, MessageOptions
 from mpreg_mq.projections import QueueState
+from mpreg_mq.projections.everyday import delivered_and_acknowledged_in_a_row
 
 START = 1000.0
 RUN = "r"
@@ -170,6 +174,32 @@ class Scenario:
         self.fresh = []
         self._until_nothing_moves(decide_tick)
         self._until_nothing_moves(decide_dispatch)
+        return [(event.message_id, event.subscriber_id) for event in self.fresh_of(e.MessageDelivered)]
+
+    def deliver_row(self, most: int = 100, seconds_each: float = 0.0) -> Deliveries:
+        """Deliver in a row, as far as that goes, with callbacks that take so long and acknowledge; the deliveries.
+
+        Each is what a dispatch decides once the one before was acknowledged, and all of them are folded in at once.
+        """
+        twin = QueueState.restore(self.state.dump())
+        assert twin is not None
+        context = self.context
+        row = row_of_deliveries(self.state, context)
+        self.fresh = []
+        for _, delivery in islice(row.deliveries, most) if row is not None else ():
+            assert next_dispatch(twin, context) == delivery
+            twin.apply(delivery)
+            context.now += seconds_each
+            ended = acknowledge(twin, delivery.message_id, delivery.subscriber_id, delivery.attempt, context)
+            assert ended == (e.MessageAcknowledged(context.now, delivery.message_id, delivery.subscriber_id, True),)
+            twin.apply(ended[0])
+            self.fresh += (delivery, *ended)
+        if self.fresh:
+            self.now = context.now
+            delivered_and_acknowledged_in_a_row(self.state, self.fresh)
+            self.history += self.fresh
+            assert self.state.dump() == twin.dump()
+        self._settle()
         return [(event.message_id, event.subscriber_id) for event in self.fresh_of(e.MessageDelivered)]
 
     def _until_nothing_moves(self, decider: Callable[[QueueState, Context], Decision]) -> None:

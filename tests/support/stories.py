@@ -33,6 +33,11 @@ class Story(RuleBasedStateMachine):
             elif outcome != "hang":
                 self.q.fail(message, name, 0.0 if outcome == "fail" else None)
 
+    @rule(most=st.integers(1, 4), seconds_each=st.sampled_from([0.0, 4.0]))
+    def work_in_a_row(self, most: int, seconds_each: float) -> None:
+        """The queue delivers what can be delivered in a row, and each is acknowledged at once."""
+        self.q.deliver_row(most, seconds_each)
+
     @rule(name=st.sampled_from(NAMES), limit=st.integers(1, 4))
     def receive(self, name: str, limit: int) -> None:
         subscriber = self.q.state.subscribers.get(name)

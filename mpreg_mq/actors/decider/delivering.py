@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from mpreg_mq.actors.commands import Receive
 from mpreg_mq.actors.decider.decision import NOTHING, Context, Decision
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DEFAULT_OPTIONS, CircuitState, DeliveryGuarantee
 from mpreg_mq.projections import Message, QueueState, Slot, Subscriber
+from mpreg_mq.projections.lanes import Lane
 
+_CLOSED = CircuitState.CLOSED
 _AT_LEAST_ONCE = DeliveryGuarantee.AT_LEAST_ONCE
 
 
@@ -48,6 +53,62 @@ def next_dispatch(
         deadline = now + state.configuration.default_acknowledgment_timeout_seconds
         return e.MessageDelivered(now, message.id, subscriber.id, subscription_id, slot.attempts + 1, deadline)
     return None
+
+
+Dispatched = tuple[Message, e.MessageDelivered]
+
+
+class Row(NamedTuple):
+    """Deliveries to one subscription, one after another."""
+
+    subscriber_id: str
+    subscription_id: str
+    deliveries: Iterator[Dispatched]
+
+
+def row_of_deliveries(state: QueueState, context: Context) -> Row | None:
+    """The next deliveries to a callback, each as :func:`next_dispatch` makes it once the one before was acknowledged.
+
+    They are made one by one, at the time that the context has then, and end where something else may have to come first
+    or there is something special about a message. Meanwhile the state stays as it is: who asks for the next one says
+    that the one before was acknowledged and that nothing else happened. None where there is nothing of the kind, which
+    does not mean that nothing can move. O(1) each.
+    """
+    if state.paused or state.deleted:
+        return None
+    found = state.messages.lanes.front()
+    if found is None:
+        return None
+    lane, subscriber, limit = found
+    subscription_id = subscriber.only_subscription
+    if subscription_id is None or subscriber.circuit is not _CLOSED:
+        return None
+    return Row(subscriber.id, subscription_id, _in_a_row(state, context, lane, limit, subscriber.id, subscription_id))
+
+
+def _in_a_row(
+    state: QueueState, context: Context, lane: Lane, limit: tuple[float, int], subscriber_id: str, subscription_id: str
+) -> Iterator[Dispatched]:
+    seconds = state.configuration.default_acknowledgment_timeout_seconds
+    earliest = state.messages.deadlines.earliest
+    for entry in lane.row:
+        slot = entry[3]
+        message = slot.message
+        now = context.now
+        if (
+            slot.lane is not lane
+            or slot.ticket != entry[2]
+            or message.started
+            or message.expires_at is not None
+            or message.event.options is not DEFAULT_OPTIONS
+            or message.guarantee is not _AT_LEAST_ONCE
+            or message.version > context.durable_version
+            or earliest <= now
+            or entry >= limit
+        ):
+            return
+        attempt = slot.attempts + 1
+        yield message, e.MessageDelivered(now, message.id, subscriber_id, subscription_id, attempt, now + seconds)
 
 
 def decide_receive(state: QueueState, command: Receive, context: Context) -> Decision:
