@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,3 +16,9 @@ def place() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as directory:
         yield Path(directory)
+
+
+@pytest.fixture
+def unlogged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is logged: pytest keeps what is, with the errors and all that they refer to, until the test ends."""
+    monkeypatch.setattr(logging.getLogger("mpreg_mq"), "disabled", True)

@@ -18,10 +18,6 @@ STRIDE = 10 if LEVEL == "quick" else 1
 """Every operation fails once; every tenth in a quick run."""
 
 
-# SQLite has no way to pass some errors of a file system on; apsw reports those as unraisable.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
 class Client(Answered):
     """Does the same things in the same order each time, and notes what was answered."""
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from unittest import mock
 
 import apsw
@@ -19,10 +20,6 @@ from tests.support.faulty_disk import Disk, FaultySync, on_disk, open_on
 from tests.support.power_cuts import Made, RandomWork, truncate
 
 SEEDS = repetitions(test=4000, soak=50_000)
-
-
-# SQLite has no way to pass some errors of a file system on; apsw reports those as unraisable.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 class Client:
@@ -113,11 +110,18 @@ def tidy_after(pages: int) -> Iterator[None]:
         yield
 
 
-def cut_power(seed: int, directory: Path) -> tuple[Client, Path]:
+@contextmanager
+def after_power_cut(seed: int, place: Path) -> Iterator[tuple[Client, Path]]:
     """Work on a log and cut the power at a random operation; where what the disk holds then is."""
+    with TemporaryDirectory(dir=place) as directory:
+        yield cut_power(seed, Path(directory)), Path(directory) / "after" / "log.db"
+
+
+def cut_power(seed: int, directory: Path) -> Client:
+    """Work on a log and cut the power at a random operation; what the disk holds then is in ``after``."""
     client = Client(seed)
     chance = client.chance
-    disk = Disk(directory / f"{seed}")
+    disk = Disk(directory / "before")
     disk.directory.mkdir()
     # Most syncs end when they are asked for, some later, a few before older ones.
     disk.ending = lambda under_way: [number for number in under_way if chance.random() < 0.6]
@@ -130,19 +134,19 @@ def cut_power(seed: int, directory: Path) -> tuple[Client, Path]:
         disk.fault = lambda number, name: apsw.IOError("no power") if number >= cut_at else None
         with suppress(EventLogError, OSError):
             client.work(log, writer, 40)
-        disk.after_power_cut(chance, directory / f"{seed}-after")
+        disk.after_power_cut(chance, directory / "after")
         with suppress(EventLogError):
             log.close()
-    return client, directory / f"{seed}-after" / "log.db"
+    return client
 
 
+@pytest.mark.usefixtures("unlogged")
 @pytest.mark.parametrize("part", range(2))
 def test_nothing_that_ended_on_disk_is_lost(place: Path, part: int) -> None:
     """For all moments of a power cut: every batch whose sync was said to have ended is there, and so is everything
     up to an append that returned; beyond that only whole batches, in order; and the log takes events again (S1, I5)."""
     for seed in range(part, SEEDS, 2):
-        client, path = cut_power(seed, place)
-        with closing(SQLiteEventLog(path, reserve_bytes=0)) as log:
+        with after_power_cut(seed, place) as (client, path), closing(SQLiteEventLog(path, reserve_bytes=0)) as log:
             assert client.check(log) is None, seed
             log.append([Append("queue:after", 0, (MessageCompleted(at=1.0, message_id="m"),))])
 
@@ -156,10 +160,10 @@ def test_an_answer_without_a_sync_would_be_noticed(place: Path) -> None:
         mock.patch.object(FaultySync, "here", FaultySync.begin),
     ):
         for seed in range(max(20, SEEDS // 20)):
-            client, path = cut_power(seed, place)
-            try:
-                with closing(SQLiteEventLog(path, reserve_bytes=0)) as log:
-                    losses += client.check(log) is not None
-            except CorruptLogError:
-                losses += 1
+            with after_power_cut(seed, place) as (client, path):
+                try:
+                    with closing(SQLiteEventLog(path, reserve_bytes=0)) as log:
+                        losses += client.check(log) is not None
+                except CorruptLogError:
+                    losses += 1
     assert losses > 0

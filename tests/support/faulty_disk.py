@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,6 +98,12 @@ class Disk:
         """A file is gone."""
         self.synced.pop(file, None)
         self.unsynced.pop(file, None)
+
+    def forget(self) -> None:
+        """It is not used any more; what was logged of its errors refers to it until the test ends."""
+        self.synced.clear()
+        self.unsynced.clear()
+        self.heads.clear()
 
     def after_power_cut(self, chance: random.Random, target: Path) -> None:
         """Write to ``target`` what the disk may hold when it comes back."""
@@ -330,6 +337,19 @@ _vfs = _FaultyVFS()
 _write_head = HeadFile.write
 
 
+def _about_others(hook: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[sys.UnraisableHookArgs], None]:
+    """The hook, but for errors of the disk that SQLite has no way to pass on, which apsw reports as unraisable.
+
+    Where they are only ignored, pytest keeps them until the end of the test, and thousands of disks with them.
+    """
+
+    def about_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, apsw.Error):
+            hook(unraisable)
+
+    return about_others
+
+
 @contextmanager
 def on_disk(disk: Disk) -> Iterator[None]:
     """Logs that are opened and used meanwhile are on this disk."""
@@ -385,10 +405,12 @@ def on_disk(disk: Disk) -> Iterator[None]:
             mock.patch("mpreg_mq.events.sqlite.file.FILL_STEP_BYTES", 20_000),
             mock.patch("mpreg_mq.events.sqlite.file.FILLED_PAGES", 24),
             mock.patch.object(HeadFile, "write", write_head),
+            mock.patch.object(sys, "unraisablehook", _about_others(sys.unraisablehook)),
         ):
             yield
     finally:
         _disk = before
+        disk.forget()
         # A log that lost its power closes nothing, and thousands of them are more than a process may have open.
         for sync in syncs:
             sync.close()

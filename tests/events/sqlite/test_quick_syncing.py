@@ -23,9 +23,6 @@ from tests.support.sqlite_logs import events, stored
 STREAM = "queue:a"
 WAL = "log.db-wal"
 
-# SQLite has no way to pass some errors of a file system on; apsw reports those as unraisable.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
