@@ -32,6 +32,14 @@ logger = logging.getLogger("mpreg_mq")
 Report = Callable[[Settled], None]
 
 
+def _is_coroutine_function(callback: object) -> bool:
+    """As far as it tells: an object that is called may raise when it is asked for its marks."""
+    try:
+        return iscoroutinefunction(callback)
+    except Exception:
+        return False
+
+
 class Later(Enum):
     """The outcome comes as a :class:`Settled` message, from the thread that runs the callback."""
 
@@ -55,7 +63,7 @@ class Attachment:
         """Take a subscription with its callback; blocking ones share a thread, the others the loop."""
         assert subscribe.callback is not None
         self.subscriptions[subscribe.subscription_id] = subscribe
-        if subscribe.auto_acknowledge and not subscribe.blocking and not iscoroutinefunction(subscribe.callback):
+        if subscribe.auto_acknowledge and not subscribe.blocking and not _is_coroutine_function(subscribe.callback):
             self.end_at_once.add(subscribe.subscription_id)
         attach = Attach(subscribe.subscription_id, subscribe.callback)
         if subscribe.blocking:

@@ -115,9 +115,8 @@ class DeliveringActor(RecordingActor):
             now = now_by_clock()
             if now > context.now:
                 context.now = now
-            # As acknowledge, in place.
-            told.append(event)
-            told.append(e.MessageAcknowledged(context.now, event.message_id, event.subscriber_id, True))
+            # As acknowledge, in place; both or, where Ctrl-C comes in between, neither.
+            told += (event, e.MessageAcknowledged(context.now, event.message_id, event.subscriber_id, True))
             if len(told) % events_between_looks == 0 and time.perf_counter() >= end:
                 break
         return any_made
@@ -170,10 +169,12 @@ class DeliveringActor(RecordingActor):
         # The callback took time, and may have changed anything.
         state, outbox = self.state, self._outbox
         assert outbox is not None, "a turn has an outbox"
-        # As _context, in place.
+        # As _context, in place; its delivery may not be folded in yet.
         context = self._shared_context
-        now = self._now()
-        context.now = now if now >= state.last_at else state.last_at
+        now, last = self._now(), state.last_at
+        if last < event.at:
+            last = event.at
+        context.now = now if now >= last else last
         context.durable_version = self._durable
         subscribe = attachment.subscriptions.get(event.subscription_id)
         settles = outcome is None and (subscribe is None or subscribe.auto_acknowledge)

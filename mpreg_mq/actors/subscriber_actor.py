@@ -132,8 +132,10 @@ class SubscriberActor(LoopActor):
 
     def end_row(self) -> None:
         """End the turn of :meth:`begin_row`."""
-        current_delivery.set(self._outer)
-        self.actor_inbox.leave()
+        try:
+            current_delivery.set(self._outer)
+        finally:
+            self.actor_inbox.leave()
 
     def _call(self, callback: Callback, delivery: Deliver) -> Outcome | LoopFuture[Outcome]:
         current_delivery.set(delivery.message)

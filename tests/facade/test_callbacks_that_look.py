@@ -77,6 +77,47 @@ def test_c1_a_callback_sends_in_the_place_of_its_own_message() -> None:
     asyncio.run(story())
 
 
+class Unsteady(VirtualClock):
+    """A clock that is set back by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.behind = 0.0
+
+    def now(self) -> float:
+        return super().now() - self.behind
+
+
+@pytest.mark.parametrize("look", [False, True])
+@pytest.mark.parametrize("messages", [1, 5])
+def test_an_acknowledgment_is_never_older_than_its_delivery(look: bool, messages: int) -> None:
+    """Given callbacks that run while the clock is set back, whether they look or not, and one message or several in a
+    row, then the times of the events go on, and none of them took less than no time."""
+
+    async def story() -> None:
+        clock = Unsteady()
+        queue = make_queue(clock)
+
+        def handle(message: QueuedMessage) -> None:
+            if look:
+                queue.get_statistics()
+            clock.behind += 3.0
+
+        for payload in range(messages):
+            await queue.send_message("t", payload)
+        queue.subscribe("s", "#", handle)
+        # So that the delivery is later than everything before it.
+        clock.behind -= 10.0
+        await until(lambda: queue.get_statistics().messages_acknowledged == messages)
+        times = [record.event.at for record in queue._actor._store.log.read_stream(queue._actor.stream)]
+        assert times == sorted(times)
+        assert queue.get_statistics().average_processing_time_seconds == 0.0
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
 # --- looking changes nothing --------------------------------------------------------------------------------
 
 

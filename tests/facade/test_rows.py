@@ -1,0 +1,131 @@
+"""Messages that wait for one callback go in a row: what each callback sees and what becomes of it is as ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from unittest import mock
+
+import pytest
+
+from mpreg_mq import QueuedMessage, VirtualClock
+from mpreg_mq.actors.current import current_delivery
+from mpreg_mq.events import Event
+from mpreg_mq.projections import QueueState
+from mpreg_mq.projections.everyday import delivered_and_acknowledged_in_a_row
+from mpreg_mq.queue import MessageQueue
+from tests.support.running import Recorder, assert_fold_equality, make_queue, until
+
+MESSAGES = 6
+FOLD = "mpreg_mq.actors.delivering.delivered_and_acknowledged_in_a_row"
+
+
+async def with_messages(clock: VirtualClock | None = None) -> MessageQueue:
+    """A queue with messages for whoever comes."""
+    queue = make_queue(clock)
+    for payload in range(MESSAGES):
+        await queue.send_message("t", payload)
+    return queue
+
+
+def acknowledged(queue: MessageQueue) -> int:
+    return queue.get_statistics().messages_acknowledged
+
+
+def test_a_callback_knows_its_own_message_and_no_other_afterwards() -> None:
+    """Given callbacks in a row, then each of them, and each task that it starts, knows its own message; afterwards the
+    context is as it was."""
+
+    async def story() -> None:
+        queue = await with_messages()
+        seen: list[bool] = []
+        tasks: list[asyncio.Task[None]] = []
+
+        async def look(message: QueuedMessage) -> None:
+            seen.append(current_delivery.get() is message)
+
+        def handle(message: QueuedMessage) -> None:
+            seen.append(current_delivery.get() is message)
+            tasks.append(asyncio.ensure_future(look(message)))
+
+        queue.subscribe("s", "#", handle)
+        folds: list[object] = []
+
+        def fold(state: QueueState, events: Sequence[Event]) -> None:
+            folds.append(len(events))
+            delivered_and_acknowledged_in_a_row(state, events)
+
+        with mock.patch(FOLD, fold):
+            await until(lambda: acknowledged(queue) == MESSAGES)
+        await asyncio.gather(*tasks)
+        assert folds == [2 * MESSAGES]
+        assert seen == [True] * (2 * MESSAGES)
+        assert current_delivery.get() is None
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_l4_one_that_raises_in_the_middle_comes_again_and_the_others_go_on() -> None:
+    """Given a callback that raises once, in the middle of a row, then that message comes again and all are done."""
+
+    async def story() -> None:
+        queue = make_queue(retry_backoff_seconds=0.0)
+        for payload in range(MESSAGES):
+            await queue.send_message("t", payload)
+        recorder = Recorder()
+
+        def handle(message: QueuedMessage) -> None:
+            recorder(message)
+            if message.payload == 3 and message.delivery_attempt == 1:
+                raise ValueError("not now")
+
+        queue.subscribe("s", "#", handle)
+        await until(lambda: acknowledged(queue) == MESSAGES)
+        assert sorted(recorder.payloads) == [0, 1, 2, 3, 3, 4, 5]
+        assert queue.get_statistics().delivery_failures == 1
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+class Interrupted(list[Event]):
+    """Events whose reader gets Ctrl-C after some of them."""
+
+    def __iter__(self) -> Iterator[Event]:
+        for number, event in enumerate(super().__iter__()):
+            if number == 4:
+                raise KeyboardInterrupt
+            yield event
+
+
+def test_an_interruption_while_a_row_is_folded_in_leaves_no_state_that_the_log_does_not_know() -> None:
+    """Given Ctrl-C while a row is folded in, then the queue refuses one send and is built anew from its log; what that
+    does not know to be done is delivered again, and nothing is lost."""
+    recorder = Recorder()
+    clock = VirtualClock()
+    loop = asyncio.new_event_loop()
+    queue = loop.run_until_complete(with_messages(clock))
+
+    def fold(state: QueueState, events: Sequence[Event]) -> None:
+        delivered_and_acknowledged_in_a_row(state, Interrupted(events))
+
+    async def begin() -> None:
+        queue.subscribe("s", "#", recorder)
+        await until(lambda: len(recorder.payloads) > MESSAGES)
+
+    with mock.patch(FOLD, fold), pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(begin())
+
+    async def go_on() -> None:
+        assert not (await queue.send_message("t", "refused")).success
+        assert (await queue.send_message("t", "last")).success
+        await clock.advance(10.0)
+        assert acknowledged(queue) == MESSAGES + 1
+        assert recorder.payloads == [*range(MESSAGES), *range(MESSAGES), "last"]
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    loop.run_until_complete(go_on())
+    loop.close()
