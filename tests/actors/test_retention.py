@@ -237,6 +237,35 @@ def test_a_reader_that_was_overtaken_is_told(log: RetainingLog) -> None:
     assert len(list(log.read_all())) <= 11
 
 
+def test_a_reader_that_was_overtaken_before_it_began_is_told(log: RetainingLog) -> None:
+    """Given a reader that has taken no step when its events are truncated, then it sees all of them or is told; it does
+    not take what is gone for damage."""
+    fill(log)
+    expected = len(list(log.read_all()))
+    of_stream = len(list(log.read_stream("queue:a")))
+    readers = [(log.read_all(), expected), (log.read_stream("queue:a"), of_stream)]
+    compact(log, keep_events=10)
+    for reader, count in readers:
+        try:
+            assert len(list(reader)) == count
+        except EventLogError as error:
+            assert "truncated meanwhile" in str(error)  # noqa: PT017 - either is right
+
+
+def test_a_reader_in_another_process_that_was_overtaken_is_told(tmp_path: Path) -> None:
+    """Given a log that is open for reading beside its writer, when that truncates what is being read, then the reader
+    is told so, and a new one begins after."""
+    path = tmp_path / "log.db"
+    with closing(SQLiteEventLog(path)) as log, closing(SQLiteEventLog(path, read_only=True)) as beside:
+        fill(log)
+        readers = [beside.read_all(), beside.read_stream("queue:a")]
+        compact(log, keep_events=10)
+        for reader in readers:
+            with pytest.raises(EventLogError, match="truncated meanwhile"):
+                list(reader)
+        assert len(list(beside.read_all())) <= 11
+
+
 def without_gap(numbers: list[int]) -> bool:
     """Whether each number is one more than the one before."""
     return all(after == before + 1 for before, after in pairwise(numbers))

@@ -220,15 +220,15 @@ class SQLiteEventLog:
             UnknownEventError: while iterating, at an event that a newer release wrote.
             CorruptLogError: while iterating, at a record that is not what was written.
         """
-        found = self._find(stream)
+        base, found = self._file.base.position, self._find(stream)
         if found is None:
             return iter(())
         after = max(after_version, found.base_version)
-        return self._stream_records(stream, found, after, found.version)
+        return self._stream_records(stream, found, after, found.version, base)
 
-    def _stream_records(self, stream: str, found: Stream, after: int, last: int) -> Iterator[RecordedEvent]:
+    def _stream_records(self, stream: str, found: Stream, after: int, last: int, base: int) -> Iterator[RecordedEvent]:
         file = self._file
-        for record in self._checked(self._reader.of_stream(stream, found.id, after, last), after):
+        for record in self._checked(self._reader.of_stream(stream, found.id, after, last), after, base):
             version, position = record.first_version, record.first_position
             for event in record.events:
                 if version > after:
@@ -240,15 +240,15 @@ class SQLiteEventLog:
 
     def read_events(self, stream: str, after_version: int = 0) -> Iterator[Sequence[Event]]:
         """The events alone, those of a record at a time; read and refused as in :meth:`read_stream`."""
-        found = self._find(stream)
+        base, found = self._file.base.position, self._find(stream)
         if found is None:
             return iter(())
         after = max(after_version, found.base_version)
-        return self._stream_events(stream, found, after, found.version)
+        return self._stream_events(stream, found, after, found.version, base)
 
-    def _stream_events(self, stream: str, found: Stream, after: int, last: int) -> Iterator[Sequence[Event]]:
+    def _stream_events(self, stream: str, found: Stream, after: int, last: int, base: int) -> Iterator[Sequence[Event]]:
         file = self._file
-        for record in self._checked(self._reader.of_stream(stream, found.id, after, last), after):
+        for record in self._checked(self._reader.of_stream(stream, found.id, after, last), after, base):
             file.check_open()
             before = record.first_version - 1
             yield record.events if before >= after else record.events[after - before :]
@@ -256,12 +256,13 @@ class SQLiteEventLog:
     def read_all(self, after_position: int = 0) -> Iterator[RecordedEvent]:
         """All events above ``after_position``, read and refused as in :meth:`read_stream`."""
         self._refresh()
-        after = max(after_position, self._file.base.position)
-        return self._all_records(after, self._file.head.position)
+        base = self._file.base.position
+        after = max(after_position, base)
+        return self._all_records(after, self._file.head.position, base)
 
-    def _all_records(self, after: int, last: int) -> Iterator[RecordedEvent]:
+    def _all_records(self, after: int, last: int, base: int) -> Iterator[RecordedEvent]:
         file = self._file
-        for record in self._checked(self._reader.of_log(after, last), after):
+        for record in self._checked(self._reader.of_log(after, last), after, base):
             version, position = record.first_version, record.first_position
             for event in record.events:
                 if position > after:
@@ -271,13 +272,14 @@ class SQLiteEventLog:
                 version += 1
                 position += 1
 
-    def _checked(self, records: Iterator[Found], after: int) -> Iterator[Found]:
-        """The records, as long as retention has not overtaken their reader."""
-        base = self._file.base.position
+    def _checked(self, records: Iterator[Found], after: int, base: int) -> Iterator[Found]:
+        """The records, as long as retention has not overtaken their reader, for whom the log began at ``base``."""
         while True:
             try:
                 record = next(records, None)
             except CorruptLogError as error:
+                # Another process may have cut it.
+                self._refresh()
                 if self._file.base.position != base:
                     raise truncated_below(str(self._path), after, self._file.base.position) from error
                 raise
@@ -348,9 +350,10 @@ class SQLiteEventLog:
             base = file.head_at(position)
             with file.transaction() as connection:
                 s.rebase(connection, base, [(file.streams[name], bases[name]) for name in versions])
-            file.base = base
             for name, version in versions.items():
                 file.streams[name].base_version = version
+            # Last: a reader who knows it knows those.
+            file.base = base
 
     def record_end(self, position: int) -> int:
         """The last position at or below ``position`` at which the log can be truncated: on disk, and a record's end."""
