@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from enum import Enum
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -13,7 +12,6 @@ import attrs
 import pykka
 
 from mpreg_mq.actors.commands import Subscribe
-from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.subscriber_actor import (
     Attach,
@@ -22,14 +20,13 @@ from mpreg_mq.actors.subscriber_actor import (
     Deliver,
     DeliverNow,
     Detach,
+    Later,
     Outcome,
-    Settled,
+    Report,
     SubscriberActor,
 )
 
 logger = logging.getLogger("mpreg_mq")
-
-Report = Callable[[Settled], None]
 
 
 def _is_coroutine_function(callback: object) -> bool:
@@ -38,12 +35,6 @@ def _is_coroutine_function(callback: object) -> bool:
         return iscoroutinefunction(callback)
     except Exception:
         return False
-
-
-class Later(Enum):
-    """The outcome comes as a :class:`Settled` message, from the thread that runs the callback."""
-
-    REPORTED = "reported"
 
 
 @attrs.define(eq=False)
@@ -72,7 +63,7 @@ class Attachment:
             self._thread.tell(attach)
         else:
             if self._loop_actor is None:
-                self._loop_actor = actor = SubscriberActor.launch()
+                self._loop_actor = actor = SubscriberActor.launch(self.report)
                 self._deliver_now = partial(actor.actor_inbox.try_now, actor.deliver)
             self._loop_actor.actor_ref.tell(attach)
 
@@ -89,8 +80,8 @@ class Attachment:
             self._thread.stop(block=False)
             self._thread = None
 
-    def deliver(self, delivery: Deliver, subscribe: Subscribe | None) -> Outcome | LoopFuture[Outcome] | Later:
-        """Hand a message over to a subscription of this process; the outcome, or how it will come."""
+    def deliver(self, delivery: Deliver, subscribe: Subscribe | None) -> Outcome | Later:
+        """Hand a message over to a subscription of this process; the outcome, or that it will be reported."""
         if subscribe is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
         if subscribe.blocking:
@@ -98,13 +89,12 @@ class Attachment:
             self._thread.tell(delivery)
             return Later.REPORTED
         outcome: Any = self._deliver_now(delivery)
-        if outcome is not BUSY:
-            settled: Outcome | LoopFuture[Outcome] = outcome
-            return settled
-        assert self._loop_actor is not None
-        later: Any = self._loop_actor.actor_ref.ask(delivery, block=False)
-        future: LoopFuture[Outcome] = later
-        return future
+        if outcome is BUSY:
+            assert self._loop_actor is not None
+            self._loop_actor.actor_ref.tell(delivery)
+            return Later.REPORTED
+        settled: Outcome | Later = outcome
+        return settled
 
     def begin_row(self, subscription_id: str) -> DeliverNow | None:
         """:meth:`deliver` for many messages to one subscription, until :meth:`end_row`; None where it is busy."""

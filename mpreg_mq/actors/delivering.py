@@ -9,18 +9,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from functools import partial
 
 import pykka
 
 from mpreg_mq.actors import commands as c
-from mpreg_mq.actors.attachments import Attachment, Later
+from mpreg_mq.actors.attachments import Attachment
 from mpreg_mq.actors.decider.delivering import Dispatched, row_of_deliveries
 from mpreg_mq.actors.decider.settling import acknowledge
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.recording import RecordingActor
 from mpreg_mq.actors.store import Store
-from mpreg_mq.actors.subscriber_actor import Deliver, DeliverNow, Outcome, Settled
+from mpreg_mq.actors.subscriber_actor import Deliver, DeliverNow, Later, Outcome, Settled
 from mpreg_mq.actors.views import queued_message
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, PayloadError
@@ -55,22 +54,23 @@ class DeliveringActor(RecordingActor):
         # Deliveries with their acknowledgments that are not folded in yet.
         self._in_a_row: list[e.Event] = []
 
-    def _deliver_in_a_row(self, end: float, between_looks: int) -> bool:
+    def _deliver_in_a_row(self, end: float, between_looks: int) -> bool | None:
         """Call the next subscriber for one message after another, until ``end`` or something else has to come first.
 
-        Part of a turn; whether anything was delivered. As long as nobody asks the queue for anything, and each callback
-        returns and so acknowledges its message, all of it is folded in after the last: see :meth:`_open_lease`. The
-        clock of the slice is looked at once in ``between_looks`` deliveries.
+        Part of a turn; whether anything was delivered, and None where who comes next takes nothing in a row. As long as
+        nobody asks the queue for anything, and each callback returns and so acknowledges its message, all of it is
+        folded in after the last: see :meth:`_open_lease`. The clock of the slice is looked at once in
+        ``between_looks`` deliveries.
         """
         row = row_of_deliveries(self.state, self._shared_context)
         if row is None:
-            return False
+            return None
         attachment = self._attachments.get(row.subscriber_id)
         if attachment is None or row.subscription_id not in attachment.end_at_once:
-            return False
+            return None
         deliver = attachment.begin_row(row.subscription_id)
         if deliver is None:
-            return False
+            return None
         try:
             return self._deliver_each(row.deliveries, deliver, attachment, end, 2 * between_looks)
         finally:
@@ -109,7 +109,7 @@ class DeliveringActor(RecordingActor):
                 unopened, self._unopened = self._unopened, None
             if outcome is not None or unopened is None:
                 self._fold_row()
-                self._settle_attempt(delivery, event, message, attachment, outcome, unopened)
+                self._settle_attempt(event, message, attachment, outcome, unopened)
                 break
             # As _context, in place.
             now = now_by_clock()
@@ -153,15 +153,14 @@ class DeliveringActor(RecordingActor):
         finally:
             self._calling_out = False
             unopened, self._unopened = self._unopened, None
-        self._settle_attempt(delivery, event, message, attachment, outcome, unopened)
+        self._settle_attempt(event, message, attachment, outcome, unopened)
 
     def _settle_attempt(
         self,
-        delivery: Deliver,
         event: e.MessageDelivered,
         message: Message,
         attachment: Attachment,
-        outcome: Outcome | LoopFuture[Outcome] | Later,
+        outcome: Outcome | Later,
         unopened: e.MessageDelivered | None,
     ) -> None:
         """Settle an attempt whose callback has returned; ``unopened`` is its delivery where nobody had it folded in."""
@@ -199,8 +198,6 @@ class DeliveringActor(RecordingActor):
             self._settle_failure(event, outcome)
         else:
             self._running[event.message_id, event.subscriber_id, event.attempt] = event.subscription_id
-            if isinstance(outcome, LoopFuture):
-                outcome.add_done_callback(partial(self._report_later, delivery))
 
     def _open_lease(self) -> None:
         """Fold in the delivery whose callback runs, and what came before it in a row.
@@ -218,15 +215,6 @@ class DeliveringActor(RecordingActor):
         except Exception as error:
             raise self._rebuilt_after(error) from error
         outbox.append(event)
-
-    def _report_later(self, delivery: Deliver, done: LoopFuture[Outcome]) -> None:
-        try:
-            outcome = done.get()
-        except BaseException as error:
-            outcome = f"{type(error).__name__}: {error}"
-        self._report(
-            Settled(delivery.message.id.id, delivery.subscriber_id, delivery.subscription_id, delivery.attempt, outcome)
-        )
 
     def _report(self, settled: Settled) -> None:
         """Called from any thread when a callback that went on is over."""

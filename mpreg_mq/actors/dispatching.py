@@ -351,7 +351,7 @@ class DispatchingActor(DeliveringActor):
         assert outbox is not None, "a turn has an outbox"
         # Its time is that of the turn's beginning, or of the latest thing that took any.
         context = self._shared_context
-        steps = 0
+        steps = look_for_row = 0
         while self._recovering is None:
             state = self.state
             if state.messages.deadlines.earliest <= context.now and self._act_on_time(context):
@@ -360,11 +360,15 @@ class DispatchingActor(DeliveringActor):
                 return False
             elif self._receivers and self._serve_receivers():
                 pass
-            elif state.messages.pending_count >= SHORTEST_ROW and self._deliver_in_a_row(end, STEPS_BETWEEN_LOOKS):
-                if time.perf_counter() >= end:
-                    return True
-                continue
             else:
+                if steps >= look_for_row and state.messages.pending_count >= SHORTEST_ROW:
+                    made = self._deliver_in_a_row(end, STEPS_BETWEEN_LOOKS)
+                    if made:
+                        if time.perf_counter() >= end:
+                            return True
+                        continue
+                    if made is None:
+                        look_for_row = steps + STEPS_BETWEEN_LOOKS
                 event = next_dispatch(state, context)
                 if event is None:
                     return False

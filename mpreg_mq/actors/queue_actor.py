@@ -27,7 +27,7 @@ from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import Abandon, BeginClose, Committed, FinishClose, Inspect, Recover, Start, Stored, Turn
 from mpreg_mq.actors.recording import Unsent
 from mpreg_mq.actors.store import Store, stream_of
-from mpreg_mq.actors.subscriber_actor import Deliver, Settled
+from mpreg_mq.actors.subscriber_actor import Deliver, Later, Settled
 from mpreg_mq.actors.views import fired_message
 from mpreg_mq.actors.waiting import WaitingReceive
 from mpreg_mq.clock import Clock
@@ -307,17 +307,13 @@ class QueueActor(DispatchingActor):
                 subscription_id = subscriber.only_subscription or subscribers.subscription_for(subscriber, topic)
                 delivery = Deliver(fired_message(send, id_, state.configuration), subscription_id, subscriber_id, 0)
                 outcome = attachment.deliver(delivery, attachment.subscriptions.get(subscription_id))
-                if outcome is None:
+                if outcome is None or outcome is Later.REPORTED:
                     delivered.append(subscriber_id)
-                elif isinstance(outcome, str):
+                else:
                     failed.append(subscriber_id)
                     logger.warning(
                         "queue %s: fire-and-forget message %s failed at %s: %s", self.name, id_, subscriber_id, outcome
                     )
-                else:
-                    delivered.append(subscriber_id)
-                    if isinstance(outcome, LoopFuture):
-                        outcome.add_done_callback(partial(self._report_later, delivery))
         finally:
             self._calling_out = outer
         state, context = self.state, self._shared_context

@@ -10,6 +10,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from enum import Enum
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,7 +19,6 @@ import msgspec
 import pykka
 
 from mpreg_mq.actors.current import current_delivery
-from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.model import Callback, QueuedMessage
 
@@ -39,7 +39,13 @@ class Deliver(msgspec.Struct, frozen=True, gc=False):
     attempt: int
 
 
-DeliverNow = Callable[[Deliver], "Outcome | LoopFuture[Outcome]"]
+class Later(Enum):
+    """The outcome comes as a :class:`Settled` message, when the callback's coroutine or thread is done with it."""
+
+    REPORTED = "reported"
+
+
+DeliverNow = Callable[[Deliver], Outcome | Later]
 
 
 @attrs.frozen
@@ -74,6 +80,14 @@ class Settled(msgspec.Struct, frozen=True):
     attempt: int
     outcome: Outcome
 
+    @classmethod
+    def of(cls, delivery: Deliver, outcome: Outcome) -> Settled:
+        """What became of a delivery."""
+        return cls(delivery.message.id.id, delivery.subscriber_id, delivery.subscription_id, delivery.attempt, outcome)
+
+
+Report = Callable[[Settled], None]
+
 
 def error_text(error: BaseException) -> str:
     """``KeyError: 'sku'``, cut to a thousand characters; survives an error whose own ``str`` raises."""
@@ -86,10 +100,14 @@ def error_text(error: BaseException) -> str:
 
 
 class SubscriberActor(LoopActor):
-    """Runs callbacks on the event loop: functions at once, coroutines as tasks."""
+    """Runs callbacks on the event loop: functions at once, coroutines as tasks.
 
-    def __init__(self) -> None:
+    ``report`` is called with each outcome that :meth:`deliver` does not answer with.
+    """
+
+    def __init__(self, report: Report) -> None:
         super().__init__()
+        self._report = report
         self._callbacks: dict[str, Callback] = {}
         self._tasks: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
         self._outer: QueuedMessage | None = None
@@ -97,8 +115,10 @@ class SubscriberActor(LoopActor):
     def on_receive(self, message: Any) -> Any:
         """Handle one of this module's messages."""
         if type(message) is Deliver:
-            return self.deliver(message)
-        if type(message) is Attach:
+            outcome = self.deliver(message)
+            if outcome is not Later.REPORTED:
+                self._report(Settled.of(message, outcome))
+        elif type(message) is Attach:
             self._callbacks[message.subscription_id] = message.callback
         elif type(message) is Detach:
             self._callbacks.pop(message.subscription_id, None)
@@ -108,8 +128,8 @@ class SubscriberActor(LoopActor):
             raise TypeError(f"SubscriberActor: got {message!r}, expected Deliver, Attach, Detach or Cancel")
         return None
 
-    def deliver(self, delivery: Deliver) -> Outcome | LoopFuture[Outcome]:
-        """Call the callback; the outcome, or a future of it when the callback returned an awaitable."""
+    def deliver(self, delivery: Deliver) -> Outcome | Later:
+        """Call the callback; the outcome, unless the callback returned an awaitable."""
         callback = self._callbacks.get(delivery.subscription_id)
         if callback is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
@@ -137,7 +157,7 @@ class SubscriberActor(LoopActor):
         finally:
             self.actor_inbox.leave()
 
-    def _call(self, callback: Callback, delivery: Deliver) -> Outcome | LoopFuture[Outcome]:
+    def _call(self, callback: Callback, delivery: Deliver) -> Outcome | Later:
         current_delivery.set(delivery.message)
         try:
             returned = callback(delivery.message)
@@ -148,8 +168,7 @@ class SubscriberActor(LoopActor):
         except BaseException as error:
             return error_text(error)
 
-    def _await(self, awaitable: Awaitable[Any], delivery: Deliver) -> LoopFuture[Outcome]:
-        outcome: LoopFuture[Outcome] = LoopFuture()
+    def _await(self, awaitable: Awaitable[Any], delivery: Deliver) -> Later:
         key = (delivery.message.id.id, delivery.attempt)
         task = asyncio.ensure_future(_guarded(awaitable))
         self._tasks[key] = task
@@ -161,12 +180,12 @@ class SubscriberActor(LoopActor):
                 close = getattr(awaitable, "close", None)
                 if close is not None:
                     close()
-                outcome.set("CancelledError: the callback was cancelled")
-                return
-            outcome.set(done.result())
+                self._report(Settled.of(delivery, "CancelledError: the callback was cancelled"))
+            else:
+                self._report(Settled.of(delivery, done.result()))
 
         task.add_done_callback(finished)
-        return outcome
+        return Later.REPORTED
 
     def _cancel(self, message: Cancel) -> None:
         for (message_id, attempt), task in list(self._tasks.items()):
@@ -187,7 +206,7 @@ class BlockingSubscriberActor(pykka.ThreadingActor):
 
     use_daemon_thread: ClassVar[bool] = True
 
-    def __init__(self, report: Callable[[Settled], None]) -> None:
+    def __init__(self, report: Report) -> None:
         super().__init__()
         self._report = report
         self._callbacks: dict[str, Callback] = {}
@@ -195,10 +214,7 @@ class BlockingSubscriberActor(pykka.ThreadingActor):
     def on_receive(self, message: Any) -> None:
         """Handle a message of this module; a thread cannot be cancelled, so Cancel does nothing."""
         if isinstance(message, Deliver):
-            outcome = self._run(message)
-            self._report(
-                Settled(message.message.id.id, message.subscriber_id, message.subscription_id, message.attempt, outcome)
-            )
+            self._report(Settled.of(message, self._run(message)))
         elif isinstance(message, Attach):
             self._callbacks[message.subscription_id] = message.callback
         elif isinstance(message, Detach):
