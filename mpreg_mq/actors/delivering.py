@@ -54,23 +54,22 @@ class DeliveringActor(RecordingActor):
         # Deliveries with their acknowledgments that are not folded in yet.
         self._in_a_row: list[e.Event] = []
 
-    def _deliver_in_a_row(self, end: float, between_looks: int) -> bool | None:
+    def _deliver_in_a_row(self, end: float, between_looks: int) -> int:
         """Call the next subscriber for one message after another, until ``end`` or something else has to come first.
 
-        Part of a turn; whether anything was delivered, and None where who comes next takes nothing in a row. As long as
-        nobody asks the queue for anything, and each callback returns and so acknowledges its message, all of it is
-        folded in after the last: see :meth:`_open_lease`. The clock of the slice is looked at once in
-        ``between_looks`` deliveries.
+        Part of a turn; how many were delivered. As long as nobody asks the queue for anything, and each callback
+        returns and so acknowledges its message, all of it is folded in after the last: see :meth:`_open_lease`. The
+        clock of the slice is looked at once in ``between_looks`` deliveries.
         """
         row = row_of_deliveries(self.state, self._shared_context)
         if row is None:
-            return None
+            return 0
         attachment = self._attachments.get(row.subscriber_id)
         if attachment is None or row.subscription_id not in attachment.end_at_once:
-            return None
+            return 0
         deliver = attachment.begin_row(row.subscription_id)
         if deliver is None:
-            return None
+            return 0
         try:
             return self._deliver_each(row.deliveries, deliver, attachment, end, 2 * between_looks)
         finally:
@@ -87,18 +86,18 @@ class DeliveringActor(RecordingActor):
         attachment: Attachment,
         end: float,
         events_between_looks: int,
-    ) -> bool:
+    ) -> int:
         context, configuration = self._shared_context, self.state.configuration
         now_by_clock = self._now
         told = self._in_a_row
-        any_made = False
+        made = 0
         for message, event in deliveries:
             try:
                 copy = queued_message(message.event, configuration, event.attempt, event.deadline)
             except PayloadError:
                 # One that is handed over by itself.
                 break
-            any_made = True
+            made += 1
             delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
             self._unopened = event
             self._calling_out = True
@@ -109,6 +108,7 @@ class DeliveringActor(RecordingActor):
                 unopened, self._unopened = self._unopened, None
             if outcome is not None or unopened is None:
                 self._fold_row()
+                self.deliveries += 1
                 self._settle_attempt(event, message, attachment, outcome, unopened)
                 break
             # As _context, in place.
@@ -119,7 +119,7 @@ class DeliveringActor(RecordingActor):
             told += (event, e.MessageAcknowledged(context.now, event.message_id, event.subscriber_id, True))
             if len(told) % events_between_looks == 0 and time.perf_counter() >= end:
                 break
-        return any_made
+        return made
 
     def _fold_row(self) -> None:
         """Fold in what was delivered and acknowledged in a row. Part of a turn."""
@@ -132,6 +132,7 @@ class DeliveringActor(RecordingActor):
 
     def _hand_over(self, event: e.MessageDelivered) -> None:
         """Call the subscriber, and settle the attempt where the callback is over. Part of a turn."""
+        self.deliveries += 1
         message = self.state.messages.get(event.message_id)
         attachment = self._attachments.get(event.subscriber_id)
         assert message is not None
@@ -164,7 +165,6 @@ class DeliveringActor(RecordingActor):
         unopened: e.MessageDelivered | None,
     ) -> None:
         """Settle an attempt whose callback has returned; ``unopened`` is its delivery where nobody had it folded in."""
-        self.deliveries += 1
         # The callback took time, and may have changed anything.
         state, outbox = self.state, self._outbox
         assert outbox is not None, "a turn has an outbox"

@@ -363,12 +363,13 @@ class DispatchingActor(DeliveringActor):
             else:
                 if steps >= look_for_row and state.messages.pending_count >= SHORTEST_ROW:
                     made = self._deliver_in_a_row(end, STEPS_BETWEEN_LOOKS)
+                    if made < SHORTEST_ROW:
+                        # It was not worth the look, and the next ones will hardly be.
+                        look_for_row = steps + STEPS_BETWEEN_LOOKS
                     if made:
                         if time.perf_counter() >= end:
                             return True
                         continue
-                    if made is None:
-                        look_for_row = steps + STEPS_BETWEEN_LOOKS
                 event = next_dispatch(state, context)
                 if event is None:
                     return False
