@@ -37,6 +37,15 @@ def _is_coroutine_function(callback: object) -> bool:
         return False
 
 
+def _tell(ref: pykka.ActorRef[Any], message: object) -> bool:
+    """Whether the actor still is: who stops all actors of a process may begin with this one."""
+    try:
+        ref.tell(message)
+    except pykka.ActorDeadError:
+        return False
+    return True
+
+
 @attrs.define(eq=False)
 class Attachment:
     """A push subscriber of this process: its actor and its subscriptions."""
@@ -75,7 +84,7 @@ class Attachment:
             return
         ref = self._thread if subscribe.blocking else self._ref()
         if ref is not None:
-            ref.tell(Detach(subscription_id))
+            _tell(ref, Detach(subscription_id))
         if not self.subscriptions and self._thread is not None:
             self._thread.stop(block=False)
             self._thread = None
@@ -84,17 +93,16 @@ class Attachment:
         """Hand a message over to a subscription of this process; the outcome, or that it will be reported."""
         if subscribe is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
-        if subscribe.blocking:
-            assert self._thread is not None
-            self._thread.tell(delivery)
-            return Later.REPORTED
-        outcome: Any = self._deliver_now(delivery)
-        if outcome is BUSY:
-            assert self._loop_actor is not None
-            self._loop_actor.actor_ref.tell(delivery)
-            return Later.REPORTED
-        settled: Outcome | Later = outcome
-        return settled
+        if not subscribe.blocking:
+            outcome: Any = self._deliver_now(delivery)
+            if outcome is not BUSY:
+                settled: Outcome | Later = outcome
+                return settled
+        ref = self._thread if subscribe.blocking else self._ref()
+        assert ref is not None
+        if not _tell(ref, delivery):
+            return f"the actor of subscriber {self.subscriber_id} has been stopped"
+        return Later.REPORTED
 
     def begin_row(self, subscription_id: str) -> DeliverNow | None:
         """:meth:`deliver` for many messages to one subscription, until :meth:`end_row`; None where it is busy."""
@@ -109,7 +117,7 @@ class Attachment:
         """The lease of an attempt ran out: cancel its coroutine, or leave its thread behind for a new one."""
         subscribe = self.subscriptions.get(subscription_id)
         if self._loop_actor is not None and (subscribe is None or not subscribe.blocking):
-            self._loop_actor.actor_ref.tell(Cancel(message_id, attempt))
+            _tell(self._loop_actor.actor_ref, Cancel(message_id, attempt))
         elif subscribe is not None and self._thread is not None:
             logger.warning(
                 "subscriber %s: a blocking callback did not return in time for message %s; its thread is left behind",
@@ -125,12 +133,12 @@ class Attachment:
     def cancel_all(self) -> None:
         """Cancel every coroutine that runs."""
         if self._loop_actor is not None:
-            self._loop_actor.actor_ref.tell(Cancel())
+            _tell(self._loop_actor.actor_ref, Cancel())
 
     def stop(self) -> None:
         """Stop the actors; a thread that is in a callback ends after it."""
         if self._loop_actor is not None:
-            self._loop_actor.stop()
+            self._loop_actor.actor_ref.stop(block=False)
         if self._thread is not None:
             self._thread.stop(block=False)
 

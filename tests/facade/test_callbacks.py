@@ -258,3 +258,29 @@ def test_callbacks_may_ask_their_own_queue() -> None:
         await queue.shutdown()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_a_subscriber_whose_actor_was_stopped_fails_its_attempts(blocking: bool) -> None:
+    """Given a subscriber whose actor somebody stopped, as who stops all actors of a process may do in any order, then a
+    delivery to it is a failed attempt, and the queue goes on."""
+
+    async def story() -> None:
+        queue = make_queue(max_retries=0)
+        seen = Recorder()
+        queue.subscribe("gone", "a", Recorder(), blocking=blocking)
+        queue.subscribe("there", "b", seen)
+        attachment = queue._actor._attachments["gone"]
+        ref = attachment._thread if blocking else attachment._ref()
+        assert ref is not None
+        ref.stop()
+        await queue.send_message("a", 1)
+        await queue.send_message("b", 2)
+        await until(lambda: queue.get_statistics().messages_acknowledged == 1)
+        (letter,) = queue.list_dead_letters()
+        assert "stopped" in str(letter.last_error)
+        assert seen.payloads == [2]
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
