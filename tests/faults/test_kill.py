@@ -22,7 +22,7 @@ from mpreg_mq.payload import decode_payload
 from mpreg_mq.projections import QueueState
 from tests.support.effort import repetitions
 
-CYCLES = repetitions(test=100, soak=1000)
+CYCLES = repetitions(test=60, soak=1000)
 
 WORKER = """
 import asyncio, json, os, sys

@@ -19,7 +19,7 @@ from mpreg_mq.testing.scenario import NO_FAULTS, SCENARIOS, Scenario
 from mpreg_mq.testing.simulation import Simulation, SimulationFailedError, simulate
 from tests.support.effort import repetitions
 
-SEEDS_IN_A_CHUNK = repetitions(test=100, soak=1000)
+SEEDS_IN_A_CHUNK = repetitions(test=60, soak=1000)
 TWICE_IN_A_CHUNK = repetitions(test=5, soak=5)
 LEVEL_SEEDS = repetitions(test=10, soak=200)
 CHUNKS = ["everything"] * 14 + [name for name in SCENARIOS if name != "everything"]
