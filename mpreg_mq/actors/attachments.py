@@ -82,7 +82,7 @@ class Attachment:
         self.end_at_once.discard(subscription_id)
         if subscribe is None:
             return
-        ref = self._thread if subscribe.blocking else self._ref()
+        ref = self._ref(subscribe)
         if ref is not None:
             _tell(ref, Detach(subscription_id))
         if not self.subscriptions and self._thread is not None:
@@ -98,7 +98,7 @@ class Attachment:
             if outcome is not BUSY:
                 settled: Outcome | Later = outcome
                 return settled
-        ref = self._thread if subscribe.blocking else self._ref()
+        ref = self._ref(subscribe)
         assert ref is not None
         if not _tell(ref, delivery):
             return f"the actor of subscriber {self.subscriber_id} has been stopped"
@@ -142,5 +142,8 @@ class Attachment:
         if self._thread is not None:
             self._thread.stop(block=False)
 
-    def _ref(self) -> pykka.ActorRef[SubscriberActor] | None:
+    def _ref(self, subscribe: Subscribe) -> pykka.ActorRef[Any] | None:
+        """The actor that calls this subscription's callback."""
+        if subscribe.blocking:
+            return self._thread
         return None if self._loop_actor is None else self._loop_actor.actor_ref

@@ -99,6 +99,7 @@ class DeliveringActor(RecordingActor):
                 break
             made += 1
             delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
+            # As in _hand_over, in place.
             self._unopened = event
             self._calling_out = True
             try:

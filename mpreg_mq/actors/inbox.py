@@ -79,6 +79,7 @@ class LoopInbox:
             MailboxFullError: ``max_mailbox_depth`` messages wait already.
             pykka.ActorDeadError: the actor has stopped and the message has no reply to carry the error.
         """
+        # As enter and leave, in place.
         here = _get_running_loop()
         if (here is self.loop or self.claim(here)) and self._open and not self._queue and self._turn.acquire(False):
             try:
@@ -185,6 +186,7 @@ class LoopInbox:
 
         ``BUSY`` where it is not. The shortest way in: it makes neither an envelope nor a future.
         """
+        # As enter and leave, in place.
         here = _get_running_loop()
         if (here is self.loop or self.claim(here)) and self._open and not self._queue and self._turn.acquire(False):
             try:

@@ -271,7 +271,8 @@ def test_a_subscriber_whose_actor_was_stopped_fails_its_attempts(blocking: bool)
         queue.subscribe("gone", "a", Recorder(), blocking=blocking)
         queue.subscribe("there", "b", seen)
         attachment = queue._actor._attachments["gone"]
-        ref = attachment._thread if blocking else attachment._ref()
+        (subscribe,) = attachment.subscriptions.values()
+        ref = attachment._ref(subscribe)
         assert ref is not None
         ref.stop()
         await queue.send_message("a", 1)

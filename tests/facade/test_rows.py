@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -20,9 +21,9 @@ MESSAGES = 6
 FOLD = "mpreg_mq.actors.delivering.delivered_and_acknowledged_in_a_row"
 
 
-async def with_messages(clock: VirtualClock | None = None) -> MessageQueue:
+async def with_messages(clock: VirtualClock | None = None, **settings: Any) -> MessageQueue:
     """A queue with messages for whoever comes."""
-    queue = make_queue(clock)
+    queue = make_queue(clock, **settings)
     for payload in range(MESSAGES):
         await queue.send_message("t", payload)
     return queue
@@ -70,9 +71,7 @@ def test_l4_one_that_raises_in_the_middle_comes_again_and_the_others_go_on() -> 
     """Given a callback that raises once, in the middle of a row, then that message comes again and all are done."""
 
     async def story() -> None:
-        queue = make_queue(retry_backoff_seconds=0.0)
-        for payload in range(MESSAGES):
-            await queue.send_message("t", payload)
+        queue = await with_messages(retry_backoff_seconds=0.0)
         recorder = Recorder()
 
         def handle(message: QueuedMessage) -> None:
