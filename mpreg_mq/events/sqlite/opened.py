@@ -95,7 +95,7 @@ class OpenedFile:
             check_size(self.path)
         if self._read_only:
             self.reader.replace(self._connect_reader())
-            if schema.check_owner(self._reading, self.path) != schema.SCHEMA_VERSION:
+            if schema.check_owner(self._reading, self.path) < schema.OLDEST_READ:
                 raise EventLogError(
                     f"open {self.path}: an older release wrote it; open it for writing once, which brings it up to date"
                 )
@@ -136,7 +136,7 @@ class OpenedFile:
         return connection
 
     def _prepare(self, writer: sqlite3.Connection) -> bool:
-        """Make the tables of an empty file or check whose it is, and switch WAL on; whether it was migrated."""
+        """Make the tables of an empty file or check whose it is, and switch WAL on; whether those were others."""
         migrated = False
         if schema.is_nobodys(writer):
             # Before the write-ahead log is on, so that the file's own header says from the start whose it is.
@@ -149,7 +149,8 @@ class OpenedFile:
             logger.info("log %s: migrating it from schema version %d to %d", self.path, version, schema.SCHEMA_VERSION)
             with transaction(writer, "EXCLUSIVE"):
                 schema.migrate(writer, version)
-            migrated = True
+            # A later one has had a head file all along.
+            migrated = version < schema.OLDEST_READ
         self._set_up(writer)
         return migrated
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mpreg_mq.errors import CorruptLogError
 from mpreg_mq.events.codec import CODEC
 from mpreg_mq.events.sqlite.failures import explained
-from mpreg_mq.events.sqlite.records import Head, checksum
+from mpreg_mq.events.sqlite.records import Head, checksum, has_checksum
 from mpreg_mq.events.types import Event
 
 _CHUNK_BYTES = 1 << 20
@@ -246,10 +246,11 @@ class RecordReader:
         first = position - count + 1
         try:
             expected = checksum(before, position, version, count, stream, body) if known is None else known
+            intact = has_checksum(sum_, before, position, version, count, stream, body, expected)
         # Damage can have made anything of the columns.
         except Exception as error:
             raise self.damaged(first, f"the record is not readable ({error})") from error
-        if sum_ != expected:
+        if not intact:
             raise self.damaged(first, f"the checksum of the {count} events of {stream!r} there does not match")
         events = CODEC.decode_many(body)
         if len(events) != count:

@@ -7,10 +7,11 @@ before it, whatever stream that is of: so a record that was changed, moved, swap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from hashlib import blake2b
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from hashlib import blake2b, sha256
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from mpreg_mq.events.codec import CODEC
 from mpreg_mq.events.log import Append
@@ -27,6 +28,12 @@ MOST_BYTES = 1 << 20
 _LARGE_BYTES = 1 << 14
 
 _PLACE = Struct("<QQI").pack
+
+
+class _Sum(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+    def digest(self) -> bytes: ...
 
 
 class Head(NamedTuple):
@@ -51,12 +58,31 @@ class Block(NamedTuple):
 
 
 def checksum(before: bytes, position: int, version: int, count: int, stream: str, body: bytes) -> bytes:
-    """The checksum of a record whose last event has this position and version."""
+    """The checksum of a record whose last event has this position and version: the first half of its SHA-256."""
+    return _sum_of(sha256, before, position, version, count, stream, body)[:CHECKSUM_BYTES]
+
+
+def has_checksum(
+    found: bytes, before: bytes, position: int, version: int, count: int, stream: str, body: bytes, expected: bytes
+) -> bool:
+    """Whether a record has the checksum that is expected, or else the one that it got in a log of schema version 2.
+
+    That is BLAKE2b-128 of the same content, which takes up to three times as long.
+    """
+    return found == expected or found == _sum_of(_blake2b_128, before, position, version, count, stream, body)
+
+
+_blake2b_128 = partial(blake2b, digest_size=CHECKSUM_BYTES)
+
+
+def _sum_of(
+    made: Callable[[bytes], _Sum], before: bytes, position: int, version: int, count: int, stream: str, body: bytes
+) -> bytes:
     place = b"".join((before, _PLACE(position, version, count), stream.encode(), b"\0"))
     if len(body) < _LARGE_BYTES:
-        return blake2b(place + body, digest_size=CHECKSUM_BYTES).digest()
+        return made(place + body).digest()
     # Not copied, which would be done under the interpreter's lock; hashing so much is done without it.
-    content = blake2b(place, digest_size=CHECKSUM_BYTES)
+    content = made(place)
     content.update(body)
     return content.digest()
 

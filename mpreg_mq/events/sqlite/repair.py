@@ -17,7 +17,7 @@ from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events.sqlite import schema, snapshots
 from mpreg_mq.events.sqlite.failures import UNREADABLE
 from mpreg_mq.events.sqlite.log import SQLiteEventLog
-from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum
+from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum, has_checksum
 from mpreg_mq.events.sqlite.transactions import Row, Stream
 from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head, sync_directory
 
@@ -224,12 +224,10 @@ def _chains(row: tuple[Any, ...], position: int, before: bytes, streams: dict[in
     stream = streams.get(stream_id)
     # Damage can have made anything of the columns.
     with suppress(Exception):
-        return (
-            stream is not None
-            and last == position + events
-            and version == stream.version + events
-            and sum_ == checksum(before, last, version, events, stream.name, body)
-        )
+        if stream is None or last != position + events or version != stream.version + events:
+            return False
+        expected = checksum(before, last, version, events, stream.name, body)
+        return has_checksum(sum_, before, last, version, events, stream.name, body, expected)
     return False
 
 

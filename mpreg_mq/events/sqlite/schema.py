@@ -17,8 +17,11 @@ from mpreg_mq.events.types import Event
 APPLICATION_ID = 0x6D70_6D71
 """``mpmq`` in the file's header: tells a log from any other SQLite file."""
 
-SCHEMA_VERSION = 2
-"""Version of the tables, kept in ``meta``. Version 1 had a row for each event and no checksums."""
+SCHEMA_VERSION = 3
+"""Version of the tables, kept in ``meta``. Version 1 had a row for each event and no checksums, version 2 others."""
+
+OLDEST_READ = 2
+"""What is written like this or later can be read as it is."""
 
 TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
@@ -107,18 +110,21 @@ def check_owner(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-# --- from version 1 -----------------------------------------------------------------------------------------
+# --- from older versions -----------------------------------------------------------------------------------------
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:
     """Bring the tables from an older version to this one, inside a transaction of the caller's.
 
-    O(events) time; the file grows by the size of the log, which is reused.
+    O(events) time from version 1, and the file grows by the size of the log, which is reused; O(1) from later ones.
 
     Raises:
         EventLogError: an event cannot be read; nothing has changed then.
     """
-    assert version == 1, "there has been one older version"
+    if version >= OLDEST_READ:
+        # What is added from now on is not for those who read that version.
+        write_meta(connection, "schema_version", SCHEMA_VERSION)
+        return
     for table in ("streams", "events", "event_types"):
         connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
     connection.execute("DROP TABLE meta")

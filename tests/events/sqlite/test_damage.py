@@ -1,4 +1,4 @@
-"""Damaged files are noticed and left as they are, and files of older releases are brought up to date."""
+"""Damaged files are noticed and left as they are."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
-from mpreg_mq.events import Append, Event, QueuePaused, SQLiteEventLog, encode
-from mpreg_mq.events.sqlite import APPLICATION_ID
+from mpreg_mq.errors import CorruptLogError, UnknownEventError
+from mpreg_mq.events import Append, QueuePaused, SQLiteEventLog
 from mpreg_mq.events.sqlite.records import checksum
-from tests.support.sqlite_logs import events, opened, run, stored
+from tests.support.sqlite_logs import events, opened, run
 
 # --- damage -------------------------------------------------------------------------------------------------
 
@@ -164,58 +163,3 @@ def test_a_damaged_head_is_noticed(path: Path, tmp_path: Path, caplog: pytest.Lo
     with opened(copy / path.name) as log:
         assert log.last_position() == 1
     assert "no head file" in caplog.text
-
-
-# --- files of older releases --------------------------------------------------------------------------------
-
-
-def make_version_1(path: Path, *, complete: bool = True) -> list[tuple[int, str, int, Event]]:
-    """A log as the first release wrote it, and what it holds."""
-    content: list[tuple[int, str, int, Event]] = [
-        (1, "queue:b", 1, QueuePaused(at=1.0)),
-        (2, "queue:a", 1, events(1)[0]),
-        (3, "queue:a", 2, events(2)[0]),
-        (4, "queue:b", 2, events(3)[0]),
-    ]
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        for statement in (
-            f"PRAGMA application_id = {APPLICATION_ID}",
-            "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
-            "CREATE TABLE streams (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version INTEGER NOT NULL)",
-            "CREATE TABLE event_types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
-            "CREATE TABLE events (position INTEGER PRIMARY KEY, stream_id INTEGER NOT NULL, version INTEGER NOT NULL, "
-            "type INTEGER NOT NULL, schema INTEGER NOT NULL, body BLOB NOT NULL)",
-            "CREATE UNIQUE INDEX events_of_stream ON events (stream_id, version)",
-            "INSERT INTO meta VALUES ('schema_version', 1)",
-            "INSERT INTO streams VALUES (1, 'queue:b', 2), (2, 'queue:a', 2)",
-            "INSERT INTO event_types VALUES (1, 'QueuePaused'), (2, 'MessageCompleted')",
-        ):
-            connection.execute(statement)
-        for position, stream, version, event in content if complete else content[:-1]:
-            encoded = encode(event)
-            row = (position, 1 if stream == "queue:b" else 2, version, 1 if position == 1 else 2, 1, encoded.body)
-            connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
-        connection.execute("PRAGMA journal_mode = WAL")
-    return content
-
-
-def test_a_log_of_the_first_release_is_brought_up_to_date(path: Path) -> None:
-    """Given a file of schema version 1, then opening it keeps every event where it was, and the file goes on."""
-    content = make_version_1(path)
-    with pytest.raises(EventLogError, match="open it for writing once"):
-        SQLiteEventLog(path, read_only=True)
-    with opened(path) as log:
-        assert stored(log) == content
-        log.append([Append("queue:a", 2, events(4))])
-    with opened(path) as log:
-        assert stored(log) == [*content, (5, "queue:a", 3, events(4)[0])]
-    assert run(path, "SELECT name FROM sqlite_master WHERE name LIKE '%event%'") == []
-
-
-def test_a_damaged_log_of_the_first_release_stays_as_it_is(path: Path) -> None:
-    """Given a file of schema version 1 that lost an event, then it is refused, and nothing was changed."""
-    make_version_1(path, complete=False)
-    for _ in range(2):
-        with pytest.raises(CorruptLogError, match="found 3 events, expected 4"):
-            SQLiteEventLog(path)
-    assert run(path, "SELECT count(*) FROM events") == [(3,)]

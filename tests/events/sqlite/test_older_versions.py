@@ -1,0 +1,140 @@
+"""Log files that older releases wrote: version 1 of the tables is brought up to date, version 2 is read as it is."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from mpreg_mq.errors import CorruptLogError, EventLogError
+from mpreg_mq.events import Append, Event, QueuePaused, SQLiteEventLog, check_log, encode, repair_log
+from mpreg_mq.events.sqlite import APPLICATION_ID, SCHEMA_VERSION
+from mpreg_mq.events.sqlite.records import _blake2b_128, _sum_of
+from mpreg_mq.events.sqlite.writer_file import head_path
+from tests.support.sqlite_logs import events, opened, run, stored
+
+VERSION_2 = "UPDATE meta SET value = 2 WHERE key = 'schema_version'"
+
+# --- version 1: a row for each event, and no checksums ------------------------------------------------------
+
+
+def make_version_1(path: Path, *, complete: bool = True) -> list[tuple[int, str, int, Event]]:
+    """A log as the first release wrote it, and what it holds."""
+    content: list[tuple[int, str, int, Event]] = [
+        (1, "queue:b", 1, QueuePaused(at=1.0)),
+        (2, "queue:a", 1, events(1)[0]),
+        (3, "queue:a", 2, events(2)[0]),
+        (4, "queue:b", 2, events(3)[0]),
+    ]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in (
+            f"PRAGMA application_id = {APPLICATION_ID}",
+            "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
+            "CREATE TABLE streams (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version INTEGER NOT NULL)",
+            "CREATE TABLE event_types (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+            "CREATE TABLE events (position INTEGER PRIMARY KEY, stream_id INTEGER NOT NULL, version INTEGER NOT NULL, "
+            "type INTEGER NOT NULL, schema INTEGER NOT NULL, body BLOB NOT NULL)",
+            "CREATE UNIQUE INDEX events_of_stream ON events (stream_id, version)",
+            "INSERT INTO meta VALUES ('schema_version', 1)",
+            "INSERT INTO streams VALUES (1, 'queue:b', 2), (2, 'queue:a', 2)",
+            "INSERT INTO event_types VALUES (1, 'QueuePaused'), (2, 'MessageCompleted')",
+        ):
+            connection.execute(statement)
+        for position, stream, version, event in content if complete else content[:-1]:
+            encoded = encode(event)
+            row = (position, 1 if stream == "queue:b" else 2, version, 1 if position == 1 else 2, 1, encoded.body)
+            connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.execute("PRAGMA journal_mode = WAL")
+    return content
+
+
+def test_a_log_of_the_first_release_is_brought_up_to_date(path: Path) -> None:
+    """Given a file of schema version 1, then opening it keeps every event where it was, and the file goes on."""
+    content = make_version_1(path)
+    with pytest.raises(EventLogError, match="open it for writing once"):
+        SQLiteEventLog(path, read_only=True)
+    with opened(path) as log:
+        assert stored(log) == content
+        log.append([Append("queue:a", 2, events(4))])
+    with opened(path) as log:
+        assert stored(log) == [*content, (5, "queue:a", 3, events(4)[0])]
+    assert run(path, "SELECT name FROM sqlite_master WHERE name LIKE '%event%'") == []
+
+
+def test_a_damaged_log_of_the_first_release_stays_as_it_is(path: Path) -> None:
+    """Given a file of schema version 1 that lost an event, then it is refused, and nothing was changed."""
+    make_version_1(path, complete=False)
+    for _ in range(2):
+        with pytest.raises(CorruptLogError, match="found 3 events, expected 4"):
+            SQLiteEventLog(path)
+    assert run(path, "SELECT count(*) FROM events") == [(3,)]
+
+
+# --- version 2: other checksums -----------------------------------------------------------------------------
+
+
+def make_version_2(path: Path) -> list[tuple[int, str, int, Event]]:
+    """A log with the checksums of version 2, and what it holds."""
+    with mock.patch("mpreg_mq.events.sqlite.adding.checksum", partial(_sum_of, _blake2b_128)), opened(path) as log:
+        for number in (1, 2, 3):
+            log.append([Append("queue:a", number - 1, events(number))])
+        content = stored(log)
+        shutil.copy(head_path(path), path.with_name("head of version 2"))
+    run(path, VERSION_2)
+    return content
+
+
+def test_a_log_with_other_checksums_is_read_as_it_is(path: Path) -> None:
+    """Given a file of version 2, then it is read, and nothing in it is changed."""
+    content = make_version_2(path)
+    before = path.read_bytes()
+    with closing(SQLiteEventLog(path, read_only=True)) as log:
+        assert stored(log) == content
+    assert check_log(path) is None
+    assert path.read_bytes() == before
+
+
+def test_a_log_with_other_checksums_goes_on_with_those_of_today(path: Path) -> None:
+    """Given a file of version 2 that is written on, then all of it is read, and not by who knows that version only."""
+    content = make_version_2(path)
+    with opened(path) as log:
+        log.append([Append("queue:a", 3, events(4))])
+    assert run(path, "SELECT value FROM meta WHERE key = 'schema_version'") == [(SCHEMA_VERSION,)]
+    with opened(path) as log:
+        assert stored(log) == [*content, (4, "queue:a", 4, events(4)[0])]
+
+
+@pytest.mark.parametrize("position", [1, 2, 3])
+def test_damage_is_found_below_other_checksums(path: Path, position: int) -> None:
+    """Given a record of version 2 that was changed, then reading finds it, and repair keeps what is before it."""
+    content = make_version_2(path)
+    run(
+        path,
+        f"UPDATE records SET body = (SELECT body FROM records WHERE position = {position % 3 + 1}) "
+        f"WHERE position = {position}",
+    )
+    found = check_log(path)
+    assert found is not None
+    assert found.position == position
+    assert repair_log(path) is not None
+    with opened(path) as log:
+        assert stored(log) == content[: position - 1]
+
+
+def test_a_lost_end_is_noticed_below_other_checksums(path: Path) -> None:
+    """Given a file of version 2 that lost its end, of which its head tells, then opening it raises."""
+    make_version_2(path)
+    shutil.copy(path.with_name("head of version 2"), head_path(path))
+    run(
+        path,
+        "DELETE FROM records WHERE position = 3",
+        "UPDATE meta SET value = 2 WHERE key = 'head_position'",
+        "UPDATE meta SET value = (SELECT checksum FROM records WHERE position = 2) WHERE key = 'head_checksum'",
+    )
+    with pytest.raises(CorruptLogError, match="found 2 events, expected 3: its end is missing"):
+        SQLiteEventLog(path)
