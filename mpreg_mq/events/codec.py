@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import reduce
+from itertools import compress, count
 from operator import attrgetter, or_
 from typing import Any, NamedTuple, get_type_hints
 
@@ -19,6 +20,7 @@ from mpreg_mq._validation import describe
 from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
 from mpreg_mq.events import types
 from mpreg_mq.events.types import Event
+from mpreg_mq.model import DEFAULT_OPTIONS
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 """Turns the field map of one schema version into that of the next."""
@@ -101,6 +103,7 @@ class EncodedEvent(NamedTuple):
 
 
 _EVENT = attrgetter("event")
+_OPTIONS = attrgetter("options")
 
 _Packer = Callable[[Any], Any]
 
@@ -159,6 +162,14 @@ def _map_packer(cls: type[Any]) -> Callable[[Any], dict[str, Any]]:
     return pack
 
 
+def _have_no_options(events: list[Event]) -> bool:
+    """Whether all are messages that ask for nothing."""
+    if set(map(type, events)) != {types.MessageEnqueued}:
+        return False
+    # The very ones: others that are equal to them are encoded by their packer, which leaves them out as well.
+    return set(map(id, map(_OPTIONS, events))) == {id(DEFAULT_OPTIONS)}
+
+
 class Codec:
     """Encodes and decodes events. Most code uses the one in :data:`CODEC`; safe to use from many threads.
 
@@ -179,7 +190,8 @@ class Codec:
 
     def _number(self) -> None:
         numbers = {tag: TYPE_NUMBERS[tag] + _MOST_TYPES * (version - 1) for tag, version in self._versions.items()}
-        self._numbered_packers = {cls: (numbers[tag], pack) for cls, (tag, pack) in self._packers.items()}
+        self._number_of = {cls: numbers[tag] for cls, (tag, _) in self._packers.items()}
+        self._packer_of = {cls: pack for cls, (_, pack) in self._packers.items()}
         # What is encoded is [number, event]. With the number as a tag, msgspec decodes a whole body in one call.
         items = [
             msgspec.defstruct(
@@ -230,12 +242,18 @@ class Codec:
             EventLogError: as for :meth:`encode`.
         """
         events = tuple(events)
-        packers = self._numbered_packers
         try:
-            items = []
-            for event in events:
-                number, pack = packers[type(event)]
-                items.append((number, event if pack is None else pack(event)))
+            kinds = list(map(type, events))
+            items: list[Any] = list(zip(map(self._number_of.__getitem__, kinds), events, strict=True))
+            packers = list(map(self._packer_of.__getitem__, kinds))
+            # Few types have one, and the events of the one that is common are most often encoded as they are: what all
+            # of them have is left to the loops of C.
+            packed = list(compress(events, packers))
+            if packed and not _have_no_options(packed):
+                for place in compress(count(), packers):
+                    pack = packers[place]
+                    assert pack is not None
+                    items[place] = (items[place][0], pack(events[place]))
             return self._encode_body(items)
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
             # One at a time, to say which.

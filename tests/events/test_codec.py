@@ -31,7 +31,7 @@ from mpreg_mq.events import (
     encode,
 )
 from mpreg_mq.events.codec import TYPE_NUMBERS
-from mpreg_mq.model import DeliveryGuarantee, MessageOptions, OverflowPolicy, QueueType
+from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, MessageOptions, OverflowPolicy, QueueType
 from tests.support.events import values_of_class
 
 
@@ -102,6 +102,15 @@ def test_defaults_inside_nested_values_are_not_stored() -> None:
         "name": "q",
         "configuration": {"name": "q", "queue_type": "delay", "max_size": 5},
     }
+
+
+def test_options_that_equal_the_default_are_not_stored_either() -> None:
+    """Given options that ask for nothing but are not the default itself, then an event is stored as it is with that."""
+    other = replace(ENQUEUED, options=MessageOptions(priority=None))
+    assert len(CODEC.encode_many((other, other))) == len(CODEC.encode_many((ENQUEUED, ENQUEUED)))
+    (read,) = CODEC.decode_many(CODEC.encode_many((other,)))
+    assert isinstance(read, MessageEnqueued)
+    assert read.options is DEFAULT_OPTIONS
 
 
 def test_defaults_are_part_of_the_format() -> None:
