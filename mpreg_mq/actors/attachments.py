@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -16,9 +16,9 @@ from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.subscriber_actor import (
     Attach,
     BlockingSubscriberActor,
+    CallNow,
     Cancel,
     Deliver,
-    DeliverNow,
     Detach,
     Later,
     Outcome,
@@ -104,9 +104,14 @@ class Attachment:
             return f"the actor of subscriber {self.subscriber_id} has been stopped"
         return Later.REPORTED
 
-    def begin_row(self, subscription_id: str) -> DeliverNow | None:
-        """:meth:`deliver` for many messages to one subscription, until :meth:`end_row`; None where it is busy."""
+    def begin_row(self, subscription_id: str) -> CallNow | None:
+        """What calls a subscription for many messages, until :meth:`end_row`; None where it is busy."""
         return None if self._loop_actor is None else self._loop_actor.begin_row(subscription_id)
+
+    def go_on(self, awaitable: Awaitable[Any], delivery: Deliver) -> Outcome | Later:
+        """Have it awaited what a callback of a row has returned."""
+        assert self._loop_actor is not None
+        return self._loop_actor.go_on(awaitable, delivery)
 
     def end_row(self) -> None:
         """No more of what :meth:`begin_row` has begun."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
+from typing import Any
 
 import pykka
 
@@ -19,12 +20,12 @@ from mpreg_mq.actors.decider.settling import acknowledge
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.recording import RecordingActor
 from mpreg_mq.actors.store import Store
-from mpreg_mq.actors.subscriber_actor import Deliver, DeliverNow, Later, Outcome, Settled
+from mpreg_mq.actors.subscriber_actor import CallNow, Deliver, Later, Outcome, Settled
 from mpreg_mq.actors.views import queued_message
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, PayloadError
 from mpreg_mq.events import types as e
-from mpreg_mq.projections import Message, QueueState
+from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.everyday import delivered_and_acknowledged, delivered_and_acknowledged_in_a_row
 
 logger = logging.getLogger("mpreg_mq")
@@ -67,11 +68,11 @@ class DeliveringActor(RecordingActor):
         attachment = self._attachments.get(row.subscriber_id)
         if attachment is None or row.subscription_id not in attachment.end_at_once:
             return 0
-        deliver = attachment.begin_row(row.subscription_id)
-        if deliver is None:
+        call = attachment.begin_row(row.subscription_id)
+        if call is None:
             return 0
         try:
-            return self._deliver_each(row.deliveries, deliver, attachment, end, 2 * between_looks)
+            return self._deliver_each(row.deliveries, call, attachment, end, 2 * between_looks)
         finally:
             try:
                 # Also where something ends the turn before its time.
@@ -82,7 +83,7 @@ class DeliveringActor(RecordingActor):
     def _deliver_each(
         self,
         deliveries: Iterable[Dispatched],
-        deliver: DeliverNow,
+        call: CallNow,
         attachment: Attachment,
         end: float,
         events_between_looks: int,
@@ -91,26 +92,29 @@ class DeliveringActor(RecordingActor):
         now_by_clock = self._now
         told = self._in_a_row
         made = 0
-        for message, event in deliveries:
+        for accepted, event in deliveries:
             try:
-                copy = queued_message(message.event, configuration, event.attempt, event.deadline)
+                copy = queued_message(accepted, configuration, event.attempt, event.deadline)
             except PayloadError:
                 # One that is handed over by itself.
                 break
             made += 1
-            delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
+            outcome: Outcome | Later | Awaitable[Any]
             # As in _hand_over, in place.
             self._unopened = event
             self._calling_out = True
             try:
-                outcome = deliver(delivery)
+                outcome = call(copy)
+                if outcome is not None and not isinstance(outcome, str):
+                    delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
+                    outcome = attachment.go_on(outcome, delivery)
             finally:
                 self._calling_out = False
                 unopened, self._unopened = self._unopened, None
             if outcome is not None or unopened is None:
                 self._fold_row()
                 self.deliveries += 1
-                self._settle_attempt(event, message, attachment, outcome, unopened)
+                self._settle_attempt(event, attachment, outcome, unopened)
                 break
             # As _context, in place.
             now = now_by_clock()
@@ -134,16 +138,16 @@ class DeliveringActor(RecordingActor):
     def _hand_over(self, event: e.MessageDelivered) -> None:
         """Call the subscriber, and settle the attempt where the callback is over. Part of a turn."""
         self.deliveries += 1
-        message = self.state.messages.get(event.message_id)
+        accepted = self.state.messages.accepted(event.message_id)
         attachment = self._attachments.get(event.subscriber_id)
-        assert message is not None
+        assert accepted is not None
         self._unopened = event
         if attachment is None:
             self._open_lease()
             self._settle_failure(event, "the subscriber is not attached in this process")
             return
         try:
-            copy = queued_message(message.event, self.state.configuration, event.attempt, event.deadline)
+            copy = queued_message(accepted, self.state.configuration, event.attempt, event.deadline)
         except PayloadError as error:
             self._open_lease()
             self._settle_failure(event, str(error))
@@ -155,12 +159,11 @@ class DeliveringActor(RecordingActor):
         finally:
             self._calling_out = False
             unopened, self._unopened = self._unopened, None
-        self._settle_attempt(event, message, attachment, outcome, unopened)
+        self._settle_attempt(event, attachment, outcome, unopened)
 
     def _settle_attempt(
         self,
         event: e.MessageDelivered,
-        message: Message,
         attachment: Attachment,
         outcome: Outcome | Later,
         unopened: e.MessageDelivered | None,
@@ -182,7 +185,7 @@ class DeliveringActor(RecordingActor):
             if settles:
                 # As acknowledge, in place, for what most deliveries come to; the fold refuses all others.
                 ended = e.MessageAcknowledged(context.now, event.message_id, event.subscriber_id, True)
-                if delivered_and_acknowledged(state, message, event, ended):
+                if delivered_and_acknowledged(state, event, ended):
                     outbox += (event, ended)
                     return
             # In a turn this is all that recording is: what fails fails the turn.

@@ -45,7 +45,7 @@ class Later(Enum):
     REPORTED = "reported"
 
 
-DeliverNow = Callable[[Deliver], Outcome | Later]
+CallNow = Callable[[QueuedMessage], Outcome | Awaitable[Any]]
 
 
 @attrs.frozen
@@ -135,14 +135,18 @@ class SubscriberActor(LoopActor):
             return f"subscription {delivery.subscription_id} has no callback in this process"
         outer = current_delivery.get()
         try:
-            return self._call(callback, delivery)
+            returned = self._call(callback, delivery.message)
+            if returned is None or isinstance(returned, str):
+                return returned
+            return self.go_on(returned, delivery)
         finally:
             current_delivery.set(outer)
 
-    def begin_row(self, subscription_id: str) -> DeliverNow | None:
-        """Begin a turn for many deliveries to one subscription: :meth:`deliver` for it, or None if the actor is busy.
+    def begin_row(self, subscription_id: str) -> CallNow | None:
+        """Begin a turn for many deliveries to one subscription: what calls its callback, or None if the actor is busy.
 
-        What it is told until :meth:`end_row` it handles then.
+        That gives the outcome, or what is to be awaited for it: see :meth:`go_on`. What the actor is told until
+        :meth:`end_row` it handles then.
         """
         callback = self._callbacks.get(subscription_id)
         if callback is None or not self.actor_inbox.enter():
@@ -157,14 +161,20 @@ class SubscriberActor(LoopActor):
         finally:
             self.actor_inbox.leave()
 
-    def _call(self, callback: Callback, delivery: Deliver) -> Outcome | Later:
-        current_delivery.set(delivery.message)
+    @staticmethod
+    def _call(callback: Callback, message: QueuedMessage) -> Outcome | Awaitable[Any]:
+        current_delivery.set(message)
         try:
-            returned = callback(delivery.message)
-            if returned is None or not inspect.isawaitable(returned):
-                return None
-            return self._await(returned, delivery)
+            returned = callback(message)
+            return returned if returned is not None and inspect.isawaitable(returned) else None
         # KeyboardInterrupt and SystemExit included: one callback must not end the process of all the others.
+        except BaseException as error:
+            return error_text(error)
+
+    def go_on(self, awaitable: Awaitable[Any], delivery: Deliver) -> Outcome | Later:
+        """Await what the callback of a delivery has returned; its outcome will be reported."""
+        try:
+            return self._await(awaitable, delivery)
         except BaseException as error:
             return error_text(error)
 

@@ -25,7 +25,10 @@ Entry = tuple[float, int, int, "Slot"]
 Head = tuple[float, int, int, "Lane"]
 """(rank, sequence number, lane number, lane): where a lane's first slot stands in the order of the queue."""
 
-_BEHIND_ALL = (inf, 0)
+Place = tuple[float, int]
+"""(rank, sequence number): where something stands in the order of the queue."""
+
+BEHIND_ALL: Place = (inf, 0)
 _MAX_CACHED_TOPICS = 100_000
 _MAX_STALE_HEADS = 1_000
 _MAX_IDLE_LANES = 1_000
@@ -129,14 +132,15 @@ class Lanes:
         self._subscribers = subscribers
         self._shared: dict[tuple[str, ...], Lane] = {}
         self._personal: dict[str, Lane] = {}
-        self._lane_of_topic: dict[str, Lane] = {}
+        self.lane_of_topic: dict[str, Lane] = {}
         self._lanes_of: dict[str, list[Lane]] = {}
         self._heads: list[Head] = []
         self.starved: set[str] = set()
         """Subscribers for which a lane may wait; whoever can take something again has to be woken."""
         self._numbers = count()
         self._most_lanes = _MAX_IDLE_LANES
-        self._stale = False
+        self.stale = False
+        """Whether audiences have changed since the last look."""
 
     def __len__(self) -> int:
         """Slots that are ready."""
@@ -147,7 +151,7 @@ class Lanes:
         message = slot.message
         topic = message.topic
         if slot.subscriber_id is None:
-            lane = self._lane_of_topic.get(topic) or self._shared_lane(topic)
+            lane = self.lane_of_topic.get(topic) or self._shared_lane(topic)
         else:
             lane = self._personal_lane(slot.subscriber_id)
         slot.lane = lane
@@ -186,7 +190,7 @@ class Lanes:
 
     def subscriptions_changed(self) -> None:
         """Audiences have to be worked out again before the next look."""
-        self._stale = True
+        self.stale = True
 
     def wake(self, subscriber_id: str) -> None:
         """The subscriber may be able to take a message again. O(1) unless a lane had waited for it."""
@@ -200,7 +204,7 @@ class Lanes:
 
         O(log lanes) plus the size of the audience.
         """
-        if self._stale:
+        if self.stale:
             self._settle()
         heads = self._heads
         while heads:
@@ -241,35 +245,69 @@ class Lanes:
             return slot, subscriber
         return None
 
-    def front(self) -> tuple[Lane, Subscriber, tuple[float, int]] | None:
+    def front(self) -> tuple[Lane, Subscriber, Place] | None:
         """The lane whose first slots may go one after another, all to one push subscriber that can take them now.
 
         And where in the order of the queue another lane may come in between: only what stands before it may go. None
         where there is no such lane, which says nothing of :meth:`next`. O(1).
         """
-        if self._stale:
+        if self.stale:
             self._settle()
         heads = self._heads
-        if not heads:
+        while heads:
+            # As in next.
+            head = heads[0]
+            lane = head[3]
+            first = lane.first() if lane.offered is head else None
+            if first is None:
+                heappop(heads)
+                if lane.offered is head:
+                    lane.offered = None
+                continue
+            if len(heads) == 1 or (first[1] == head[1] and first[0] == head[0]):
+                break
+            lane.offered = head = (first[0], first[1], lane.number, lane)
+            heapreplace(heads, head)
+            if heads[0] is head:
+                break
+        else:
             return None
-        head = heads[0]
-        lane = head[3]
         only = lane.only
-        if lane.offered is not head or lane.heap or only is None or only in self.starved:
+        if lane.heap or only is None or only in self.starved:
             return None
         subscriber = self._subscribers.get(only)
         if subscriber is None or subscriber.pull or not subscriber.can_take():
             return None
         # In a heap the second smallest is one of two.
         others = heads[1:3]
-        return lane, subscriber, min([(other[0], other[1]) for other in others]) if others else _BEHIND_ALL
+        return lane, subscriber, min([(other[0], other[1]) for other in others]) if others else BEHIND_ALL
+
+    def taker(self, lane: Lane) -> Subscriber | None:
+        """The push subscriber that can take messages of a lane now, which nobody else can, where no slot is offered.
+
+        None says nothing of :meth:`next`. O(1), amortised.
+        """
+        heads = self._heads
+        while heads:
+            head = heads[0]
+            of_head = head[3]
+            if of_head.offered is head:
+                if of_head.size:
+                    return None
+                of_head.offered = None
+            heappop(heads)
+        only = lane.only
+        if self.stale or only is None or lane.size or only in self.starved:
+            return None
+        subscriber = self._subscribers.get(only)
+        return None if subscriber is None or subscriber.pull or not subscriber.can_take() else subscriber
 
     def ready_for(self, subscriber_id: str) -> Iterator[Slot]:
         """The ready slots that this subscriber may take, in queue order; nothing may change while it is read.
 
         O(lanes of the subscriber) for the first, O(log lanes) for each after it.
         """
-        if self._stale:
+        if self.stale:
             self._settle()
         lanes = self._lanes_of.get(subscriber_id, ())
         return (entry[3] for entry in merge(*lanes))
@@ -277,13 +315,13 @@ class Lanes:
     @property
     def may_deliver(self) -> bool:
         """Whether :meth:`next` could find something; false for certain when nobody can take anything."""
-        return self._stale or bool(self._heads)
+        return self.stale or bool(self._heads)
 
     def clear(self) -> None:
         """Forget all slots; audiences are worked out again."""
         self._shared.clear()
         self._personal.clear()
-        self._lane_of_topic.clear()
+        self.lane_of_topic.clear()
         self._lanes_of.clear()
         self._heads.clear()
         self.starved.clear()
@@ -324,9 +362,9 @@ class Lanes:
             lane = self._shared[members] = Lane(next(self._numbers), members, self._pushes(members))
             for subscriber_id in members:
                 self._lanes_of.setdefault(subscriber_id, []).append(lane)
-        if len(self._lane_of_topic) >= _MAX_CACHED_TOPICS:
-            self._lane_of_topic.clear()
-        self._lane_of_topic[topic] = lane
+        if len(self.lane_of_topic) >= _MAX_CACHED_TOPICS:
+            self.lane_of_topic.clear()
+        self.lane_of_topic[topic] = lane
         return lane
 
     def _forget_idle(self) -> None:
@@ -347,7 +385,7 @@ class Lanes:
         # While nothing is delivered, as in a replay, nobody takes old heads out.
         self._heads = [head for head in self._heads if head[3].offered is head]
         heapify(self._heads)
-        self._lane_of_topic = {topic: lane for topic, lane in self._lane_of_topic.items() if lane.size}
+        self.lane_of_topic = {topic: lane for topic, lane in self.lane_of_topic.items() if lane.size}
         self._most_lanes = 2 * len(self._shared) + _MAX_IDLE_LANES
 
     def _personal_lane(self, subscriber_id: str) -> Lane:
@@ -370,10 +408,10 @@ class Lanes:
 
     def _settle(self) -> None:
         """Work audiences out again: O(distinct ready topics), plus the slots of lanes that split."""
-        self._stale = False
+        self.stale = False
         old = list(self._shared.values())
         self._shared = {}
-        self._lane_of_topic = {}
+        self.lane_of_topic = {}
         self._lanes_of = {}
         self._personal = {key: lane for key, lane in self._personal.items() if lane.size}
         for subscriber_id, lane in self._personal.items():
@@ -400,7 +438,7 @@ class Lanes:
         for subscriber_id in members:
             self._lanes_of.setdefault(subscriber_id, []).append(lane)
         for topic in lane.topics:
-            self._lane_of_topic[topic] = lane
+            self.lane_of_topic[topic] = lane
 
     def _requeue_heads(self) -> None:
         self._heads = []
@@ -410,7 +448,7 @@ class Lanes:
 
     def check(self) -> None:
         """Assert that slots know their lane, that lanes are sorted, and that no taker is overlooked."""
-        if self._stale:
+        if self.stale:
             self._settle()
         offered = {id(head) for head in self._heads}
         for lane in self._all():

@@ -91,6 +91,19 @@ class Message(msgspec.Struct, eq=False):
         self.members = None
 
 
+PLAIN_RANK = 0.0
+"""Of a message without options, where its place does not depend on its time."""
+
+
+def plain_message(event: e.MessageEnqueued, seq: int, version: int, max_attempts: int) -> Message:
+    """The message of an event that asks for nothing, in a queue in which messages neither wait nor expire."""
+    message = Message(
+        event, event.message_id, event.topic, event.guarantee, seq, version, PLAIN_RANK, max_attempts, None, None
+    )
+    message.slot = Slot(message, None, event.at)
+    return message
+
+
 class Defaults:
     """What messages take from the configuration, looked up once."""
 
@@ -107,7 +120,7 @@ class Defaults:
         """The message that this event accepted as the queue's ``seq``-th, at ``version`` of its stream."""
         options = event.options
         due_at = event.at
-        rank = 0.0
+        rank = PLAIN_RANK
         ttl = self.ttl_seconds
         max_attempts = self.max_attempts
         group_id = None

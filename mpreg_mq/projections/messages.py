@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, ClassVar
@@ -16,11 +15,13 @@ from mpreg_mq.projections.deadlines import Deadline, DeadlineKind, Deadlines
 from mpreg_mq.projections.dumps import MessagesDump, TimerDump, decode_events, encode_events
 from mpreg_mq.projections.lanes import Lanes
 from mpreg_mq.projections.message import NO_SLOT, Defaults, Message, Slot
+from mpreg_mq.projections.message_checks import check_messages
 from mpreg_mq.projections.message_dumps import dump_message, dump_timer, restore_message, slots_with_dumps
 from mpreg_mq.projections.subscribers import Subscribers
+from mpreg_mq.projections.unfinished import Unfinished
 
 
-class Messages(Projection):
+class Messages(Unfinished, Projection):
     """The messages of a queue that are not finished.
 
     Enqueueing, delivering and finishing are O(log n) in the number of unfinished messages.
@@ -54,9 +55,7 @@ class Messages(Projection):
     }
 
     __slots__ = (
-        "_by_id",
         "_circuits",
-        "_defaults",
         "_group_holders",
         "_groups",
         "_subscribers",
@@ -64,19 +63,16 @@ class Messages(Projection):
         "audiences",
         "deadlines",
         "finished_count",
-        "get",
-        "lanes",
         "leased_count",
         "next_seq",
         "pending_count",
         "version",
     )
 
-    def __init__(self, subscribers: Subscribers | None = None) -> None:
+    def __init__(self, subscribers: Subscribers | None = None, on_doubt: Callable[[], None] | None = None) -> None:
         self.deadlines = Deadlines()
         self._subscribers = subscribers if subscribers is not None else Subscribers()
-        self.lanes = Lanes(self._subscribers)
-        self._defaults: Defaults | None = None
+        super().__init__(Lanes(self._subscribers), on_doubt)
         self.version = 0
         self.next_seq = 1
         self.pending_count = 0
@@ -85,19 +81,9 @@ class Messages(Projection):
         self.accepted_count = 0
         self.finished_count = 0
         self.audiences: dict[str, Message] = {}
-        self._by_id: OrderedDict[str, Message] = OrderedDict()
-        self.get: Callable[[str], Message | None] = self._by_id.get
-        """The unfinished message of an id, or None."""
         self._groups: dict[str, SortedList[tuple[float, int, Message]]] = {}
         self._group_holders: dict[str, Message] = {}
         self._circuits: dict[str, Deadline] = {}
-
-    def __len__(self) -> int:
-        """Unfinished messages."""
-        return len(self._by_id)
-
-    def __iter__(self) -> Iterator[Message]:
-        return iter(self._by_id.values())
 
     def pending(self) -> list[Message]:
         """Messages without an open lease, in queue order; O(n log n)."""
@@ -126,25 +112,27 @@ class Messages(Projection):
             slot: Slot = first.target
             deadlines.remove(first)
             slot.timer = None
-            self.lanes.place(slot)
+            self._lanes.place(slot)
 
     def park(self, slot: Slot) -> None:
         """Take a ready slot out of its lane that must not be delivered any more, nor end while others are leased."""
-        self.lanes.remove(slot)
+        self._lanes.remove(slot)
 
     def _on_configured(self, event: e.QueueCreated | e.QueueReconfigured) -> None:
         self._defaults = Defaults(event.configuration)
+        self.quick_lane = None
 
     def _on_deleted(self, event: e.QueueDeleted) -> None:
         self.accepted_count = 0
         self.finished_count = 0
         self._by_id.clear()
+        self.unplaced = {}
         self._groups.clear()
         self._group_holders.clear()
         self._circuits.clear()
         self.audiences.clear()
         self.deadlines.clear()
-        self.lanes.clear()
+        self._lanes.clear()
         self.pending_count = 0
         self.leased_count = 0
 
@@ -168,7 +156,7 @@ class Messages(Projection):
             if slot.due_at > event.at:
                 slot.timer = self.deadlines.add(slot.due_at, DeadlineKind.DUE, slot)
             else:
-                self.lanes.place(slot)
+                self._lanes.place(slot)
         else:
             self._join_group(message, message.group_id, event.at)
 
@@ -243,7 +231,7 @@ class Messages(Projection):
                 self.leased_count -= 1
                 self.finished_count += 1
                 message.slot = NO_SLOT
-                lanes = self.lanes
+                lanes = self._lanes
                 if event.subscriber_id in lanes.starved:
                     lanes.wake(event.subscriber_id)
                 return
@@ -320,7 +308,8 @@ class Messages(Projection):
             self._finish(self._known(event, message_id), event.at)
 
     def _on_subscriptions_changed(self, event: e.SubscriberJoined | e.SubscriberLeft) -> None:
-        self.lanes.subscriptions_changed()
+        self._lanes.subscriptions_changed()
+        self.quick_lane = None
         subscriber = self._subscribers.get(event.subscriber_id)
         if subscriber is None or not subscriber.present:
             self._forget_circuit(event.subscriber_id)
@@ -331,7 +320,7 @@ class Messages(Projection):
 
     def _on_circuit_passable(self, event: e.CircuitHalfOpened | e.CircuitClosed) -> None:
         self._forget_circuit(event.subscriber_id)
-        self.lanes.wake(event.subscriber_id)
+        self._lanes.wake(event.subscriber_id)
 
     def _forget_circuit(self, subscriber_id: str) -> None:
         timer = self._circuits.pop(subscriber_id, None)
@@ -349,12 +338,12 @@ class Messages(Projection):
         if slot.due_at > now:
             slot.timer = self.deadlines.add(slot.due_at, DeadlineKind.DUE, slot)
         else:
-            self.lanes.place(slot)
+            self._lanes.place(slot)
 
     def _withdraw(self, slot: Slot) -> None:
         """Take a slot out of its lane and off its timer."""
         if slot.lane is not None:
-            self.lanes.remove(slot)
+            self._lanes.remove(slot)
         if slot.timer is not None:
             self.deadlines.remove(slot.timer)
             slot.timer = None
@@ -374,7 +363,7 @@ class Messages(Projection):
             self.pending_count += 1
             if message.expires_at is not None:
                 message.ttl_timer = self.deadlines.add(message.expires_at, DeadlineKind.TTL, message)
-        lanes = self.lanes
+        lanes = self._lanes
         if lease.subscriber_id in lanes.starved:
             lanes.wake(lease.subscriber_id)
 
@@ -465,35 +454,8 @@ class Messages(Projection):
             if dumped_slot.ready
         ]
         for slot in sorted(ready, key=lambda slot: (slot.message.rank, slot.message.seq)):
-            self.lanes.place(slot)
+            self._lanes.place(slot)
 
     def check(self) -> None:
         """Assert that counts, groups, lanes, leases and deadlines agree (I2)."""
-        self.deadlines.check()
-        self.lanes.check()
-        assert self.accepted_count == self.finished_count + len(self)
-        assert self.leased_count == sum(1 for message in self if message.live)
-        assert self.pending_count == len(self) - self.leased_count
-        assert self.audiences.keys() == {message.id for message in self if message.members is not None}
-        timers = 0
-        for message in self:
-            slots = list(message.slots())
-            timers += sum(slot.timer is not None for slot in slots) + (message.ttl_timer is not None)
-            if message.members is not None:
-                timers += message.slot.timer is not None
-                assert message.acknowledgments == sum(slot.acknowledged for slot in slots)
-                assert message.exhausted == sum(slot.exhausted for slot in slots)
-            assert message.live == sum(slot.lease is not None for slot in slots)
-            assert (message.ttl_timer is not None) == (message.expires_at is not None and not message.live)
-            for slot in slots:
-                assert slot.lane is None or slot.timer is None
-                assert slot.lease is None or (slot.timer is not None and slot.timer.kind is DeadlineKind.LEASE)
-                assert not (slot.acknowledged and (slot.lane or slot.timer or slot.exhausted))
-        assert timers + len(self._circuits) == len(self.deadlines)
-        grouped = [entry[2] for group in self._groups.values() for entry in group]
-        assert {id(message) for message in grouped} == {id(m) for m in self if m.group_id is not None}
-        for group_id, group in self._groups.items():
-            started = [message for _, _, message in group if message.started]
-            assert [message.id for message in started] == [
-                holder.id for key, holder in self._group_holders.items() if key == group_id
-            ]
+        check_messages(self)

@@ -15,7 +15,13 @@ from mpreg_mq.projections.base import Handled, Projection
 from mpreg_mq.projections.dead_letters import DeadLetters
 from mpreg_mq.projections.deduplication import DeduplicationWindow
 from mpreg_mq.projections.dumps import StateDump, decode_dump, encode_dump
-from mpreg_mq.projections.everyday import acknowledged, delivered, delivered_and_acknowledged, enqueued
+from mpreg_mq.projections.everyday import (
+    acknowledged,
+    delivered,
+    delivered_and_acknowledged,
+    enqueued,
+    enqueued_in_a_row,
+)
 from mpreg_mq.projections.message import Slot
 from mpreg_mq.projections.messages import Messages
 from mpreg_mq.projections.statistics import Statistics
@@ -28,6 +34,10 @@ _HANDLERS: dict[type[e.Event], _Handlers] = {}
 
 Names for all states: bound methods would be a fifth of what an idle queue takes.
 """
+
+
+NO_VERSION = -(1 << 62)
+"""However much is folded in on top of it."""
 
 
 class NotCreated:
@@ -61,9 +71,9 @@ class QueueState(Projection):
         self.deleted = False
         self.paused = False
         self.subscribers = Subscribers()
-        self.messages = Messages(self.subscribers)
+        self.messages = Messages(self.subscribers, self._doubt)
         self.statistics = Statistics()
-        self.dead_letters = DeadLetters(self._accepted)
+        self.dead_letters = DeadLetters(self.messages.accepted)
         self.deduplication = DeduplicationWindow()
         # Subscribers come before messages, whose dispatch index asks them who is free; dead letters too, because
         # they ask the messages for one that is about to end.
@@ -75,9 +85,9 @@ class QueueState(Projection):
             self.deduplication,
         )
 
-    def _accepted(self, message_id: str) -> e.MessageEnqueued | None:
-        message = self.messages.get(message_id)
-        return None if message is None else message.event
+    def _doubt(self) -> None:
+        """A change ended half way: be at no version that a log has, so that nobody goes on with this state."""
+        self.version = NO_VERSION
 
     def apply(self, event: e.Event) -> None:
         """Fold one event into every projection.
@@ -103,7 +113,10 @@ class QueueState(Projection):
             if told.deduplication_key is not None:
                 self.deduplication._on_accepted(told)
         else:
-            self.messages.version = self.version
+            messages = self.messages
+            if messages.unplaced:
+                messages.place_all()
+            messages.version = self.version
             own, others = _HANDLERS.get(kind) or self._find_handlers(kind)
             if own is not None:
                 getattr(self, own)(told)
@@ -120,10 +133,12 @@ class QueueState(Projection):
         Raises:
             ProjectionError: an event contradicts what came before; those before it are folded in.
         """
-        apply, find = self.apply, self.messages.get
+        apply, messages = self.apply, self.messages
         held: Any = None
+        before: type[e.Event] | None = None
+        following = iter(events)
         try:
-            for event in events:
+            for event in following:
                 told: Any = event
                 kind = type(event)
                 if held is not None:
@@ -132,14 +147,22 @@ class QueueState(Projection):
                         kind is e.MessageAcknowledged
                         and told.message_id == delivery.message_id
                         and told.subscriber_id == delivery.subscriber_id
-                        and delivered_and_acknowledged(self, find(told.message_id), delivery, told)
+                        and delivered_and_acknowledged(self, delivery, told)
                     ):
                         continue
                     apply(delivery)
                 if kind is e.MessageDelivered:
                     held = told
+                elif kind is before and kind is e.MessageEnqueued and messages.quick_lane is not None:
+                    # Where there are two there are more.
+                    after = enqueued_in_a_row(self, told, following)
+                    if type(after) is e.MessageDelivered:
+                        held = after
+                    elif after is not None:
+                        apply(after)
                 else:
                     apply(event)
+                before = kind
         finally:
             # Also where the events end with an error of whoever reads them.
             if held is not None:

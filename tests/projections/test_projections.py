@@ -306,7 +306,7 @@ def test_lanes_forget_overtaken_heads_and_old_topics(monkeypatch: pytest.MonkeyP
     state.check()
     assert len(lanes) == 50
     assert len(lanes._heads) <= 10
-    assert len(lanes._lane_of_topic) <= 10
+    assert len(lanes.lane_of_topic) <= 10
     found = lanes.next()
     assert found is not None
     assert found[0].message.id == "m49"

@@ -176,7 +176,7 @@ class WhyStory(Story):
         for message in list(self.q.state.messages):
             answer = ask(self.q, message.id)
             assert answer.standing in (Standing.READY, Standing.WAITING)
-            copy = _copy(self.q)
+            copy = self.q.copy()
             assert moves(copy, message.id) is (answer.standing is Standing.READY), answer
             if answer.standing is Standing.WAITING:
                 assert answer.blockers, "who waits has a reason"
@@ -186,7 +186,7 @@ class WhyStory(Story):
     def removing_the_blockers_lets_it_move(self, choice: Any) -> None:
         """Remove what stands in one way, again where that brought something else about, and the message moves."""
         for message in list(self.q.state.messages):
-            copy = _copy(self.q)
+            copy = self.q.copy()
             if moves(copy, message.id):
                 continue
             self._remove_until_it_moves(copy, message.id, choice)
@@ -206,16 +206,6 @@ class WhyStory(Story):
             if any(message_id in message_ids(event) for event in copy.history[start:]) or moves(copy, message_id):
                 return
         raise AssertionError(f"{message_id} does not move after removing {before}")
-
-
-def _copy(scenario: Scenario) -> Scenario:
-    """Another queue with the same history at the same time."""
-    copy = Scenario.__new__(Scenario)
-    copy.__dict__.update(scenario.__dict__)
-    copy.state = QueueState.replay(scenario.history)
-    copy.state.messages.promote(scenario.now)
-    copy.history = list(scenario.history)
-    return copy
 
 
 TestWhyStory = WhyStory.TestCase

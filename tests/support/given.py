@@ -1,6 +1,8 @@
 """Given / When / Then for the pure decider: past events, a command, the events and the reply that come out of it.
 
-Every step ends with the state checking itself and being compared with the fold of all its events (I4).
+Every step ends with the state checking itself and being compared with the fold of all its events (I4). Each decision is
+also made from two more states with the same events, which nobody looks at but who decides: in one of them messages wait
+unplaced as often as they may, in the other they never do.
 """
 
 from __future__ import annotations
@@ -10,14 +12,15 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from mpreg_mq.actors import commands as c
-from mpreg_mq.actors.decider import Context, Decision, decide, decide_dispatch, decide_tick, next_dispatch
+from mpreg_mq.actors.decider import NOTHING, Context, Decision, decide, decide_dispatch, decide_tick, next_dispatch
 from mpreg_mq.actors.decider.delivering import row_of_deliveries
 from mpreg_mq.actors.decider.settling import acknowledge
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, MessageOptions
-from mpreg_mq.projections import QueueState
+from mpreg_mq.projections import Messages, QueueState
 from mpreg_mq.projections.everyday import delivered_and_acknowledged_in_a_row
+from mpreg_mq.projections.lanes import Lane
 
 START = 1000.0
 RUN = "r"
@@ -52,16 +55,37 @@ def by_handlers(events: Iterable[e.Event]) -> QueueState:
     return state
 
 
+class Placed(Messages):
+    """Messages none of which ever waits unplaced."""
+
+    __slots__ = ()
+
+    def be_quick(self, lane: Lane) -> None:
+        """Let all of them be placed."""
+
+
+def _placed(events: Iterable[e.Event]) -> QueueState:
+    state = QueueState()
+    state.messages.__class__ = Placed
+    state.apply_all(events)
+    return state
+
+
 class Scenario:
     """A queue named ``q`` without actors; its time starts at :data:`START` and moves only when it is told.
 
     ``history`` are all its events, ``fresh`` those of the latest step, ``reply`` what the latest command got.
+    ``left_alone`` has messages wait unplaced only where they do by themselves, and until somebody looks.
     """
 
     def __init__(self, **configuration: Any) -> None:
         self.now = START
         self.durable_version = EVERYTHING
         self.state = QueueState()
+        self.live = QueueState()
+        self.placed = QueueState()
+        self.left_alone = False
+        self.placed.messages.__class__ = Placed
         self.history: list[e.Event] = []
         self.fresh: list[e.Event] = []
         self.reply: Any = None
@@ -71,6 +95,20 @@ class Scenario:
     def context(self) -> Context:
         """What a decision knows now besides the state."""
         return Context(self.now, RUN, self.durable_version)
+
+    def copy(self) -> Scenario:
+        """Another queue with the same history at the same time."""
+        copy = Scenario.__new__(Scenario)
+        copy.__dict__.update(self.__dict__)
+        copy.history = list(self.history)
+        copy.state, copy.live, copy.placed = (
+            QueueState.replay(self.history),
+            QueueState.replay(self.history),
+            _placed(self.history),
+        )
+        for state in (copy.state, copy.live, copy.placed):
+            state.messages.promote(self.now)
+        return copy
 
     # --- given, when, then --------------------------------------------------------------------------------
 
@@ -88,6 +126,7 @@ class Scenario:
         if at is not None:
             self.now = at
         self.fresh = []
+        assert decide(self.live, command, self.context) == decide(self.placed, command, self.context)
         self.record(decide(self.state, command, self.context))
         return self
 
@@ -111,6 +150,8 @@ class Scenario:
 
     def _apply(self, event: e.Event) -> None:
         self.state.apply(event)
+        self.live.apply(event)
+        self.placed.apply(event)
         self.history.append(event)
         self.fresh.append(event)
 
@@ -126,6 +167,25 @@ class Scenario:
         assert restored.describe() == described
         # What comes next is decided from the snapshot.
         self.state = restored
+        self._settle_live(described)
+
+    def _settle_live(self, described: dict[str, Any]) -> None:
+        """Compare the states that nobody looks at without looking, most of the time; let messages wait unplaced."""
+        messages, placed = self.live.messages, self.placed.messages
+        assert not placed.unplaced
+        assert self.live.version == self.placed.version == self.state.version
+        assert len(messages) == len(placed) == len(self.state.messages)
+        assert messages.pending_count == placed.pending_count == self.state.messages.pending_count
+        if self.left_alone:
+            return
+        if len(self.history) % 7 == 0:
+            self.live.check()
+            self.placed.check()
+            assert self.live.describe() == described
+            assert self.live.dump() == self.placed.dump()
+        lanes = list(messages._lanes._shared.values())
+        if lanes:
+            messages.be_quick(lanes[len(self.history) % len(lanes)])
 
     # --- shorter ways to say it ---------------------------------------------------------------------------
 
@@ -181,30 +241,35 @@ class Scenario:
 
         Each is what a dispatch decides once the one before was acknowledged, and all of them are folded in at once.
         """
-        twin = QueueState.restore(self.state.dump())
-        assert twin is not None
         context = self.context
-        row = row_of_deliveries(self.state, context)
+        row = row_of_deliveries(self.live, context)
+        # A look works out who is in which lane, which decides where two copies of a message come at once.
+        self.placed.messages.lanes.front()
         self.fresh = []
-        for _, delivery in islice(row.deliveries, most) if row is not None else ():
-            assert next_dispatch(twin, context) == delivery
-            twin.apply(delivery)
+        for accepted, delivery in islice(row.deliveries, most) if row is not None else ():
+            assert next_dispatch(self.placed, context) == delivery
+            assert accepted.message_id == delivery.message_id
+            self.placed.apply(delivery)
             context.now += seconds_each
-            ended = acknowledge(twin, delivery.message_id, delivery.subscriber_id, delivery.attempt, context)
+            ended = acknowledge(self.placed, delivery.message_id, delivery.subscriber_id, delivery.attempt, context)
             assert ended == (e.MessageAcknowledged(context.now, delivery.message_id, delivery.subscriber_id, True),)
-            twin.apply(ended[0])
+            self.placed.apply(ended[0])
+            self.state.apply(delivery)
+            self.state.apply(ended[0])
             self.fresh += (delivery, *ended)
         if self.fresh:
             self.now = context.now
-            delivered_and_acknowledged_in_a_row(self.state, self.fresh)
+            delivered_and_acknowledged_in_a_row(self.live, self.fresh)
             self.history += self.fresh
-            assert self.state.dump() == twin.dump()
         self._settle()
         return [(event.message_id, event.subscriber_id) for event in self.fresh_of(e.MessageDelivered)]
 
     def _until_nothing_moves(self, decider: Callable[[QueueState, Context], Decision]) -> None:
         while (decision := decider(self.state, self.context)).events:
+            assert decider(self.live, self.context) == decider(self.placed, self.context)
             self.record(decision)
+        # Which makes ready in them what is due.
+        assert decider(self.live, self.context) == decider(self.placed, self.context) == NOTHING
 
     def advance(self, seconds: float) -> Deliveries:
         """Let time pass, stopping at every deadline to act and deliver; the deliveries on the way."""

@@ -9,8 +9,9 @@ from mpreg_mq.actors.commands import Receive
 from mpreg_mq.actors.decider.decision import NOTHING, Context, Decision
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DEFAULT_OPTIONS, CircuitState, DeliveryGuarantee
-from mpreg_mq.projections import Message, QueueState, Slot, Subscriber
-from mpreg_mq.projections.lanes import Lane
+from mpreg_mq.projections import Message, Messages, QueueState, Slot, Subscriber
+from mpreg_mq.projections.lanes import BEHIND_ALL, Lane, Place
+from mpreg_mq.projections.message import PLAIN_RANK
 
 _CLOSED = CircuitState.CLOSED
 _AT_LEAST_ONCE = DeliveryGuarantee.AT_LEAST_ONCE
@@ -33,7 +34,23 @@ def next_dispatch(
         return None
     messages = state.messages
     now = context.now
-    while (found := messages.lanes.next()) is not None:
+    if messages.unplaced and (first := messages.first_unplaced()) is not None:
+        (accepted, version, _), subscriber = first
+        subscription_id = subscriber.only_subscription
+        if version > context.durable_version:
+            return None
+        if subscription_id is not None:
+            # As deliver, in place.
+            deadline = now + state.configuration.default_acknowledgment_timeout_seconds
+            return e.MessageDelivered(now, accepted.message_id, subscriber.id, subscription_id, 1, deadline)
+    lanes = messages.older_lanes if messages.unplaced else messages.lanes
+    while True:
+        found = lanes.next()
+        if messages.unplaced and (found is None or found[0].message.rank > PLAIN_RANK):
+            messages.place_all()
+            found = lanes.next()
+        if found is None:
+            return None
         slot, subscriber = found
         message = slot.message
         if message.version > context.durable_version:
@@ -52,10 +69,10 @@ def next_dispatch(
         # As deliver, in place, for what most deliveries are.
         deadline = now + state.configuration.default_acknowledgment_timeout_seconds
         return e.MessageDelivered(now, message.id, subscriber.id, subscription_id, slot.attempts + 1, deadline)
-    return None
 
 
-Dispatched = tuple[Message, e.MessageDelivered]
+Dispatched = tuple[e.MessageEnqueued, e.MessageDelivered]
+"""A message as it was accepted, and its delivery."""
 
 
 class Row(NamedTuple):
@@ -76,31 +93,63 @@ def row_of_deliveries(state: QueueState, context: Context) -> Row | None:
     """
     if state.paused or state.deleted:
         return None
-    found = state.messages.lanes.front()
-    if found is None:
+    messages = state.messages
+    taker = messages.taker_of_unplaced()
+    if taker is not None:
+        lane, limit = None, BEHIND_ALL
+    else:
+        found = messages.older_lanes.front()
+        if found is None:
+            return None
+        lane, taker, limit = found
+        if messages.unplaced:
+            limit = min(limit, messages.place_of_unplaced())
+    subscription_id = taker.only_subscription
+    if subscription_id is None or taker.circuit is not _CLOSED:
         return None
-    lane, subscriber, limit = found
-    subscription_id = subscriber.only_subscription
-    if subscription_id is None or subscriber.circuit is not _CLOSED:
-        return None
-    return Row(subscriber.id, subscription_id, _in_a_row(state, context, lane, limit, subscriber.id, subscription_id))
+    seconds = state.configuration.default_acknowledgment_timeout_seconds
+    if lane is None:
+        deliveries = _unplaced_in_a_row(messages, context, seconds, taker.id, subscription_id)
+    else:
+        deliveries = _in_a_row(messages, context, seconds, lane, limit, taker.id, subscription_id)
+    return Row(taker.id, subscription_id, deliveries)
+
+
+def _unplaced_in_a_row(
+    messages: Messages, context: Context, seconds: float, subscriber_id: str, subscription_id: str
+) -> Iterator[Dispatched]:
+    earliest, durable_version = messages.deadlines.earliest, context.durable_version
+    for accepted, version, _ in messages.unplaced.values():
+        now = context.now
+        if version > durable_version or earliest <= now:
+            return
+        yield (
+            accepted,
+            e.MessageDelivered(now, accepted.message_id, subscriber_id, subscription_id, 1, now + seconds),
+        )
 
 
 def _in_a_row(
-    state: QueueState, context: Context, lane: Lane, limit: tuple[float, int], subscriber_id: str, subscription_id: str
+    messages: Messages,
+    context: Context,
+    seconds: float,
+    lane: Lane,
+    limit: Place,
+    subscriber_id: str,
+    subscription_id: str,
 ) -> Iterator[Dispatched]:
-    seconds = state.configuration.default_acknowledgment_timeout_seconds
-    earliest = state.messages.deadlines.earliest
+    earliest = messages.deadlines.earliest
     for entry in lane.row:
         slot = entry[3]
         message = slot.message
+        accepted = message.event
         now = context.now
         if (
             slot.lane is not lane
             or slot.ticket != entry[2]
             or message.started
             or message.expires_at is not None
-            or message.event.options is not DEFAULT_OPTIONS
+            or accepted.options is not DEFAULT_OPTIONS
             or message.guarantee is not _AT_LEAST_ONCE
             or message.version > context.durable_version
             or earliest <= now
@@ -108,7 +157,7 @@ def _in_a_row(
         ):
             return
         attempt = slot.attempts + 1
-        yield message, e.MessageDelivered(now, message.id, subscriber_id, subscription_id, attempt, now + seconds)
+        yield accepted, e.MessageDelivered(now, message.id, subscriber_id, subscription_id, attempt, now + seconds)
 
 
 def decide_receive(state: QueueState, command: Receive, context: Context) -> Decision:

@@ -34,6 +34,15 @@ def _without_the_last(fold: Any) -> Any:
     return mutated
 
 
+def _forgetting_the_last(place_all: Any) -> Any:
+    def mutated(self: Any) -> None:
+        if len(self.unplaced) > 1:
+            self.unplaced.popitem()
+        place_all(self)
+
+    return mutated
+
+
 ROW_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a row goes past a message of another lane",
@@ -54,6 +63,13 @@ ROW_MUTANTS: tuple[Mutant, ...] = (
         "I4",
         f"{DELIVERING}:delivered_and_acknowledged_in_a_row",
         _without_the_last,
+        "rows",
+    ),
+    Mutant(
+        "an unplaced message is forgotten when they are placed",
+        "O1",
+        "mpreg_mq.projections.unfinished:Unfinished.place_all",
+        _forgetting_the_last,
         "rows",
     ),
 )
