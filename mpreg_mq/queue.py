@@ -33,7 +33,7 @@ from mpreg_mq.events import EventLog, open_log
 from mpreg_mq.model import Callback, DeliveryGuarantee, DeliveryResult, Durability, MessageId, QueuedMessage
 from mpreg_mq.options import MAX_BATCH, guarantee_of, require, required_identifier
 from mpreg_mq.queue_inspection import QueueInspection
-from mpreg_mq.sending import batch_entries, failed_result, let_others, rejection_of, send_command
+from mpreg_mq.sending import batch_entries, failed_result, let_others, rejection_of, send_command, send_commands
 
 
 class MessageQueue(QueueInspection):
@@ -135,6 +135,9 @@ class MessageQueue(QueueInspection):
                 turns.senders += 1
                 try:
                     result: DeliveryResult = await reply
+                except asyncio.CancelledError:
+                    self._abandon(send)
+                    raise
                 finally:
                     turns.senders -= 1
                 return result
@@ -191,21 +194,21 @@ class MessageQueue(QueueInspection):
                 await self.send_message(topic, payload, delivery_guarantee, **{**options, **own})
                 for topic, payload, own in entries
             ]
-        results: list[DeliveryResult | None] = []
-        sends: list[c.Send] = []
-        configuration = self.config
-        for topic, payload, own in entries:
-            try:
-                sends.append(send_command(configuration, topic, payload, delivery_guarantee, {**options, **own}))
-                results.append(None)
-            except MessageQueueError as error:
-                results.append(self._refused(topic, error))
+        found = send_commands(self.config, entries, delivery_guarantee, options)
+        sends = tuple(send for send in found if type(send) is c.Send)
+        refused = [
+            self._refused(topic, error)
+            for (topic, _, _), error in zip(entries, found, strict=True)
+            if isinstance(error, MessageQueueError)
+        ]
         try:
-            accepted = iter(await self._ask(c.SendBatch(tuple(sends)))) if sends else iter(())
+            accepted: list[DeliveryResult] = await self._ask(c.SendBatch(sends)) if sends else []
         except MessageQueueError as error:
-            failed = failed_result(error)
-            return [failed if result is None else result for result in results]
-        return [next(accepted) if result is None else result for result in results]
+            accepted = [failed_result(error)] * len(sends)
+        if not refused:
+            return accepted
+        answers, refusals = iter(accepted), iter(refused)
+        return [next(answers if type(send) is c.Send else refusals) for send in found]
 
     def _refused(self, topic: Any, error: MessageQueueError) -> DeliveryResult:
         """Log a send that was refused before it became a command, and answer with the reason (S2)."""
@@ -486,6 +489,10 @@ class MessageQueue(QueueInspection):
         except pykka.ActorDeadError:
             raise self._actor.closed_error() from None
         except asyncio.CancelledError:
-            with contextlib.suppress(QueueClosedError):
-                self._actor.call(Abandon(command))
+            self._abandon(command)
             raise
+
+    def _abandon(self, command: Any) -> None:
+        # Whoever was cancelled is to hear of that and of nothing else.
+        with contextlib.suppress(MessageQueueError):
+            self._actor.call(Abandon(command))

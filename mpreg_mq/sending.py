@@ -35,6 +35,13 @@ _REASONS: tuple[tuple[type[MessageQueueError], RejectionReason], ...] = (
 )
 
 
+Entry = tuple[Any, Any, dict[str, Any]]
+"""Topic, payload and own options of a message in a batch; none of them has been looked at."""
+
+_NONE: dict[str, Any] = {}
+"""The options of a message that has none of its own; nobody changes them."""
+
+
 def send_command(
     configuration: QueueConfiguration, topic: Any, payload: Any, guarantee: Any, options: dict[str, Any]
 ) -> c.Send:
@@ -67,6 +74,32 @@ def send_command(
     return c.Send(topic, encoded, guarantee, checked, key)
 
 
+def send_commands(
+    configuration: QueueConfiguration, entries: Iterable[Entry], guarantee: Any, options: dict[str, Any]
+) -> list[c.Send | MessageQueueError]:
+    """For each entry of a batch the command for it, or why it cannot be one (S5)."""
+    found: list[c.Send | MessageQueueError] = []
+    plain = not options and not configuration.enable_deduplication and type(guarantee) is DeliveryGuarantee
+    known_topic: Any = _NONE
+    for topic, payload, own in entries:
+        if topic is known_topic and plain and not own:
+            # As send_command, in place, for one that differs from the one before in its payload alone.
+            try:
+                encoded = encode(payload)
+                if len(encoded) <= SHALLOW_BYTES:
+                    found.append(c.Send(topic, encoded, guarantee))
+                    continue
+            except Exception:
+                # Which it explains.
+                pass
+        try:
+            found.append(send_command(configuration, topic, payload, guarantee, {**options, **own} if own else options))
+            known_topic = topic if type(topic) is str else _NONE
+        except MessageQueueError as error:
+            found.append(error)
+    return found
+
+
 def rejection_of(error: MessageQueueError) -> RejectionReason:
     """What a send that failed with this error was refused for."""
     return next(reason for kind, reason in _REASONS if isinstance(error, kind))
@@ -89,23 +122,27 @@ async def let_others(stored: Stored, turns: Turns) -> DeliveryResult:
 
 def batch_entries(
     messages: Iterable[Mapping[str, Any] | tuple[str, Any]],
-) -> list[tuple[Any, Any, dict[str, Any]]]:
+) -> list[Entry]:
     """Topic, payload and own options of each entry of a batch (S5).
 
     Raises:
         InvalidOptionError: the batch is too long, or an entry is neither a pair nor a mapping with these.
     """
-    entries = [_entry(message) for message in messages]
+    entries = [
+        # As _entry, in place, for what most are.
+        (message[0], message[1], _NONE) if type(message) is tuple and len(message) == 2 else _entry(message)
+        for message in messages
+    ]
     if len(entries) > MAX_BATCH:
         raise InvalidOptionError(f"messages: got {len(entries)}, expected at most {MAX_BATCH}; send several batches")
     return entries
 
 
-def _entry(message: Mapping[str, Any] | tuple[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+def _entry(message: Mapping[str, Any] | tuple[str, Any]) -> Entry:
     # The quicker question first: whether something is a mapping takes as long as all the rest.
     if isinstance(message, tuple):
         if len(message) == 2:
-            return message[0], message[1], {}
+            return message[0], message[1], _NONE
     elif isinstance(message, Mapping):
         own = dict(message)
         if "topic" in own and "payload" in own:

@@ -30,6 +30,12 @@ class SendBatch(msgspec.Struct, frozen=True):
     sends: tuple[Send, ...]
 
 
+class SendEach(msgspec.Struct, frozen=True):
+    """Accept the first of several messages, of senders of their own, as far as no rule has to look at them closely."""
+
+    sends: tuple[Send, ...]
+
+
 class RecordRejection(msgspec.Struct, frozen=True):
     """Log a send that was refused before it could become a command (S2)."""
 

@@ -5,6 +5,7 @@ Deliveries are made in turns of the event loop, one short slice of time each.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -60,6 +61,7 @@ class DispatchingActor(DeliveringActor):
     __slots__ = (
         "_ahead_limit",
         "_closing",
+        "_gathered",
         "_parked",
         "_receivers",
         "_rejoin",
@@ -78,6 +80,7 @@ class DispatchingActor(DeliveringActor):
         self.started = True
         self._receivers: list[WaitingReceive] = []
         self._parked: list[ParkedSend] = []
+        self._gathered: list[tuple[c.Send, asyncio.Future[Any]]] = []
         self._closing = False
         self.sends_ahead = 0
         self.sends_before_look = 0
@@ -111,7 +114,7 @@ class DispatchingActor(DeliveringActor):
             with contextlib.suppress(MessageQueueError):
                 self._open_lease()
         state = self.state
-        if state.messages.pending_count >= state.configuration.max_size:
+        if state.messages.pending_count + len(self._gathered) >= state.configuration.max_size:
             return True
         self._plan_look()
         return False
@@ -120,7 +123,19 @@ class DispatchingActor(DeliveringActor):
         """How far ahead sends must be for :meth:`has_to_yield` to look closer: before they can fill the queue."""
         state = self.state
         room = state.configuration.max_size - state.messages.pending_count if state.created else 0
+        room -= len(self._gathered)
         self.sends_before_look = min(self._ahead_limit, self.sends_ahead + room)
+
+    # --- for the layers above -----------------------------------------------------------------------------
+
+    def _command(self, command: Any) -> Any:
+        """Decide a command and record its events; the reply, or a future of it where it has to wait for the commit."""
+        reply = self._carry_out(self._decide_command(command), wait=True)
+        self._after()
+        return reply
+
+    def _take_in(self) -> None:
+        """Accept the sends that were gathered, in their order."""
 
     # --- after a failure ----------------------------------------------------------------------------------
 
@@ -248,7 +263,7 @@ class DispatchingActor(DeliveringActor):
         if self._turn_scheduled:
             return
         state = self.state
-        if not self._closing and (state.messages.lanes.may_deliver or self._receivers) and not state.paused:
+        if not self._closing and (state.messages.may_deliver or self._receivers) and not state.paused:
             self._schedule_turn()
         self._set_timer()
 
@@ -294,6 +309,12 @@ class DispatchingActor(DeliveringActor):
             self._take_turn()
 
     def _on_turn(self, message: Turn) -> None:
+        if self._gathered:
+            self._take_in()
+        unsent = self._unsent
+        if unsent is not None and unsent.waiters:
+            # So that the disk has something to do meanwhile. What the turn records goes with the next.
+            self.send_off()
         self._outbox = []
         delivered_before = self.deliveries
         rebuilt = self._rebuilt

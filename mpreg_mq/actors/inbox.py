@@ -144,6 +144,11 @@ class LoopInbox:
         """Whether a message would be handled at once on the actor's own thread."""
         return self._open and not self._queue and not self._turn.locked()
 
+    @property
+    def takes_at_once(self) -> bool:
+        """Whether nothing waits that came before what comes now."""
+        return self._open and not self._queue
+
     def claim(self, here: AbstractEventLoop | None) -> bool:
         """Whether the calling thread, which runs ``here``, may handle messages.
 
@@ -330,6 +335,7 @@ class LoopInbox:
                 break
             if envelope.reply_to is None:
                 told += not isinstance(envelope.message, _ActorStop)
+                self._actor.on_told_too_late(envelope.message)
             elif isinstance(envelope.message, _ActorStop):
                 envelope.reply_to.set(None)
             else:

@@ -44,6 +44,11 @@ class Turn:
     """Act on what is due and deliver what can be delivered, for one slice of time."""
 
 
+@attrs.frozen
+class TakeIn:
+    """Accept the sends that were gathered."""
+
+
 @attrs.frozen(eq=False)
 class Abandon:
     """Whoever gave this command has gone; do not do for them what was not done yet.
@@ -77,3 +82,4 @@ class Recover:
 
 
 TURN = Turn()
+TAKE_IN = TakeIn()

@@ -1,7 +1,7 @@
 """The queue actor: takes commands, lets the pure decider decide, records the events, and carries out what follows.
 
-Four layers, each in a file: :mod:`~mpreg_mq.actors.recording` below, on it :mod:`~mpreg_mq.actors.delivering` and
-:mod:`~mpreg_mq.actors.dispatching`, and here what a queue can be asked for.
+Five layers, each in a file: :mod:`~mpreg_mq.actors.recording` below, on it :mod:`~mpreg_mq.actors.delivering`,
+:mod:`~mpreg_mq.actors.dispatching` and :mod:`~mpreg_mq.actors.accepting`, and here what a queue can be asked for.
 """
 
 from __future__ import annotations
@@ -9,31 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from asyncio import _get_running_loop
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 import pykka
 
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.accepting import AcceptingActor
 from mpreg_mq.actors.attachments import Attachment
-from mpreg_mq.actors.decider import DECIDERS, WAIT_FOR_ROOM
-from mpreg_mq.actors.decider.decision import rejected
-from mpreg_mq.actors.decider.sending import decide_fire_and_forget, record_fire_and_forget
 from mpreg_mq.actors.dispatching import DispatchingActor
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
-from mpreg_mq.actors.messages import Abandon, BeginClose, Committed, FinishClose, Inspect, Recover, Start, Stored, Turn
-from mpreg_mq.actors.recording import Unsent
+from mpreg_mq.actors.messages import Abandon, BeginClose, Committed, FinishClose, Inspect, Recover, Start, TakeIn, Turn
 from mpreg_mq.actors.store import Store, stream_of
-from mpreg_mq.actors.subscriber_actor import Deliver, Later, Settled
-from mpreg_mq.actors.views import fired_message
+from mpreg_mq.actors.subscriber_actor import Settled
 from mpreg_mq.actors.waiting import WaitingReceive
 from mpreg_mq.clock import Clock
-from mpreg_mq.errors import MessageQueueError, QueueClosedError
-from mpreg_mq.events.log import Append
-from mpreg_mq.model import Callback, CircuitState, DeliveryGuarantee, MessageId, RejectionReason
+from mpreg_mq.model import Callback, CircuitState
 from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
@@ -41,25 +33,10 @@ logger = logging.getLogger("mpreg_mq")
 _OPEN = CircuitState.OPEN
 
 
-class QueueActor(DispatchingActor):
+class QueueActor(AcceptingActor):
     """One queue. It is bound to the event loop that first uses it; without one it works on the caller's thread."""
 
-    __slots__ = (
-        "_fired",
-        "_firing",
-        "try_send",
-    )
-
-    def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
-        super().__init__(name, store, clock, run, state)
-        self._fired = 0
-        self.try_send: Callable[[c.Send], Any] = partial(self.actor_inbox.try_now, self._send)
-        """:meth:`call` for a send of a task, by the shortest way; ``BUSY`` where it has to take the longer one.
-
-        What it has to wait for may be a future of asyncio. :class:`Stored` is the reply that it need not wait for.
-        """
-        # Keys of fire-and-forget sends whose attempt is under way: they are in no event yet.
-        self._firing: frozenset[str] = frozenset()
+    __slots__ = ()
 
     # --- being asked --------------------------------------------------------------------------------------
 
@@ -145,10 +122,6 @@ class QueueActor(DispatchingActor):
         if self._store.journal is not None:
             self._store.journal.flush()
 
-    def closed_error(self) -> QueueClosedError:
-        """What whoever asks a closed queue gets."""
-        return QueueClosedError(f"queue {self.name!r} is closed; open it again, or use another one")
-
     def on_receive(self, message: Any) -> Any:
         """Carry out a command of :mod:`mpreg_mq.actors.commands`, or a message about the actor itself."""
         handler = self._handlers.get(type(message))
@@ -158,178 +131,18 @@ class QueueActor(DispatchingActor):
             later: LoopFuture[Any] = LoopFuture()
             self._stash.append((message, later))
             return later
+        if self._gathered:
+            # They came before.
+            self._take_in()
         return handler(self, message)
 
     # --- commands -----------------------------------------------------------------------------------------
-
-    def _command(self, command: Any) -> Any:
-        reply = self._carry_out(self._decide_command(command), wait=True)
-        self._after()
-        return reply
 
     def _command_in_order(self, command: Any) -> Any:
         """For what only has to be in order: the reply does not wait for the commit."""
         reply = self._carry_out(self._decide_command(command), wait=False)
         self._after()
         return reply
-
-    def _send_asked(self, command: c.Send) -> Any:
-        return self._send(command, awaited=False)
-
-    def _send(self, command: c.Send, awaited: bool = True) -> Any:
-        if self._recovering is not None:
-            return self.on_receive(command)
-        if self._closing or self.state.deleted:
-            return self._closing_result()
-        if command.guarantee is DeliveryGuarantee.FIRE_AND_FORGET:
-            return self._fire_and_forget(command)
-        if self._no_room_until is not None and not self._has_room():
-            return self._no_room_result()
-        state = self.state
-        # As _context, in place.
-        context = self._shared_context
-        now = self._now()
-        context.now = now if now >= state.last_at else state.last_at
-        context.durable_version = self._durable
-        try:
-            decision = DECIDERS[c.Send](state, command, context)
-        except MessageQueueError:
-            raise
-        except Exception as error:
-            raise self._rebuilt_after(error) from error
-        reply = decision.reply
-        if reply is WAIT_FOR_ROOM:
-            return self._park(command)
-        self.sends_ahead += 1
-        if self._immediate and self._outbox is None:
-            # As _record, in place, for a log that has at once what is appended.
-            events = decision.events
-            before = state.version
-            try:
-                for event in events:
-                    state.apply(event)
-                self._log_append((Append(self.stream, before, events),))
-            except Exception as error:
-                raise self._rebuilt_after(error) from error
-        elif (
-            awaited
-            and reply.success
-            and self._waits
-            and self._outbox is None
-            and not self._synchronous
-            and (loop := _get_running_loop()) is not None
-        ):
-            # As _record, in place, for a log that has it only after a commit, which a task of this loop waits for.
-            before = state.version
-            try:
-                for event in decision.events:
-                    state.apply(event)
-            except Exception as error:
-                raise self._rebuilt_after(error) from error
-            unsent: Unsent | None
-            if self._commits_at_once and self.turns.is_lone_sender():
-                # There is nothing to gather this with.
-                unsent = self._submit_at_once(before, decision.events)
-            else:
-                unsent = self._submit(before, decision.events)
-            if unsent is None:
-                reply = Stored(reply)
-            else:
-                later = loop.create_future()
-                unsent.waiters.append((later, reply))
-                reply = later
-        else:
-            reply = self._record(decision.events, reply, reply.success, awaited)
-        # A turn that is planned sets the timer at its end.
-        if not self._turn_scheduled or self._parked:
-            self._after()
-        return reply
-
-    def _send_batch(self, command: c.SendBatch) -> Any:
-        if self._closing:
-            return [self._closing_result() for _ in command.sends]
-        if not self._has_room():
-            return [self._no_room_result() for _ in command.sends]
-        self.sends_ahead += len(command.sends)
-        return self._command(command)
-
-    def _no_room_result(self) -> Any:
-        detail = f"queue {self.name!r}: there is no room for messages on the disk of its log; make room, or wait"
-        return rejected(RejectionReason.STORE_ERROR, detail, self._clock.now())
-
-    def _closing_result(self) -> Any:
-        detail = f"queue {self.name!r} is closing; it takes no more messages"
-        return rejected(RejectionReason.CLOSING, detail, self._clock.now())
-
-    def _fire_and_forget(self, send: c.Send) -> Any:
-        state = self.state
-        # As _context and _decide, in place.
-        context = self._shared_context
-        now = self._now()
-        context.now = now if now >= state.last_at else state.last_at
-        context.durable_version = self._durable
-        try:
-            decision = decide_fire_and_forget(state, send, context)
-        except MessageQueueError:
-            raise
-        except Exception as error:
-            raise self._rebuilt_after(error) from error
-        if decision.reply is not None:
-            return self._carry_out(decision, wait=False)
-        key = send.fingerprint
-        if key is None:
-            return self._fire(send)
-        self._firing |= {key}
-        try:
-            return self._fire(send)
-        finally:
-            self._firing -= {key}
-
-    def _fire(self, send: c.Send) -> Any:
-        self._fired = fired = self._fired + 1
-        delivered: list[str] = []
-        failed: list[str] = []
-        state = self.state
-        subscribers, topic = state.subscribers, send.topic
-        # The time of the decision to let it go.
-        now = self._shared_context.now
-        id_ = MessageId(f"f{fired}-{self._run}", now, self.name)
-        outer, self._calling_out = self._calling_out, True
-        try:
-            for subscriber_id in () if state.paused else subscribers.audience(topic):
-                subscriber = subscribers.get(subscriber_id)
-                attachment = self._attachments.get(subscriber_id)
-                if subscriber is None or attachment is None:
-                    continue
-                if subscriber.circuit is _OPEN:
-                    failed.append(subscriber_id)
-                    continue
-                subscription_id = subscriber.only_subscription or subscribers.subscription_for(subscriber, topic)
-                delivery = Deliver(fired_message(send, id_, state.configuration), subscription_id, subscriber_id, 0)
-                outcome = attachment.deliver(delivery, attachment.subscriptions.get(subscription_id))
-                if outcome is None or outcome is Later.REPORTED:
-                    delivered.append(subscriber_id)
-                else:
-                    failed.append(subscriber_id)
-                    logger.warning(
-                        "queue %s: fire-and-forget message %s failed at %s: %s", self.name, id_, subscriber_id, outcome
-                    )
-        finally:
-            self._calling_out = outer
-        state, context = self.state, self._shared_context
-        # Callbacks may have had something recorded, which was later.
-        context.now = now if now >= state.last_at else state.last_at
-        decision = record_fire_and_forget(send, context, id_, tuple(delivered), tuple(failed))
-        if not self._immediate or self._outbox is not None:
-            return self._record(decision.events, decision.reply)
-        # As _record, in place, for a log that has at once what is appended.
-        before = state.version
-        try:
-            state.apply(decision.events[0])
-            self._log_append((Append(self.stream, before, decision.events),))
-        except Exception as error:
-            raise self._rebuilt_after(error) from error
-        return decision.reply
 
     def _subscribe(self, command: c.Subscribe) -> Any:
         reply = self._carry_out(self._decide_command(command), wait=False)
@@ -394,13 +207,10 @@ class QueueActor(DispatchingActor):
         self._after()
 
     def _begin_close(self, message: BeginClose) -> Any:
+        if self._gathered:
+            self._take_in()
         self._closing = True
-        for receiver in self._receivers:
-            receiver.answer([])
-        self._receivers.clear()
-        for parked in self._parked:
-            parked.answer(self._closing_result())
-        self._parked.clear()
+        self._send_away()
         if not self._running:
             return None
         if self._drained is None:
@@ -430,33 +240,36 @@ class QueueActor(DispatchingActor):
         """The timers and turns of the loop before are lost; plan them anew."""
         self._timer = None
         self._turn_scheduled = False
+        if self._gathered:
+            self._take_in()
         self.send_off()
         self._after()
 
     _handlers: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
-        c.Send: _send_asked,
-        c.SendBatch: _send_batch,
+        c.Send: AcceptingActor._send_asked,
+        c.SendBatch: AcceptingActor._send_batch,
         c.RecordRejection: _command_in_order,
         c.Subscribe: _subscribe,
         c.Unsubscribe: _unsubscribe,
         c.Receive: _receive,
-        c.Acknowledge: _command,
-        c.NegativeAcknowledge: _command,
-        c.ExtendLease: _command,
+        c.Acknowledge: DispatchingActor._command,
+        c.NegativeAcknowledge: DispatchingActor._command,
+        c.ExtendLease: DispatchingActor._command,
         c.EndLease: _command_in_order,
         c.Detach: _command_in_order,
         c.Pause: _command_in_order,
         c.Resume: _command_in_order,
         c.Purge: _purge,
-        c.Delete: _command,
-        c.Open: _command,
-        c.Redrive: _command,
-        c.AcceptRedriven: _command,
-        c.RecordRedriven: _command,
-        c.PurgeDeadLetters: _command,
+        c.Delete: DispatchingActor._command,
+        c.Open: DispatchingActor._command,
+        c.Redrive: DispatchingActor._command,
+        c.AcceptRedriven: DispatchingActor._command,
+        c.RecordRedriven: DispatchingActor._command,
+        c.PurgeDeadLetters: DispatchingActor._command,
         Settled: DispatchingActor._on_settled,
         Committed: DispatchingActor._committed,
         Turn: DispatchingActor._on_turn,
+        TakeIn: AcceptingActor._on_take_in,
         Inspect: _inspect,
         Abandon: DispatchingActor._abandon,
         Recover: _recover,

@@ -11,7 +11,7 @@ import logging
 import time
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -171,9 +171,10 @@ class RecordingActor(LoopActor):
         before = state.version
         outbox = self._outbox
         try:
-            apply = state.apply
-            for event in events:
-                apply(event)
+            if len(events) == 1:
+                state.apply(events[0])
+            else:
+                state.apply_all(events)
             if outbox is not None:
                 if not wait:
                     outbox += events
@@ -249,7 +250,7 @@ class RecordingActor(LoopActor):
             except pykka.ActorDeadError:
                 if error is not None:
                     logger.warning("queue %s: closed without its last events, which are lost: %r", self.name, error)
-                _answer(unsent.waiters, None if error is None else self._store_error(error))
+                answer(unsent.waiters, None if error is None else self._store_error(error))
 
         urgent = at_once or bool(unsent.waiters)
         self._store.submit(self.stream, unsent.before, unsent.events, done, self.loop, urgent=urgent, at_once=at_once)
@@ -277,7 +278,7 @@ class RecordingActor(LoopActor):
             self._on_their_way.popleft()
         if message.error is None:
             self._durable = max(self._durable, message.version)
-            _answer(message.waiters, None)
+            answer(message.waiters, None)
             if message.version >= self._next_snapshot:
                 self.save_snapshot()
         else:
@@ -285,13 +286,19 @@ class RecordingActor(LoopActor):
                 self._no_room_until = time.monotonic() + NO_ROOM_SECONDS
             if self._recovering is None:
                 self._recovering = message.error
-            _answer(message.waiters, self._store_error(message.error))
+            answer(message.waiters, self._store_error(message.error))
         if self._recovering is not None:
             if self._outstanding == 0:
                 self._recover_from(self._recovering)
             return
         self._after_commit()
         self._after()
+
+    def on_told_too_late(self, message: Any) -> None:
+        """Answer those who waited for a commit."""
+        if type(message) is Committed:
+            error = message.error
+            answer(message.waiters, None if error is None else self._store_error(error))
 
     # --- snapshots and room -------------------------------------------------------------------------------
 
@@ -386,7 +393,8 @@ class RecordingActor(LoopActor):
         self._after_rebuild()
 
 
-def _answer(waiters: list[tuple[Waiter, Any]], error: BaseException | None) -> None:
+def answer(waiters: Iterable[tuple[Waiter, Any]], error: BaseException | None) -> None:
+    """Give those who wait their replies, or all of them the error, each on its loop; not to those who have gone."""
     here = _get_running_loop()
     for future, reply in waiters:
         if isinstance(future, LoopFuture):

@@ -121,6 +121,9 @@ class LoopActor(pykka.Actor):
         the loop before are lost. An exception is handled as under ``tell``.
         """
 
+    def on_told_too_late(self, message: Any) -> None:
+        """Called with each message without a reply that waited when the actor stopped; others wait for its outcome."""
+
     def _run_start(self) -> None:
         try:
             self.on_start()

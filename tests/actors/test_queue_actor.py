@@ -3,40 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from mpreg_mq import DeliveryGuarantee, RejectionReason, VirtualClock
-from mpreg_mq.actors import queue_actor
+from mpreg_mq.actors import accepting
 from mpreg_mq.actors.commands import Send
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
-from mpreg_mq.events import Append, MemoryEventLog, RecordedEvent
+from mpreg_mq.events import Append
 from mpreg_mq.projections import QueueState
-from tests.support.running import Recorder, assert_fold_equality, make_queue, until
-
-
-class FlakyLog:
-    """A memory log whose appends fail while told to; ``blocking`` puts the journal's thread before it."""
-
-    location = "flaky:"
-
-    def __init__(self, blocking: bool) -> None:
-        self.blocking = blocking
-        self.failing = False
-        self._log = MemoryEventLog()
-
-    def append(self, batch: Sequence[Append]) -> None:
-        if self.failing:
-            raise OSError("disk on fire")
-        self._log.append(batch)
-
-    def read_stream(self, stream: str, after_version: int = 0) -> Iterator[RecordedEvent]:
-        return self._log.read_stream(stream, after_version)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._log, name)
+from tests.support.running import FlakyLog, Recorder, assert_fold_equality, make_queue, until
 
 
 @pytest.mark.parametrize("blocking", [False, True])
@@ -112,7 +90,7 @@ def test_a_faulty_decision_rebuilds_the_queue_and_reaches_the_caller(monkeypatch
 
         with monkeypatch.context() as fault:
             deciders: dict[type[Any], Any] = {**DECIDERS, Send: faulty}
-            fault.setattr(queue_actor, "DECIDERS", deciders)
+            fault.setattr(accepting, "DECIDERS", deciders)
             result = await queue.send_message("a", 2)
         assert "ZeroDivisionError" in str(result.error_message)
         assert queue._actor.state is not before

@@ -5,17 +5,42 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mpreg_mq.clock import VirtualClock
 from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.events import Append, MemoryEventLog, RecordedEvent
 from mpreg_mq.model import QueuedMessage
 from mpreg_mq.projections import QueueState
 from mpreg_mq.queue import MessageQueue
 
 PATIENCE_SECONDS = 20.0
 """Real time after which a test that waits for another thread gives up; nothing is asserted about it."""
+
+
+class FlakyLog:
+    """A memory log whose appends fail while told to; ``blocking`` puts the journal's thread before it."""
+
+    location = "flaky:"
+
+    def __init__(self, blocking: bool) -> None:
+        self.blocking = blocking
+        self.failing = False
+        self.appended: list[Sequence[Append]] = []
+        self._log = MemoryEventLog()
+
+    def append(self, batch: Sequence[Append]) -> None:
+        if self.failing:
+            raise OSError("disk on fire")
+        self._log.append(batch)
+        self.appended.append(batch)
+
+    def read_stream(self, stream: str, after_version: int = 0) -> Iterator[RecordedEvent]:
+        return self._log.read_stream(stream, after_version)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
 
 
 def make_queue(clock: VirtualClock | None = None, log: Any = None, **settings: Any) -> MessageQueue:

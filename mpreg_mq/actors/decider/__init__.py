@@ -19,6 +19,7 @@ from mpreg_mq.projections import QueueState
 DECIDERS: dict[type[Any], Callable[[QueueState, Any, Context], Decision]] = {
     c.Send: sending.decide_send,
     c.SendBatch: sending.decide_send_batch,
+    c.SendEach: sending.decide_send_each,
     c.RecordRejection: sending.decide_rejection,
     c.Subscribe: administration.decide_subscribe,
     c.Unsubscribe: administration.decide_unsubscribe,

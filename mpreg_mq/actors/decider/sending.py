@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
 import attrs
 
-from mpreg_mq.actors.commands import RecordRejection, Send, SendBatch
+from mpreg_mq.actors.commands import RecordRejection, Send, SendBatch, SendEach
 from mpreg_mq.actors.decider.decision import NOTHING, WAIT_FOR_ROOM, Context, Decision, accepted, rejected
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
@@ -158,33 +158,47 @@ def decide_send(state: QueueState, send: Send, context: Context) -> Decision:
     return Decision(events, reply)
 
 
+def _plainly(
+    state: QueueState, sends: Sequence[Send], context: Context
+) -> tuple[list[e.MessageEnqueued], list[DeliveryResult]]:
+    """Accept the first of several messages, as far as each is what most sends are: see :func:`decide_send`."""
+    events: list[e.MessageEnqueued] = []
+    results: list[DeliveryResult] = []
+    messages, configuration, now, run = state.messages, state.configuration, context.now, context.run
+    name, most_bytes = configuration.name, configuration.max_payload_bytes
+    room = configuration.max_size - messages.pending_count
+    for seq, send in enumerate(sends[:room] if room > 0 else (), messages.next_seq):
+        payload = send.payload
+        if send.options is not DEFAULT_OPTIONS or send.fingerprint is not None or len(payload) > most_bytes:
+            break
+        message_id = f"{seq}-{run}"
+        events.append(e.MessageEnqueued(now, message_id, send.topic, payload, send.guarantee))
+        results.append(DeliveryResult(True, MessageId(message_id, now, name), delivery_timestamp=now))
+    return events, results
+
+
+def decide_send_each(state: QueueState, command: SendEach, context: Context) -> Decision:
+    """Accept the first messages, as :func:`decide_send` would one after another, as far as they are plain and there is
+    room; replies their results. O(1) each.
+    """
+    events, results = _plainly(state, command.sends, context)
+    return Decision(tuple(events), results)
+
+
 def decide_send_batch(state: QueueState, command: SendBatch, context: Context) -> Decision:
     """Accept or reject each message of a batch, in order; replies the list of results (S5).
 
     A batch never waits for room: under the WAIT policy what does not fit is rejected for capacity.
     """
-    batch = _Batch()
-    events: list[e.Event] = []
-    results: list[DeliveryResult] = []
-    messages, configuration, now = state.messages, state.configuration, context.now
-    room = configuration.max_size - messages.pending_count
-    for send in command.sends:
-        if (
-            send.options is DEFAULT_OPTIONS
-            and send.fingerprint is None
-            and len(send.payload) <= configuration.max_payload_bytes
-            and len(batch.accepted) - batch.dropped < room
-        ):
-            # As in decide_send.
-            message_id = f"{messages.next_seq + len(batch.accepted)}-{context.run}"
-            batch.accepted.append(message_id)
-            events.append(e.MessageEnqueued(now, message_id, send.topic, send.payload, send.guarantee))
-            id_ = MessageId(message_id, now, configuration.name)
-            results.append(DeliveryResult(True, id_, delivery_timestamp=now))
-            continue
+    plain, results = _plainly(state, command.sends, context)
+    events: list[e.Event] = [*plain]
+    if len(results) == len(command.sends):
+        return Decision(tuple(events), results)
+    batch = _Batch([event.message_id for event in plain])
+    for send in command.sends[len(results) :]:
         produced, result = _admit(state, send, context, batch)
         if not isinstance(result, DeliveryResult):
-            detail = f"Queue {configuration.name!r} at maximum capacity; a batch does not wait for room"
+            detail = f"Queue {state.configuration.name!r} at maximum capacity; a batch does not wait for room"
             produced, result = _reject(send.topic, RejectionReason.CAPACITY, detail, context)
         events.extend(produced)
         results.append(result)
