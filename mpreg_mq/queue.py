@@ -188,27 +188,20 @@ class MessageQueue(QueueInspection):
         Raises:
             InvalidOptionError: the batch is too long, or an entry is neither form.
         """
-        entries = batch_entries(messages)
         if guarantee_of(delivery_guarantee) is DeliveryGuarantee.FIRE_AND_FORGET:
             return [
                 await self.send_message(topic, payload, delivery_guarantee, **{**options, **own})
-                for topic, payload, own in entries
+                for topic, payload, own in batch_entries(messages)
             ]
-        found = send_commands(self.config, entries, delivery_guarantee, options)
-        sends = tuple(send for send in found if type(send) is c.Send)
-        refused = [
-            self._refused(topic, error)
-            for (topic, _, _), error in zip(entries, found, strict=True)
-            if isinstance(error, MessageQueueError)
-        ]
+        sends, refused = send_commands(self.config, messages, delivery_guarantee, options)
+        refusals = [self._refused(topic, error) for _, topic, error in refused]
         try:
-            accepted: list[DeliveryResult] = await self._ask(c.SendBatch(sends)) if sends else []
+            results: list[DeliveryResult] = await self._ask(c.SendBatch(tuple(sends))) if sends else []
         except MessageQueueError as error:
-            accepted = [failed_result(error)] * len(sends)
-        if not refused:
-            return accepted
-        answers, refusals = iter(accepted), iter(refused)
-        return [next(answers if type(send) is c.Send else refusals) for send in found]
+            results = [failed_result(error)] * len(sends)
+        for (place, _, _), refusal in zip(refused, refusals, strict=True):
+            results.insert(place, refusal)
+        return results
 
     def _refused(self, topic: Any, error: MessageQueueError) -> DeliveryResult:
         """Log a send that was refused before it became a command, and answer with the reason (S2)."""

@@ -74,30 +74,46 @@ def send_command(
     return c.Send(topic, encoded, guarantee, checked, key)
 
 
+Refused = tuple[int, Any, MessageQueueError]
+"""The place of a message in its batch, its topic, and why it cannot be sent."""
+
+
 def send_commands(
-    configuration: QueueConfiguration, entries: Iterable[Entry], guarantee: Any, options: dict[str, Any]
-) -> list[c.Send | MessageQueueError]:
-    """For each entry of a batch the command for it, or why it cannot be one (S5)."""
-    found: list[c.Send | MessageQueueError] = []
+    configuration: QueueConfiguration, messages: Iterable[Any], guarantee: Any, options: dict[str, Any]
+) -> tuple[list[c.Send], list[Refused]]:
+    """The commands for the messages of a batch, in their order, and which of them cannot be one (S5).
+
+    Raises:
+        InvalidOptionError: the batch is too long, or a message is neither a pair nor a mapping with these.
+    """
+    given = _not_too_many(messages)
+    sends: list[c.Send] = []
+    refused: list[Refused] = []
     plain = not options and not configuration.enable_deduplication and type(guarantee) is DeliveryGuarantee
     known_topic: Any = _NONE
-    for topic, payload, own in entries:
-        if topic is known_topic and plain and not own:
-            # As send_command, in place, for one that differs from the one before in its payload alone.
-            try:
-                encoded = encode(payload)
-                if len(encoded) <= SHALLOW_BYTES:
-                    found.append(c.Send(topic, encoded, guarantee))
-                    continue
-            except Exception:
-                # Which it explains.
-                pass
+    for message in given:
+        if type(message) is tuple and len(message) == 2:
+            # As _entry, in place, for what most are.
+            topic, payload = message
+            own = _NONE
+            if topic is known_topic and plain:
+                # As send_command, in place, for one that differs from the one before in its payload alone.
+                try:
+                    encoded = encode(payload)
+                    if len(encoded) <= SHALLOW_BYTES:
+                        sends.append(c.Send(topic, encoded, guarantee))
+                        continue
+                except Exception:
+                    # Which it explains.
+                    pass
+        else:
+            topic, payload, own = _entry(message)
         try:
-            found.append(send_command(configuration, topic, payload, guarantee, {**options, **own} if own else options))
+            sends.append(send_command(configuration, topic, payload, guarantee, {**options, **own} if own else options))
             known_topic = topic if type(topic) is str else _NONE
         except MessageQueueError as error:
-            found.append(error)
-    return found
+            refused.append((len(sends) + len(refused), topic, error))
+    return sends, refused
 
 
 def rejection_of(error: MessageQueueError) -> RejectionReason:
@@ -128,14 +144,14 @@ def batch_entries(
     Raises:
         InvalidOptionError: the batch is too long, or an entry is neither a pair nor a mapping with these.
     """
-    entries = [
-        # As _entry, in place, for what most are.
-        (message[0], message[1], _NONE) if type(message) is tuple and len(message) == 2 else _entry(message)
-        for message in messages
-    ]
-    if len(entries) > MAX_BATCH:
-        raise InvalidOptionError(f"messages: got {len(entries)}, expected at most {MAX_BATCH}; send several batches")
-    return entries
+    return [_entry(message) for message in _not_too_many(messages)]
+
+
+def _not_too_many(messages: Iterable[Any]) -> list[Any]:
+    given = list(messages)
+    if len(given) > MAX_BATCH:
+        raise InvalidOptionError(f"messages: got {len(given)}, expected at most {MAX_BATCH}; send several batches")
+    return given
 
 
 def _entry(message: Mapping[str, Any] | tuple[str, Any]) -> Entry:

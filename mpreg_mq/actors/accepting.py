@@ -30,7 +30,6 @@ from mpreg_mq.actors.subscriber_actor import Deliver, Later
 from mpreg_mq.actors.views import fired_message
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, QueueClosedError
-from mpreg_mq.events.log import Append
 from mpreg_mq.model import DEFAULT_OPTIONS, CircuitState, DeliveryGuarantee, MessageId, RejectionReason
 from mpreg_mq.projections import QueueState
 
@@ -219,7 +218,7 @@ class AcceptingActor(DispatchingActor):
             try:
                 for event in events:
                     state.apply(event)
-                self._log_append((Append(self.stream, before, events),))
+                self._append_next(self.stream, before, events)
             except Exception as error:
                 raise self._rebuilt_after(error) from error
         elif (
@@ -330,14 +329,14 @@ class AcceptingActor(DispatchingActor):
         state, context = self.state, self._shared_context
         # Callbacks may have had something recorded, which was later.
         context.now = now if now >= state.last_at else state.last_at
-        decision = record_fire_and_forget(send, context, id_, tuple(delivered), tuple(failed))
+        event, result = record_fire_and_forget(send, context, id_, tuple(delivered), tuple(failed))
         if not self._immediate or self._outbox is not None:
-            return self._record(decision.events, decision.reply)
+            return self._record((event,), result)
         # As _record, in place, for a log that has at once what is appended.
         before = state.version
         try:
-            state.apply(decision.events[0])
-            self._log_append((Append(self.stream, before, decision.events),))
+            state.apply_fired(event)
+            self._append_next(self.stream, before, (event,))
         except Exception as error:
             raise self._rebuilt_after(error) from error
-        return decision.reply
+        return result

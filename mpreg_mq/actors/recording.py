@@ -27,6 +27,7 @@ from mpreg_mq.clock import Clock
 from mpreg_mq.errors import EventLogError, LogFullError, MessageQueueError, QueueClosedError
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Append, retaining
+from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
@@ -60,11 +61,11 @@ class RecordingActor(LoopActor):
     """Decides, records, and rebuilds its state from the log after a failure."""
 
     __slots__ = (
+        "_append_next",
         "_clock",
         "_commits_at_once",
         "_durable",
         "_immediate",
-        "_log_append",
         "_now",
         "_outbox",
         "_outstanding",
@@ -90,7 +91,10 @@ class RecordingActor(LoopActor):
         self._store = store
         self._clock = clock
         self._now = clock.now
-        self._log_append = store.log.append
+        # Not of a log that is one of those with something else around it, which wants to hear of each append.
+        self._append_next: Callable[[str, int, Sequence[e.Event]], None] = (
+            store.log.append_next if type(store.log) is MemoryEventLog else self._append_one
+        )
         self._immediate = store.journal is None
         # Without a journal an append is there at once, and with a buffered one nobody waits for it.
         self._waits = store.journal is not None and store.buffered_seconds is None
@@ -181,7 +185,7 @@ class RecordingActor(LoopActor):
                     return reply
                 self._flush_outbox(before)
             if self._immediate:
-                self._log_append((Append(self.stream, before, events),))
+                self._append_next(self.stream, before, events)
                 return reply
             loop = self.loop
             if loop is None or not loop.is_running() or (wait and self._synchronous):
@@ -195,6 +199,9 @@ class RecordingActor(LoopActor):
         later: Waiter = loop.create_future() if awaited else LoopFuture()
         self._submit(before, events).waiters.append((later, reply))
         return later
+
+    def _append_one(self, stream: str, version: int, events: Sequence[e.Event]) -> None:
+        self._store.log.append((Append(stream, version, events),))
 
     def _append(self, before: int, events: Sequence[e.Event]) -> None:
         """Append and wait for the commit, after everything before it."""
@@ -262,7 +269,7 @@ class RecordingActor(LoopActor):
             events = tuple(outbox)
             outbox.clear()
             if self._immediate:
-                self._log_append((Append(self.stream, version - len(events), events),))
+                self._append_next(self.stream, version - len(events), events)
             else:
                 self._submit(version - len(events), events)
 

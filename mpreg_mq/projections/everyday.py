@@ -95,6 +95,7 @@ def enqueued_in_a_row(state: QueueState, first: e.MessageEnqueued, following: It
     lane_of = messages._lanes.lane_of_topic.get
     before = len(unplaced)
     at, version, seq = state.last_at, state.version, messages.next_seq
+    last_seq = seq + MOST_UNPLACED - before - 1
     event: Any = first
     try:
         while (
@@ -104,8 +105,8 @@ def enqueued_in_a_row(state: QueueState, first: e.MessageEnqueued, following: It
             and event.guarantee is _AT_LEAST_ONCE
             and lane_of(event.topic) is quick_lane
             and (message_id := event.message_id) not in unplaced
-            and message_id not in by_id
-            and len(unplaced) < MOST_UNPLACED
+            and (not by_id or message_id not in by_id)
+            and seq <= last_seq
         ):
             version += 1
             unplaced[message_id] = event, version, seq

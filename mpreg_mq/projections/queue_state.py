@@ -124,6 +124,15 @@ class QueueState(Projection):
             for place, name in others:
                 getattr(projections[place], name)(told)
 
+    def apply_fired(self, event: e.FireAndForgetSent) -> None:
+        """:meth:`apply`, for this one by the shortest way."""
+        self.version += 1
+        if event.at > self.last_at:
+            self.last_at = event.at
+        self.statistics._on_fire_and_forget(event)
+        if event.deduplication_key is not None:
+            self.deduplication._on_accepted(event)
+
     def apply_all(self, events: Iterable[e.Event]) -> None:
         """Fold events in, as :meth:`apply` does one after another, in two thirds of the time.
 

@@ -187,12 +187,14 @@ def test_g1_fire_and_forget_is_refused_for_its_own_faults_only() -> None:
     q.send()
     send = deduplicated("k")
     assert decide_fire_and_forget(q.state, send, q.context).reply is None
-    result = q.record(record_fire_and_forget(send, q.context, MessageId("f1-r"), ("s",), ("x",)))
+    event, result = record_fire_and_forget(send, q.context, MessageId("f1-r"), ("s",), ("x",))
+    q.given(event)
     assert result.success
     assert (result.delivered_to, result.failed_deliveries) == (frozenset({"s"}), frozenset({"x"}))
     refused = q.record(decide_fire_and_forget(q.state, send, q.context))
     assert refused.rejection is RejectionReason.DUPLICATE
     report = q.state.report(q.now)
     assert (report.messages_sent, report.messages_received, report.messages_acknowledged) == (2, 1, 1)
-    q.record(record_fire_and_forget(c.Send("t", b""), q.context, MessageId("f2-r"), (), ()))
+    event, _ = record_fire_and_forget(c.Send("t", b""), q.context, MessageId("f2-r"), (), ())
+    q.given(event)
     assert q.state.report(q.now).messages_acknowledged == 1

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpreg_mq.errors import EventLogError
+from mpreg_mq.errors import EventLogError, VersionConflictError
 from mpreg_mq.events import Append, MemoryEventLog, RecordedEvent, Snapshot, chunks
 from mpreg_mq.events.log import EVENTS_AT_ONCE
 from tests.support.numbered_events import events
@@ -177,3 +177,38 @@ def test_a_reader_of_what_was_truncated_in_its_chunk_stops() -> None:
         for reader in (of_log, of_stream, alone):
             with pytest.raises(EventLogError, match="truncated meanwhile"):
                 next(reader)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 5), st.sampled_from([0, 0, 0, 1, -1])), max_size=20)
+)
+def test_one_append_by_the_shortest_way_is_an_append(steps: list[tuple[str, int, int]]) -> None:
+    """For all appends, also of no events and at wrong versions: without a batch around it each comes to the same."""
+    with chunks_of(3) as one, chunks_of(3) as other:
+        versions = {"a": 0, "b": 0}
+        for stream, count, wrong in steps:
+            version = versions[stream] + wrong
+            added = events(count)
+            outcomes = []
+            for append, arguments in (
+                (one.append, ((Append(stream, version, added),),)),
+                (other.append_next, (stream, version, added)),
+            ):
+                try:
+                    append(*arguments)
+                    outcomes.append("")
+                except VersionConflictError as error:
+                    outcomes.append(str(error))
+            assert outcomes[0] == outcomes[1]
+            if not outcomes[0]:
+                versions[stream] += count
+        assert list(one.read_all()) == list(other.read_all())
+
+
+def test_a_closed_log_takes_nothing_by_the_shortest_way_either() -> None:
+    """Given a log that is closed, then nothing is appended to it."""
+    log = MemoryEventLog()
+    log.append_next("a", 0, events(1))
+    log.close()
+    with pytest.raises(EventLogError, match="closed"):
+        log.append_next("a", 1, events(1))

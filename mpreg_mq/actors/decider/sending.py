@@ -238,8 +238,8 @@ def record_fire_and_forget(
     id_: MessageId,
     delivered_to: tuple[str, ...],
     failed: tuple[str, ...],
-) -> Decision:
-    """The one attempt was made; replies the result, which is a success even without subscribers (G1).
+) -> tuple[e.FireAndForgetSent, DeliveryResult]:
+    """The one attempt was made: its event, and the result, which is a success even without subscribers (G1).
 
     ``id_`` is what the copies that were delivered have.
     """
@@ -247,7 +247,7 @@ def record_fire_and_forget(
     event = e.FireAndForgetSent(now, id_.id, send.topic, delivered_to, failed, send.fingerprint)
     # An empty set would be the same one each time, but not be had for nothing.
     who_failed = frozenset(failed) if failed else NOBODY
-    return Decision((event,), DeliveryResult(True, id_, frozenset(delivered_to), who_failed, None, now))
+    return event, DeliveryResult(True, id_, frozenset(delivered_to), who_failed, None, now)
 
 
 def decide_rejection(state: QueueState, command: RecordRejection, context: Context) -> Decision:

@@ -7,7 +7,6 @@ from typing import Any
 from mpreg_mq.actors import recording
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
-from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.model import Durability
 from mpreg_mq.testing.retention import SimulatedArchive
 from tests.support.mutants.mutant import Mutant, returning
@@ -51,16 +50,16 @@ def _written_all_the_same(at: Any) -> Any:
     return mutated
 
 
-def _memory_leaks(append: Any) -> Any:
+def _memory_leaks(append_next: Any) -> Any:
     count = 0
 
-    def mutated(self: Any, batch: Any) -> None:
+    def mutated(self: Any, stream: str, version: int, events: Any) -> None:
         nonlocal count
-        if type(self) is MemoryEventLog and isinstance(batch[0].events[-1], e.MessageEnqueued):
+        if isinstance(events[-1], e.MessageEnqueued):
             count += 1
             if count % 5 == 0:
                 return
-        append(self, batch)
+        append_next(self, stream, version, events)
 
     return mutated
 
@@ -188,7 +187,7 @@ STORAGE_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a log in memory forgets an event",
         "I5",
-        "mpreg_mq.events.memory:MemoryEventLog.append",
+        "mpreg_mq.events.memory:MemoryEventLog.append_next",
         _memory_leaks,
         "durability",
     ),
