@@ -72,18 +72,22 @@ class AcceptingActor(DispatchingActor):
         """Have a send accepted with others of this iteration of the loop; a future of its result where that may be."""
         loop = _get_running_loop()
         inbox = self.actor_inbox
-        turns = self.turns
         if (
             loop is None
             or inbox.loop is not loop
-            or not inbox.takes_at_once
+            # What waits there came before.
+            or inbox._queue
+            or not inbox._open
             or send.options is not DEFAULT_OPTIONS
             or send.fingerprint is not None
             or send.guarantee is _FIRE_AND_FORGET
-            or (self._commits_at_once and not turns.senders)
         ):
             return send_now(send)
-        turns.lone_sends = 0
+        if self._commits_at_once:
+            turns = self.turns
+            if not turns.senders:
+                return send_now(send)
+            turns.lone_sends = 0
         gathered = self._gathered
         if not gathered:
             loop.call_soon(self._end_gathering)

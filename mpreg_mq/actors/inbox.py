@@ -144,11 +144,6 @@ class LoopInbox:
         """Whether a message would be handled at once on the actor's own thread."""
         return self._open and not self._queue and not self._turn.locked()
 
-    @property
-    def takes_at_once(self) -> bool:
-        """Whether nothing waits that came before what comes now."""
-        return self._open and not self._queue
-
     def claim(self, here: AbstractEventLoop | None) -> bool:
         """Whether the calling thread, which runs ``here``, may handle messages.
 

@@ -133,12 +133,16 @@ class SubscriberActor(LoopActor):
         callback = self._callbacks.get(delivery.subscription_id)
         if callback is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
-        outer = current_delivery.get()
+        outer, message = current_delivery.get(), delivery.message
+        # As _call, in place.
+        current_delivery.set(message)
         try:
-            returned = self._call(callback, delivery.message)
-            if returned is None or isinstance(returned, str):
-                return returned
-            return self.go_on(returned, delivery)
+            returned = callback(message)
+            if returned is None or not inspect.isawaitable(returned):
+                return None
+            return self._await(returned, delivery)
+        except BaseException as error:
+            return error_text(error)
         finally:
             current_delivery.set(outer)
 
