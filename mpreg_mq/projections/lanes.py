@@ -205,7 +205,7 @@ class Lanes:
         O(log lanes) plus the size of the audience.
         """
         if self.stale:
-            self._settle()
+            self.settle()
         heads = self._heads
         while heads:
             head = heads[0]
@@ -252,7 +252,7 @@ class Lanes:
         where there is no such lane, which says nothing of :meth:`next`. O(1).
         """
         if self.stale:
-            self._settle()
+            self.settle()
         heads = self._heads
         while heads:
             # As in next.
@@ -308,7 +308,7 @@ class Lanes:
         O(lanes of the subscriber) for the first, O(log lanes) for each after it.
         """
         if self.stale:
-            self._settle()
+            self.settle()
         lanes = self._lanes_of.get(subscriber_id, ())
         return (entry[3] for entry in merge(*lanes))
 
@@ -406,7 +406,7 @@ class Lanes:
     def _all(self) -> list[Lane]:
         return [*self._shared.values(), *self._personal.values()]
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Work audiences out again: O(distinct ready topics), plus the slots of lanes that split."""
         self.stale = False
         old = list(self._shared.values())
@@ -449,7 +449,7 @@ class Lanes:
     def check(self) -> None:
         """Assert that slots know their lane, that lanes are sorted, and that no taker is overlooked."""
         if self.stale:
-            self._settle()
+            self.settle()
         offered = {id(head) for head in self._heads}
         for lane in self._all():
             lane.check()

@@ -79,13 +79,12 @@ class Unfinished:
     def be_quick(self, lane: Lane) -> None:
         """A message of this lane was acknowledged as soon as it was delivered; let the next ones wait unplaced."""
         defaults = self._defaults
-        if (
-            lane.only is not None
-            and not self.unplaced
-            and not self._lanes.stale
-            and defaults is not None
-            and defaults.plain
-        ):
+        if self.unplaced or lane.only is None or defaults is None or not defaults.plain:
+            return
+        if self._lanes.stale:
+            # As whoever delivers has them; nobody does while a log is folded. The next message finds its lane again.
+            self._lanes.settle()
+        else:
             self.quick_lane = lane
 
     def accepted(self, message_id: str) -> e.MessageEnqueued | None:

@@ -99,6 +99,19 @@ def test_g2_a_newcomer_has_all_placed() -> None:
     assert unplaced(q) == []
 
 
+def test_messages_of_a_history_wait_unplaced_as_well() -> None:
+    """Given the history of messages that were acknowledged at once, when it is folded, then the next ones wait, though
+    nobody has looked yet who is to get which."""
+    q = quick()
+    for _ in range(2):
+        q.send()
+        q.deliver_row()
+    q.send()
+    state = QueueState.replay(q.history)
+    assert list(state.messages.unplaced) == [named(4)]
+    assert state.dump() == q.placed.dump()
+
+
 def test_g5_who_leaves_takes_nobody_s_messages_along() -> None:
     """Given unplaced messages whose subscriber leaves, then they wait, and go to the next that comes."""
     q = quick()
