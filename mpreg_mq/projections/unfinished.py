@@ -60,10 +60,7 @@ class Unfinished:
     @property
     def older_lanes(self) -> Lanes:
         """The dispatch index for who asks what goes first: what is unplaced is younger than all that is in it."""
-        lanes = self._lanes
-        if lanes.stale and self.unplaced:
-            self.place_all()
-        return lanes
+        return self._lanes
 
     @property
     def may_deliver(self) -> bool:

@@ -17,8 +17,9 @@ from mpreg_mq.actors import commands as c
 from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DeliveryGuarantee, QueueType
-from mpreg_mq.projections import QueueState
+from mpreg_mq.projections import Messages, QueueState
 from mpreg_mq.projections.lanes import Lanes
+from mpreg_mq.projections.message import Defaults
 from tests.support.given import Scenario, named
 
 
@@ -227,6 +228,59 @@ def test_a_state_whose_placing_was_interrupted_is_at_no_version() -> None:
         q.live.messages.get(named(3))
     q.live.apply(q.fresh[0])
     assert q.live.version < 0
+
+
+def test_a_projection_by_itself_has_nobody_to_tell() -> None:
+    """Given messages that belong to no state and are placed, when Ctrl-C comes in between, then that goes on."""
+    messages = Messages()
+    q = Scenario()
+    q.send()
+    (enqueued,) = q.fresh
+    assert isinstance(enqueued, e.MessageEnqueued)
+    messages._defaults = Defaults(q.state.configuration)
+    messages.unplaced["m"] = (enqueued, 1, 1)
+    with mock.patch.object(Lanes, "place", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        messages.get("m")
+
+
+def test_an_acknowledgment_of_what_nobody_had_is_a_contradiction() -> None:
+    """Given an unplaced message, when an event says that it was acknowledged, then the fold refuses it."""
+    q = quick()
+    sent = q.send()
+    with pytest.raises(ProjectionError, match="the message is not the subscriber's"):
+        q.live.apply(e.MessageAcknowledged(q.now, sent, "s", True))
+
+
+def test_g6_which_subscription_gets_it_is_decided_for_each_message() -> None:
+    """Given a subscriber with two subscriptions, then messages that wait unplaced go to the one that is for them."""
+    q = Scenario()
+    everything = q.subscribe("s", "#")
+    q.subscribe("s", "other")
+    for _ in range(3):
+        sent = q.send("t")
+        assert q.dispatch() == [(sent, "s")]
+        (delivery,) = q.fresh_of(e.MessageDelivered)
+        assert delivery.subscription_id == everything
+        q.acknowledge(sent, "s")
+
+
+def test_what_has_gone_from_other_lanes_holds_nobody_up() -> None:
+    """Given another lane in which one message overtook another before both were purged, then an unplaced one goes."""
+    q = Scenario(queue_type=QueueType.PRIORITY)
+    q.left_alone = True
+    q.subscribe("s", "a")
+    q.subscribe("t", "b")
+    for state in (q.live, q.placed):
+        state.messages.lanes.settle()
+    q.send("a")
+    q.send("b")
+    q.send("b", priority=5)
+    q.when(c.Purge())
+    messages = q.live.messages
+    messages.be_quick(messages._lanes.lane_of_topic["a"])
+    sent = q.send("a")
+    assert unplaced(q) == [sent]
+    assert q.deliver_row() == [(sent, "s")]
 
 
 def test_a_purge_takes_what_is_unplaced() -> None:

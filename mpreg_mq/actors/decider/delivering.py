@@ -43,7 +43,7 @@ def next_dispatch(
             # As deliver, in place.
             deadline = now + state.configuration.default_acknowledgment_timeout_seconds
             return e.MessageDelivered(now, accepted.message_id, subscriber.id, subscription_id, 1, deadline)
-    lanes = messages.older_lanes if messages.unplaced else messages.lanes
+    lanes = messages.older_lanes
     while True:
         found = lanes.next()
         if messages.unplaced and (found is None or found[0].message.rank > PLAIN_RANK):
