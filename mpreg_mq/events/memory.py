@@ -75,18 +75,7 @@ class MemoryEventLog:
                 raise self._closed_error()
             events = self._events
             tail = events.tail
-            if len(batch) == 1:
-                # What a queue does again and again: its run goes on.
-                append = batch[0]
-                stream = self._latest
-                if stream is not None and append.stream == stream.name and append.expected_version == stream.version:
-                    added = append.events
-                    tail += added
-                    stream.version += len(added)
-                    if len(tail) >= events.size:
-                        self._events = events.sealed()
-                    return
-            else:
+            if len(batch) > 1:
                 self._check(batch)
             for append in batch:
                 name = append.stream
@@ -118,7 +107,7 @@ class MemoryEventLog:
             self._lock.release()
 
     def append_next(self, stream: str, version: int, events: Sequence[Event]) -> None:
-        """:meth:`append` of one append that is not made for this: the shortest way for a run that goes on."""
+        """:meth:`append` of one append, by the shortest way for what a queue does again and again: its run goes on."""
         self._lock.acquire()
         try:
             latest = self._latest
