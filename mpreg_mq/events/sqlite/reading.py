@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mpreg_mq.errors import CorruptLogError
 from mpreg_mq.events.codec import CODEC
 from mpreg_mq.events.sqlite.failures import explained
-from mpreg_mq.events.sqlite.records import Head, checksum, has_checksum
+from mpreg_mq.events.sqlite.records import Head, checksum, old_checksum
 from mpreg_mq.events.types import Event
 
 _CHUNK_BYTES = 1 << 20
@@ -246,7 +246,7 @@ class RecordReader:
         first = position - count + 1
         try:
             expected = checksum(before, position, version, count, stream, body) if known is None else known
-            intact = has_checksum(sum_, before, position, version, count, stream, body, expected)
+            intact = sum_ == expected or sum_ == old_checksum(before, position, version, count, stream, body)
         # Damage can have made anything of the columns.
         except Exception as error:
             raise self.damaged(first, f"the record is not readable ({error})") from error

@@ -17,7 +17,7 @@ from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events.sqlite import schema, snapshots
 from mpreg_mq.events.sqlite.failures import UNREADABLE
 from mpreg_mq.events.sqlite.log import SQLiteEventLog
-from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum, has_checksum
+from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum, old_checksum
 from mpreg_mq.events.sqlite.transactions import Row, Stream
 from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head, sync_directory
 
@@ -226,8 +226,8 @@ def _chains(row: tuple[Any, ...], position: int, before: bytes, streams: dict[in
     with suppress(Exception):
         if stream is None or last != position + events or version != stream.version + events:
             return False
-        expected = checksum(before, last, version, events, stream.name, body)
-        return has_checksum(sum_, before, last, version, events, stream.name, body, expected)
+        content = (before, last, version, events, stream.name, body)
+        return bool(sum_ == checksum(*content) or sum_ == old_checksum(*content))
     return False
 
 

@@ -110,7 +110,7 @@ def check_owner(connection: sqlite3.Connection, path: Path) -> int:
     return version
 
 
-# --- from older versions -----------------------------------------------------------------------------------------
+# --- from older versions ------------------------------------------------------------------------------------
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -14,7 +13,7 @@ import pytest
 from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events import Append, Event, QueuePaused, SQLiteEventLog, check_log, encode, repair_log
 from mpreg_mq.events.sqlite import APPLICATION_ID, SCHEMA_VERSION
-from mpreg_mq.events.sqlite.records import _blake2b_128, _sum_of
+from mpreg_mq.events.sqlite.records import old_checksum
 from mpreg_mq.events.sqlite.writer_file import head_path
 from tests.support.sqlite_logs import events, opened, run, stored
 
@@ -80,7 +79,7 @@ def test_a_damaged_log_of_the_first_release_stays_as_it_is(path: Path) -> None:
 
 def make_version_2(path: Path) -> list[tuple[int, str, int, Event]]:
     """A log with the checksums of version 2, and what it holds."""
-    with mock.patch("mpreg_mq.events.sqlite.adding.checksum", partial(_sum_of, _blake2b_128)), opened(path) as log:
+    with mock.patch("mpreg_mq.events.sqlite.adding.checksum", old_checksum), opened(path) as log:
         for number in (1, 2, 3):
             log.append([Append("queue:a", number - 1, events(number))])
         content = stored(log)
