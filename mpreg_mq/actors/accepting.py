@@ -104,8 +104,7 @@ class AcceptingActor(DispatchingActor):
 
     def on_stop(self) -> None:
         """Accept what was sent before, whoever stops the actor."""
-        if self._gathered:
-            self._take_in()
+        self._take_in()
         self.send_off()
         self._send_away()
 
@@ -123,6 +122,8 @@ class AcceptingActor(DispatchingActor):
         self.send_off()
 
     def _take_in(self) -> None:
+        if not self._gathered:
+            return
         gathered, self._gathered = self._gathered, []
         taken = 0
         if self._recovering is None and not self._closing and not self.state.deleted and self._has_room():

@@ -207,8 +207,7 @@ class QueueActor(AcceptingActor):
         self._after()
 
     def _begin_close(self, message: BeginClose) -> Any:
-        if self._gathered:
-            self._take_in()
+        self._take_in()
         self._closing = True
         self._send_away()
         if not self._running:
@@ -240,8 +239,7 @@ class QueueActor(AcceptingActor):
         """The timers and turns of the loop before are lost; plan them anew."""
         self._timer = None
         self._turn_scheduled = False
-        if self._gathered:
-            self._take_in()
+        self._take_in()
         self.send_off()
         self._after()
 

@@ -255,9 +255,7 @@ class RecordingActor(LoopActor):
             try:
                 self.actor_ref.tell(committed)
             except pykka.ActorDeadError:
-                if error is not None:
-                    logger.warning("queue %s: closed without its last events, which are lost: %r", self.name, error)
-                answer(unsent.waiters, None if error is None else self._store_error(error))
+                self.on_told_too_late(committed)
 
         urgent = at_once or bool(unsent.waiters)
         self._store.submit(self.stream, unsent.before, unsent.events, done, self.loop, urgent=urgent, at_once=at_once)
@@ -305,6 +303,8 @@ class RecordingActor(LoopActor):
         """Answer those who waited for a commit."""
         if type(message) is Committed:
             error = message.error
+            if error is not None:
+                logger.warning("queue %s: closed without its last events, which are lost: %r", self.name, error)
             answer(message.waiters, None if error is None else self._store_error(error))
 
     # --- snapshots and room -------------------------------------------------------------------------------
