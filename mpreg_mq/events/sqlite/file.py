@@ -16,6 +16,7 @@ from mpreg_mq.events.sqlite.failures import changed_by_others, explain, is_full,
 from mpreg_mq.events.sqlite.filling import fill
 from mpreg_mq.events.sqlite.kernel_sync import KernelSync
 from mpreg_mq.events.sqlite.opened import CHECKPOINT_PAGES, OpenedFile
+from mpreg_mq.events.sqlite.places import Unplaced, note, remove
 from mpreg_mq.events.sqlite.records import EMPTY, Head
 from mpreg_mq.events.sqlite.transactions import Addition, Stream, insert, transaction
 
@@ -69,7 +70,7 @@ class LogFile(OpenedFile):
     def commit(self, addition: Addition) -> None:
         """Make an addition in one transaction, which waits for the disk."""
         try:
-            insert(self._thorough(), addition)
+            placed = self._insert(self._thorough(), addition)
         except sqlite3.Error as error:
             if is_refusal(error):
                 if changed_by_others(error):
@@ -82,7 +83,7 @@ class LogFile(OpenedFile):
         except BaseException as error:
             self.fail(error)
             raise
-        self._come_to(addition)
+        self._come_to(addition, placed)
         self.synced(addition.head)
         if not self._filled:
             self._new_pages += _pages(addition)
@@ -98,9 +99,9 @@ class LogFile(OpenedFile):
         assert writer is not None, "only a log that is open for writing changes"
         try:
             self._set_quick(writer)
-            insert(writer, addition)
+            placed = self._insert(writer, addition)
             self._is_synced = False
-            self._come_to(addition)
+            self._come_to(addition, placed)
             pages = _pages(addition)
             self.quick_pages += pages
             self._new_pages += pages
@@ -117,8 +118,22 @@ class LogFile(OpenedFile):
                 writer.execute(setting)
             self._quick = True
 
-    def _come_to(self, addition: Addition) -> None:
+    def _insert(self, writer: sqlite3.Connection, addition: Addition) -> bool:
+        """Make an addition, and note places where it is time to; whether that was done."""
+        places = self._unplaced.with_more(addition.rows)
+        if not places:
+            insert(writer, addition)
+            return False
+        insert(writer, addition, lambda connection: note(connection, places, addition.head.position))
+        return True
+
+    def _come_to(self, addition: Addition, placed: bool) -> None:
         """Know what is in the file now."""
+        # Before the versions: who knows of a record can read it.
+        if placed:
+            self._unplaced = Unplaced()
+        else:
+            self._unplaced.add(addition.rows)
         self.head = addition.head
         for stream in addition.new_streams:
             self.streams[stream.name] = stream
@@ -126,6 +141,15 @@ class LogFile(OpenedFile):
         for name, version in addition.versions.items():
             if version:
                 self.streams[name].version = version
+
+    def note_head(self) -> None:
+        """Note in the file itself where the log ends, and the places of all records."""
+        places = self._unplaced.places
+        with self.transaction() as connection:
+            schema.write_head(connection, "head", self.head)
+            if places:
+                note(connection, places, self.head.position)
+        self._unplaced = Unplaced()
 
     @property
     def synced_position(self) -> int:
@@ -204,8 +228,7 @@ class LogFile(OpenedFile):
         """
         with contextlib.suppress(sqlite3.Error), self._suspecting():
             self._thorough().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            with self.transaction() as connection:
-                schema.write_head(connection, "head", self.head)
+            self.note_head()
 
     def open_kernel_sync(self) -> KernelSync | None:
         """What syncs the commits that do not wait; None where each has to. Give it to :meth:`close_kernel_sync`."""
@@ -300,8 +323,7 @@ class LogFile(OpenedFile):
         self.reader.replace(self._connect_reader())
         self.load()
         self._check_last()
-        with self.transaction() as connection:
-            schema.write_head(connection, "head", self.head)
+        self.note_head()
         with self._checkpointing:
             if self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
                 raise EventLogError(f"open {self.path}: readers kept its write-ahead log from being emptied; try again")
@@ -348,11 +370,13 @@ class LogFile(OpenedFile):
             return self._reclaim(self._thorough(), records, pages)
 
     def _reclaim(self, writer: sqlite3.Connection, records: int, pages: int) -> bool:
-        removed = writer.execute(
-            "DELETE FROM records WHERE position IN "
-            "(SELECT position FROM records WHERE position <= ? ORDER BY position LIMIT ?)",
-            (self.base.position, records),
-        ).rowcount
+        with transaction(writer, "IMMEDIATE"):
+            remove(writer, self.base.position, records)
+            removed = writer.execute(
+                "DELETE FROM records WHERE position IN "
+                "(SELECT position FROM records WHERE position <= ? ORDER BY position LIMIT ?)",
+                (self.base.position, records),
+            ).rowcount
         if removed:
             return True
         free = writer.execute("PRAGMA freelist_count").fetchone()[0]
@@ -364,10 +388,11 @@ class LogFile(OpenedFile):
 
     def versions_at(self, position: int) -> dict[str, int]:
         """Versions of the streams that have events at or below ``position``; O(streams)."""
+        self.note_head()
         found = {}
         for name, stream in self.streams.items():
             row = self._reading.execute(
-                "SELECT max(version) FROM records WHERE stream_id = ? AND position <= ?", (stream.id, position)
+                "SELECT max(version) FROM places WHERE stream_id = ? AND position <= ?", (stream.id, position)
             ).fetchone()
             version = max(row[0] or 0, stream.base_version)
             if version:
@@ -391,8 +416,7 @@ class LogFile(OpenedFile):
         """Move everything into the file and to disk; whether no reader was in the way."""
         if self._synchronous == "FULL" and self._is_synced:
             return True
-        with self.transaction() as connection:
-            schema.write_head(connection, "head", self.head)
+        self.note_head()
         # A checkpoint syncs the write-ahead log before it copies from it, and the database after.
         with self._suspecting(), self._checkpointing:
             return not self._thorough().execute("PRAGMA wal_checkpoint(FULL)").fetchone()[0]
@@ -407,8 +431,7 @@ class LogFile(OpenedFile):
         ended = False
         try:
             if self._writer is not None and self._failed is None:
-                with self.transaction() as connection:
-                    schema.write_head(connection, "head", self.head)
+                self.note_head()
                 ended = True
         finally:
             self._abandon(remove_head=ended)
@@ -416,7 +439,7 @@ class LogFile(OpenedFile):
 
 def _pages(addition: Addition) -> int:
     """Roughly how many pages an addition changes."""
-    return 2 + sum(1 + len(row[-1]) // _PAGE_BYTES for row in addition.rows)
+    return 1 + sum([len(row[-1]) for row in addition.rows]) // _PAGE_BYTES
 
 
 def _said(error: BaseException | None) -> str:

@@ -20,6 +20,7 @@ from mpreg_mq.events.sqlite import snapshots as s
 from mpreg_mq.events.sqlite.adding import addition, adds_messages
 from mpreg_mq.events.sqlite.failures import explained
 from mpreg_mq.events.sqlite.file import LogFile
+from mpreg_mq.events.sqlite.places import WRONG_PLACES
 from mpreg_mq.events.sqlite.quick import SQLiteQuickWriter
 from mpreg_mq.events.sqlite.reading import Found
 from mpreg_mq.events.sqlite.records import blocks
@@ -297,6 +298,10 @@ class SQLiteEventLog:
         """
         # Of those tables that a reader of events has no need of; SQLite itself takes any column for right.
         self._reader.rows(s.FIND, 0, 0, -1)
+        if self._file.places_are_noted:
+            for wrong, statement in WRONG_PLACES:
+                if number := self._reader.rows(statement)[0][0]:
+                    return f"read {self._path}: {number} {wrong}; repair the log"
         found = "; ".join(row[0] for row in self._reader.rows("PRAGMA integrity_check(5)"))
         return None if found == "ok" else f"read {self._path}: SQLite says: {found}; repair the log"
 

@@ -13,6 +13,7 @@ from mpreg_mq.events.sqlite import schema
 from mpreg_mq.events.sqlite.failures import explained
 from mpreg_mq.events.sqlite.forking import forget_after_fork, keep_for_ever
 from mpreg_mq.events.sqlite.kernel_sync import KernelSync
+from mpreg_mq.events.sqlite.places import Unplaced, find, note
 from mpreg_mq.events.sqlite.reading import RecordReader
 from mpreg_mq.events.sqlite.records import EMPTY, Head
 from mpreg_mq.events.sqlite.sizes import check_size, size_of
@@ -25,9 +26,12 @@ BUSY_SECONDS = 5.0
 CHECKPOINT_PAGES = 1000
 """So many pages of the write-ahead log are copied into the file, and it begins anew."""
 
+# The last record whose place is noted and which is there: most likely the first that is looked at.
 _STREAMS = (
     "SELECT id, name, base_version, "
-    "(SELECT max(version) FROM records WHERE stream_id = streams.id) FROM streams ORDER BY id"
+    "(SELECT r.version FROM {places} p CROSS JOIN records r "
+    "ON r.position = p.position AND r.stream_id = p.stream_id AND r.version = p.version "
+    "WHERE p.stream_id = streams.id ORDER BY p.version DESC LIMIT 1) FROM streams ORDER BY id"
 )
 
 
@@ -62,7 +66,16 @@ class OpenedFile:
         self._writer: sqlite3.Connection | None = None
         self._lock: WriterLock | None = None
         self._head_file: HeadFile | None = None
-        self.reader = RecordReader(path, lambda: self.base, lambda id_: self._names.get(id_), self.check_open)
+        self._unplaced = Unplaced()
+        self.places_are_noted = True
+        """Whether it has a table for them; logs of older releases, which are only read, have an index."""
+        self.reader = RecordReader(
+            path,
+            lambda: self.base,
+            lambda id_: self._names.get(id_),
+            lambda id_: self._unplaced.before.get(id_),
+            self.check_open,
+        )
         if not path.parent.is_dir():
             raise EventLogError(f"open {path}: there is no directory {path.parent}; create it first")
         if path.is_dir():
@@ -95,10 +108,14 @@ class OpenedFile:
             check_size(self.path)
         if self._read_only:
             self.reader.replace(self._connect_reader())
-            if schema.check_owner(self._reading, self.path) < schema.OLDEST_READ:
+            version = schema.check_owner(self._reading, self.path)
+            if version < schema.OLDEST_READ:
                 raise EventLogError(
                     f"open {self.path}: an older release wrote it; open it for writing once, which brings it up to date"
                 )
+            if version < schema.FIRST_WITH_PLACES:
+                self.places_are_noted = False
+                self.reader.places = "records"
             self.load()
             self._check_head(recorded, has_wal)
             return
@@ -107,6 +124,7 @@ class OpenedFile:
         self.reader.replace(self._connect_reader())
         self.load()
         self._check_head(None if migrated else recorded, has_wal or migrated)
+        self._note_places()
         certain = self._synchronous == "FULL"
         self._head_file = HeadFile(self.path, self.head, certain=certain, reserve_bytes=self._reserve_bytes)
 
@@ -186,6 +204,14 @@ class OpenedFile:
         assert connection is not None, "an open log has a connection"
         return connection
 
+    def _note_places(self) -> None:
+        """Note the places of what a crash has left without."""
+        writer, unplaced = self._writer, self._unplaced
+        if unplaced.places and writer is not None:
+            with transaction(writer, "IMMEDIATE"):
+                note(writer, unplaced.places, self.head.position)
+            self._unplaced = Unplaced()
+
     # --- what is known ------------------------------------------------------------------------------------
 
     def load(self) -> None:
@@ -199,19 +225,23 @@ class OpenedFile:
         try:
             base = schema.read_head(connection, "base", self.path)
             row = connection.execute("SELECT position, checksum FROM records ORDER BY position DESC LIMIT 1").fetchone()
-            found = connection.execute(_STREAMS).fetchall()
+            found = connection.execute(_STREAMS.format(places=self.reader.places)).fetchall()
+            head = base if row is None or row[0] <= base.position else Head(*row)
+            unplaced = find(connection) if self.places_are_noted else Unplaced()
         finally:
             connection.execute("ROLLBACK")
         streams = {}
+        latest = {id_: version for id_, version, _ in unplaced.places}
         for id_, name, base_version, version in found:
-            streams[name] = Stream(id_, name, max(version or 0, base_version), base_version)
-        head = base if row is None or row[0] <= base.position else Head(*row)
+            streams[name] = Stream(id_, name, max(version or 0, latest.get(id_, 0), base_version), base_version)
         total = sum(stream.version for stream in streams.values())
         if total != head.position:
             raise CorruptLogError(
                 f"open {self.path}: its streams have {total} events, its last position is {head.position}; "
                 "repair the log"
             )
+        # Before the streams: who knows of a record can read it.
+        self._unplaced = unplaced
         self.head = head
         self.base = base
         self.streams = streams
@@ -238,6 +268,12 @@ class OpenedFile:
                 recorded.head.position - self.head.position,
             )
         self._check_last()
+        placed_to = self._unplaced.placed_to
+        if self.places_are_noted and not (isinstance(placed_to, int) and placed_to <= self.head.position):
+            raise CorruptLogError(
+                f"open {self.path}: found {placed_to!r} as the position up to which places are noted, "
+                f"expected 0 to {self.head.position}; repair the log"
+            )
 
     def _check_last(self) -> None:
         """Check the record that the next one is chained to."""

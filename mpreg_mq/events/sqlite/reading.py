@@ -27,10 +27,15 @@ _CHUNKS_AHEAD = 4
 """More than one, because neither the reader nor who reads ahead takes the same time for each."""
 
 _COLUMNS = "r.position, r.stream_id, r.version, r.count, r.checksum, r.body"
-_OF_STREAM = (
-    f"SELECT {_COLUMNS}, before.checksum FROM records r "
-    "LEFT JOIN records before ON before.position = r.position - r.count "
-    "WHERE r.stream_id = ? AND r.version > ? AND r.version <= ? ORDER BY r.version"
+_BEFORE_IT = "LEFT JOIN records before ON before.position = r.position - r.count"
+_PLACED = (
+    f"SELECT {_COLUMNS}, before.checksum "
+    f"FROM {{places}} p CROSS JOIN records r ON r.position = p.position {_BEFORE_IT} "
+    "WHERE p.stream_id = ? AND p.version > ? AND p.version <= ? ORDER BY p.version"
+)
+_UNPLACED = (
+    f"SELECT {_COLUMNS}, before.checksum FROM records r {_BEFORE_IT} "
+    "WHERE r.position > ? AND r.stream_id = ? AND r.version > ? AND r.version <= ? ORDER BY r.position"
 )
 _OF_LOG = f"SELECT {_COLUMNS} FROM records r WHERE r.position > ? AND r.position <= ? ORDER BY r.position"
 _BEFORE = "SELECT checksum FROM records WHERE position = ?"
@@ -88,16 +93,24 @@ class _Chunks:
 class RecordReader:
     """One connection that cannot write, for readers of any thread.
 
-    ``base`` tells where the log begins, ``name_of`` the name of a stream's row id, and ``check_open`` raises where
-    the log must not be used.
+    ``base`` tells where the log begins, ``name_of`` the name of a stream's row id, ``unplaced`` the position before
+    its first record whose place is not noted, and ``check_open`` raises where the log must not be used.
     """
 
     def __init__(
-        self, path: Path, base: Callable[[], Head], name_of: Callable[[int], str | None], check_open: Callable[[], None]
+        self,
+        path: Path,
+        base: Callable[[], Head],
+        name_of: Callable[[int], str | None],
+        unplaced: Callable[[int], int | None],
+        check_open: Callable[[], None],
     ) -> None:
         self._path = path
         self._base = base
         self._name_of = name_of
+        self._unplaced = unplaced
+        self.places = "places"
+        """The table that has the places of records."""
         self._check_open = check_open
         self._lock = threading.Lock()
         self.connection: sqlite3.Connection | None = None
@@ -131,7 +144,11 @@ class RecordReader:
         begun = False
 
         def fetch(after: int, _: bytes | None) -> _Chunk:
-            rows = self.rows(_OF_STREAM, stream_id, after, last)
+            # Asked first, for what is placed meanwhile is found at either.
+            unplaced = self._unplaced(stream_id)
+            rows = self.rows(_PLACED.format(places=self.places), stream_id, after, last)
+            if not rows and unplaced is not None:
+                rows = self.rows(_UNPLACED, unplaced, stream_id, after, last)
             expected = [
                 self._expected(before, stream, position, version, count, body)
                 for position, _, version, count, _, body, before in rows

@@ -156,7 +156,7 @@ def _restore_tables(path: Path) -> None:
     with suppress(*UNREADABLE), closing(sqlite3.connect(path, isolation_level=None)) as connection:
         # Also has SQLite pass by what it does not understand there.
         connection.execute("PRAGMA writable_schema = ON")
-        for statement in schema.TABLES:
+        for statement in (*schema.TABLES, schema.OLD_INDEX):
             name = statement.split(" (" if " TABLE " in statement else " ON ")[0].split()[-1]
             connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (statement, name))
 
@@ -188,6 +188,7 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, path: Path) ->
             snapshots.save(target, stream, snapshot)
     schema.write_head(target, "base", base)
     schema.write_head(target, "head", head)
+    schema.note_all_places(target)
     return head
 
 

@@ -17,11 +17,25 @@ from mpreg_mq.events.types import Event
 APPLICATION_ID = 0x6D70_6D71
 """``mpmq`` in the file's header: tells a log from any other SQLite file."""
 
-SCHEMA_VERSION = 3
-"""Version of the tables, kept in ``meta``. Version 1 had a row for each event and no checksums, version 2 others."""
+SCHEMA_VERSION = 4
+"""Version of the tables, kept in ``meta``.
+
+Version 1 had a row for each event and no checksums, version 2 other checksums, and version 3 an index of the streams
+that changed with every commit.
+"""
 
 OLDEST_READ = 2
 """What is written like this or later can be read as it is."""
+
+FIRST_WITH_PLACES = 4
+OLD_INDEX = "CREATE UNIQUE INDEX records_of_stream ON records (stream_id, version)"
+"""What had the places of records before that version."""
+
+PLACES = (
+    "CREATE TABLE places (stream_id INTEGER NOT NULL, version INTEGER NOT NULL, position INTEGER NOT NULL, "
+    "PRIMARY KEY (stream_id, version)) WITHOUT ROWID"
+)
+"""Where the records of a stream are, up to the position that ``meta`` names; see places.py."""
 
 TABLES = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID",
@@ -29,13 +43,19 @@ TABLES = (
     # Position and version are those of the record's last event.
     "CREATE TABLE records (position INTEGER PRIMARY KEY, stream_id INTEGER NOT NULL, version INTEGER NOT NULL, "
     "count INTEGER NOT NULL, checksum BLOB NOT NULL, body BLOB NOT NULL)",
-    "CREATE UNIQUE INDEX records_of_stream ON records (stream_id, version)",
+    PLACES,
     "CREATE TABLE snapshots (stream_id INTEGER NOT NULL, version INTEGER NOT NULL, checksum BLOB NOT NULL, "
     "body BLOB NOT NULL, PRIMARY KEY (stream_id, version)) WITHOUT ROWID",
 )
 INSERT_RECORD = "INSERT INTO records (position, stream_id, version, count, checksum, body) VALUES "
+PLACED_TO = "placed_to"
+"""Key of ``meta``: the position up to which the places of records are noted."""
 SET_META = "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)"
 
+_NOTE_ALL_PLACES = (
+    "INSERT INTO places (stream_id, version, position) "
+    "SELECT stream_id, version, position FROM records ORDER BY stream_id, version"
+)
 _STEP = 1000
 
 
@@ -47,6 +67,15 @@ def create_tables(connection: sqlite3.Connection) -> None:
     write_meta(connection, "schema_version", SCHEMA_VERSION)
     write_head(connection, "base", EMPTY)
     write_head(connection, "head", EMPTY)
+    write_meta(connection, PLACED_TO, 0)
+
+
+def note_all_places(connection: sqlite3.Connection) -> None:
+    """Note the places of all records there are, of which none is noted yet."""
+    connection.execute(_NOTE_ALL_PLACES)
+    write_meta(
+        connection, PLACED_TO, connection.execute("SELECT coalesce(max(position), 0) FROM records").fetchone()[0]
+    )
 
 
 def is_nobodys(connection: sqlite3.Connection) -> bool:
@@ -116,12 +145,17 @@ def check_owner(connection: sqlite3.Connection, path: Path) -> int:
 def migrate(connection: sqlite3.Connection, version: int) -> None:
     """Bring the tables from an older version to this one, inside a transaction of the caller's.
 
-    O(events) time from version 1, and the file grows by the size of the log, which is reused; O(1) from later ones.
+    O(events) time from version 1, and the file grows by the size of the log, which is reused; O(records) from later
+    ones, of whose records only the places are looked at.
 
     Raises:
         EventLogError: an event cannot be read; nothing has changed then.
     """
     if version >= OLDEST_READ:
+        connection.execute(PLACES)
+        note_all_places(connection)
+        # Where damage has taken it away already, nothing of it is needed.
+        connection.execute("DROP INDEX IF EXISTS records_of_stream")
         # What is added from now on is not for those who read that version.
         write_meta(connection, "schema_version", SCHEMA_VERSION)
         return
@@ -146,6 +180,7 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
             head.position + 1,
         )
     write_head(connection, "head", head)
+    note_all_places(connection)
     for table in ("streams", "events", "event_types"):
         connection.execute(f"DROP TABLE old_{table}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
@@ -13,6 +13,9 @@ from mpreg_mq.events.sqlite.records import Head
 
 Row = tuple[int, int, int, int, bytes, bytes]
 """Position, stream id, version, count, checksum, body."""
+
+Place = tuple[int, int, int]
+"""Stream id, version, position."""
 
 _ROWS_PER_STATEMENT = 32
 """Up to so many records are one statement, which is its own transaction: one wait for SQLite instead of three."""
@@ -55,10 +58,12 @@ def transaction(writer: sqlite3.Connection, kind: str) -> Iterator[sqlite3.Conne
         raise
 
 
-def insert(writer: sqlite3.Connection, addition: Addition) -> None:
-    """Add records and streams in one transaction."""
+def insert(
+    writer: sqlite3.Connection, addition: Addition, also: Callable[[sqlite3.Connection], None] | None = None
+) -> None:
+    """Add records and streams in one transaction, and do something else in it."""
     rows, added = addition.rows, addition.new_streams
-    if not added and len(rows) <= _ROWS_PER_STATEMENT:
+    if not added and also is None and len(rows) <= _ROWS_PER_STATEMENT:
         writer.execute(_INSERT[len(rows)], [value for row in rows for value in row])
         return
     with transaction(writer, "IMMEDIATE") as connection:
@@ -67,3 +72,5 @@ def insert(writer: sqlite3.Connection, addition: Addition) -> None:
                 "INSERT INTO streams (id, name, base_version) VALUES (?, ?, 0)", (stream.id, stream.name)
             )
         connection.executemany(_INSERT[1], rows)
+        if also is not None:
+            also(connection)

@@ -146,7 +146,7 @@ def test_tables_of_a_newer_release_are_refused(path: Path) -> None:
     with opened(path):
         pass
     run(path, f"UPDATE meta SET value = {SCHEMA_VERSION + 1} WHERE key = 'schema_version'")
-    with pytest.raises(EventLogError, match=r"schema version 4, this release reads up to 3; .*newer release; upgrade"):
+    with pytest.raises(EventLogError, match=r"schema version 5, this release reads up to 4; .*newer release; upgrade"):
         SQLiteEventLog(path)
 
 

@@ -23,6 +23,8 @@ FILL_AFTER_PAGES = 20
 FILLED_PAGES = 100
 """Few, so that a test need not commit a thousand times."""
 STEPS = 4
+UNTIL_FILLED = FILL_AFTER_PAGES + STEPS
+"""So many small commits, a page each, until the last step has been made."""
 FULL_SIZE = WAL_HEADER_BYTES + FILLED_PAGES * FRAME_BYTES
 
 
@@ -64,7 +66,7 @@ def test_one_that_gets_more_has_a_write_ahead_log_of_one_size(path: Path) -> Non
     """Given commits by a thread that waits for the disk, when there have been so many that more are to be expected,
     then the write-ahead log gets the size that it has when it begins anew, once."""
     with opened(path) as log:
-        append(log, FILL_AFTER_PAGES)
+        append(log, UNTIL_FILLED)
         assert wal_bytes(path) == FULL_SIZE
         append(log, FILL_AFTER_PAGES)
         assert wal_bytes(path) == FULL_SIZE
@@ -74,7 +76,7 @@ def test_what_was_filled_ahead_is_no_part_of_the_log(path: Path, tmp_path: Path)
     """Given a write-ahead log that is filled ahead, or has grown beyond that since, when its process crashes, then the
     next one finds what was appended, to the last event and no further."""
     with opened(path) as log:
-        append(log, FILL_AFTER_PAGES)
+        append(log, UNTIL_FILLED)
         assert wal_bytes(path) == FULL_SIZE
         with as_left_by_a_crash(path, tmp_path / "at once") as found:
             assert stored(found) == stored(log)
@@ -83,7 +85,7 @@ def test_what_was_filled_ahead_is_no_part_of_the_log(path: Path, tmp_path: Path)
         with as_left_by_a_crash(path, tmp_path / "later") as found:
             assert stored(found) == stored(log)
     with opened(path) as log:
-        assert log.last_position() == FILL_AFTER_PAGES + FILLED_PAGES
+        assert log.last_position() == UNTIL_FILLED + FILLED_PAGES
 
 
 def test_what_loops_write_is_filled_by_whoever_tidies(path: Path, tmp_path: Path) -> None:
@@ -208,11 +210,11 @@ def test_after_a_failure_it_is_filled_anew(path: Path) -> None:
     """Given a log that opened its file again after a failure, which emptied the write-ahead log, when there have been
     as many commits again, then it is filled again."""
     with opened(path) as log:
-        append(log, FILL_AFTER_PAGES)
+        append(log, UNTIL_FILLED)
         file: LogFile = log._file
         file.fail(OSError("a failure"))
         append(log, 1)
         assert wal_bytes(path) < FULL_SIZE
-        append(log, FILL_AFTER_PAGES)
+        append(log, UNTIL_FILLED)
         assert wal_bytes(path) == FULL_SIZE
-        assert log.last_position() == 2 * FILL_AFTER_PAGES + 1
+        assert log.last_position() == 2 * UNTIL_FILLED + 1

@@ -1,4 +1,4 @@
-"""Log files that older releases wrote: version 1 of the tables is brought up to date, version 2 is read as it is."""
+"""Log files that older releases wrote: version 1 of the tables is brought up to date, others are read as they are."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import pytest
 from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events import Append, Event, QueuePaused, SQLiteEventLog, check_log, encode, repair_log
 from mpreg_mq.events.sqlite import APPLICATION_ID, SCHEMA_VERSION
-from mpreg_mq.events.sqlite.records import old_checksum
+from mpreg_mq.events.sqlite.records import checksum, old_checksum
+from mpreg_mq.events.sqlite.schema import OLD_INDEX
 from mpreg_mq.events.sqlite.writer_file import head_path
 from tests.support.sqlite_logs import events, opened, run, stored
-
-VERSION_2 = "UPDATE meta SET value = 2 WHERE key = 'schema_version'"
 
 # --- version 1: a row for each event, and no checksums ------------------------------------------------------
 
@@ -74,44 +73,63 @@ def test_a_damaged_log_of_the_first_release_stays_as_it_is(path: Path) -> None:
     assert run(path, "SELECT count(*) FROM events") == [(3,)]
 
 
-# --- version 2: other checksums -----------------------------------------------------------------------------
+# --- versions 2 and 3: an index in the place of a table, and in version 2 other checksums ------------------------
+
+VERSIONS = pytest.mark.parametrize("version", [2, 3])
 
 
-def make_version_2(path: Path) -> list[tuple[int, str, int, Event]]:
-    """A log with the checksums of version 2, and what it holds."""
-    with mock.patch("mpreg_mq.events.sqlite.adding.checksum", old_checksum), opened(path) as log:
+def make_version(version: int, path: Path) -> list[tuple[int, str, int, Event]]:
+    """A log as releases with version 2 or 3 wrote it, and what it holds."""
+    made = old_checksum if version == 2 else checksum
+    with mock.patch("mpreg_mq.events.sqlite.adding.checksum", made), opened(path) as log:
         for number in (1, 2, 3):
-            log.append([Append("queue:a", number - 1, events(number))])
+            log.append([Append("queue:a" if number < 3 else "queue:b", (number - 1) % 2, events(number))])
         content = stored(log)
-        shutil.copy(head_path(path), path.with_name("head of version 2"))
-    run(path, VERSION_2)
+        shutil.copy(head_path(path), path.with_name("old head"))
+    run(
+        path,
+        "DROP TABLE places",
+        "DELETE FROM meta WHERE key = 'placed_to'",
+        OLD_INDEX,
+        f"UPDATE meta SET value = {version} WHERE key = 'schema_version'",
+    )
     return content
 
 
-def test_a_log_with_other_checksums_is_read_as_it_is(path: Path) -> None:
-    """Given a file of version 2, then it is read, and nothing in it is changed."""
-    content = make_version_2(path)
+@VERSIONS
+def test_an_older_log_is_read_as_it_is(version: int, path: Path) -> None:
+    """Given a file of version 2 or 3, then it is read, all of it and each stream, and nothing in it is changed."""
+    content = make_version(version, path)
     before = path.read_bytes()
     with closing(SQLiteEventLog(path, read_only=True)) as log:
         assert stored(log) == content
+        assert [record.event for record in log.read_stream("queue:a", 1)] == list(events(2))
+        assert log.stream_version("queue:b") == 1
     assert check_log(path) is None
     assert path.read_bytes() == before
 
 
-def test_a_log_with_other_checksums_goes_on_with_those_of_today(path: Path) -> None:
-    """Given a file of version 2 that is written on, then all of it is read, and not by who knows that version only."""
-    content = make_version_2(path)
+@VERSIONS
+def test_an_older_log_goes_on_as_one_of_today(version: int, path: Path) -> None:
+    """Given a file of version 2 or 3 that is written on, then all of it is read, each stream as well, the index is
+    gone, and who knows that version only does not take the file."""
+    content = make_version(version, path)
     with opened(path) as log:
-        log.append([Append("queue:a", 3, events(4))])
+        log.append([Append("queue:a", 2, events(4))])
+        assert [record.event for record in log.read_stream("queue:a")] == [*events(1), *events(2), *events(4)]
     assert run(path, "SELECT value FROM meta WHERE key = 'schema_version'") == [(SCHEMA_VERSION,)]
+    assert run(path, "SELECT name FROM sqlite_master WHERE name = 'records_of_stream'") == []
     with opened(path) as log:
-        assert stored(log) == [*content, (4, "queue:a", 4, events(4)[0])]
+        assert stored(log) == [*content, (4, "queue:a", 3, events(4)[0])]
+        assert [record.event for record in log.read_stream("queue:b")] == list(events(3))
+    assert check_log(path) is None
 
 
+@VERSIONS
 @pytest.mark.parametrize("position", [1, 2, 3])
-def test_damage_is_found_below_other_checksums(path: Path, position: int) -> None:
-    """Given a record of version 2 that was changed, then reading finds it, and repair keeps what is before it."""
-    content = make_version_2(path)
+def test_damage_of_an_older_log_is_found(version: int, path: Path, position: int) -> None:
+    """Given a record of version 2 or 3 that was changed, then reading finds it, and repair keeps what is before it."""
+    content = make_version(version, path)
     run(
         path,
         f"UPDATE records SET body = (SELECT body FROM records WHERE position = {position % 3 + 1}) "
@@ -125,10 +143,28 @@ def test_damage_is_found_below_other_checksums(path: Path, position: int) -> Non
         assert stored(log) == content[: position - 1]
 
 
-def test_a_lost_end_is_noticed_below_other_checksums(path: Path) -> None:
-    """Given a file of version 2 that lost its end, of which its head tells, then opening it raises."""
-    make_version_2(path)
-    shutil.copy(path.with_name("head of version 2"), head_path(path))
+@VERSIONS
+def test_an_index_that_does_not_say_any_more_what_it_is_costs_nothing(version: int, path: Path) -> None:
+    """Given a file of version 2 or 3 with a damaged definition of its index, then repair keeps every event."""
+    content = make_version(version, path)
+    run(
+        path,
+        "PRAGMA writable_schema = ON",
+        "UPDATE sqlite_master SET sql = replace(sql, 'INDEX', 'INDEW') WHERE name = 'records_of_stream'",
+    )
+    assert check_log(path) is not None
+    repair = repair_log(path)
+    assert repair is not None
+    assert repair.kept_events == len(content)
+    with opened(path) as log:
+        assert stored(log) == content
+
+
+@VERSIONS
+def test_a_lost_end_of_an_older_log_is_noticed(version: int, path: Path) -> None:
+    """Given a file of version 2 or 3 that lost its end, of which its head tells, then opening it raises."""
+    make_version(version, path)
+    shutil.copy(path.with_name("old head"), head_path(path))
     run(
         path,
         "DELETE FROM records WHERE position = 3",

@@ -66,9 +66,9 @@ def test_the_write_ahead_log_stays_small(in_memory: Path) -> None:
 
 
 def test_without_tidying_it_would_not(in_memory: Path) -> None:
-    """Given as many batches by a client that never tidies, then the write-ahead log grows beyond that."""
+    """Given more batches by a client that never tidies, then the write-ahead log grows beyond that."""
     with quick(in_memory) as (log, writer):
-        for number in range(CHECKPOINT_PAGES):
+        for number in range(CHECKPOINT_PAGES + FEW_PAGES):
             write(log, writer, number)
             land(writer)
         assert writer.untidy
