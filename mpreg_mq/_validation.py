@@ -20,6 +20,20 @@ Check = Callable[[Any], str | None]
 """Answers what was expected, or None where the value is fine."""
 
 
+MAX_TEXT_LENGTH = 1000
+"""Most characters of a reason or an error that are kept."""
+
+
+def storable(text: str) -> str:
+    """A reason or an error as it is kept: not longer than that, and with what UTF-8 cannot encode written out."""
+    kept = text[:MAX_TEXT_LENGTH]
+    try:
+        kept.encode()
+    except UnicodeEncodeError:
+        return kept.encode("utf-8", "backslashreplace").decode()[:MAX_TEXT_LENGTH]
+    return kept
+
+
 def describe(value: object, limit: int = 60) -> str:
     """``repr`` of a value, cut to ``limit`` characters, for error messages."""
     try:

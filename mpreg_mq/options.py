@@ -40,6 +40,11 @@ def _headers(value: Any) -> str | None:
         return f"got {describe(value)}, expected a mapping of strings to strings"
     if len(value) > MAX_HEADERS:
         return f"got {len(value)} headers, expected at most {MAX_HEADERS}"
+    return text_entries(value)
+
+
+def text_entries(value: Mapping[Any, Any]) -> str | None:
+    """Check for a mapping of strings to strings that can be stored."""
     for key, entry in value.items():
         if not isinstance(key, str) or not isinstance(entry, str):
             return f"got {describe(key)}: {describe(entry)}, expected strings to strings"

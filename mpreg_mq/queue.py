@@ -31,7 +31,7 @@ from mpreg_mq.dead_letters import redrive, would_redrive
 from mpreg_mq.errors import InvalidOptionError, MessageQueueError, QueueClosedError
 from mpreg_mq.events import EventLog, open_log
 from mpreg_mq.model import Callback, DeliveryGuarantee, DeliveryResult, Durability, MessageId, QueuedMessage
-from mpreg_mq.options import MAX_BATCH, guarantee_of, require, required_identifier
+from mpreg_mq.options import MAX_BATCH, guarantee_of, require, required_identifier, text_entries
 from mpreg_mq.queue_inspection import QueueInspection
 from mpreg_mq.sending import batch_entries, failed_result, let_others, rejection_of, send_command, send_commands
 
@@ -160,11 +160,11 @@ class MessageQueue(QueueInspection):
     ) -> DeliveryResult:
         """Send one message unless ``key`` was sent within the deduplication window, on any queue (U1).
 
-        As :meth:`send_message`, with this key in the place of the queue's own.
+        As :meth:`send_message`, with this key, a string of 1 to 256 characters, in the place of the queue's own.
         """
         try:
             send = send_command(self.config, topic, payload, delivery_guarantee, options)
-            send = msgspec.structs.replace(send, fingerprint=key)
+            send = msgspec.structs.replace(send, fingerprint=required_identifier("key", key))
         except MessageQueueError as error:
             return self._refused(topic, error)
         try:
@@ -250,9 +250,7 @@ class MessageQueue(QueueInspection):
         if callback is not None and not callable(callback):
             raise InvalidOptionError(f"callback: got {describe(callback)}, expected a function of one message, or None")
         require("max_in_flight", whole(1, 1_000_000, optional=True), max_in_flight)
-        for key, value in metadata.items():
-            if not isinstance(value, str):
-                raise InvalidOptionError(f"metadata {key}: got {describe(value)}, expected a string")
+        require("metadata", text_entries, metadata)
         subscription_id = str(uuid.uuid4())
         self._actor.call_now(
             c.Subscribe(

@@ -18,6 +18,7 @@ import attrs
 import msgspec
 import pykka
 
+from mpreg_mq._validation import storable
 from mpreg_mq.actors.current import current_delivery
 from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.model import Callback, QueuedMessage
@@ -26,8 +27,6 @@ logger = logging.getLogger("mpreg_mq")
 
 Outcome = str | None
 """None when the callback came to its end, else what went wrong."""
-
-_MAX_ERROR_LENGTH = 1000
 
 
 class Deliver(msgspec.Struct, frozen=True, gc=False):
@@ -96,7 +95,7 @@ def error_text(error: BaseException) -> str:
         text = str(error)
     except BaseException as broken:
         return f"{name} (its text cannot be shown: {type(broken).__name__})"
-    return f"{name}: {text}"[:_MAX_ERROR_LENGTH] if text else name
+    return storable(f"{name}: {text}") if text else name
 
 
 class SubscriberActor(LoopActor):

@@ -162,6 +162,17 @@ def _map_packer(cls: type[Any]) -> Callable[[Any], dict[str, Any]]:
     return pack
 
 
+def _plain(value: Any) -> Any:
+    """A string or number of a class of its own, such as NumPy's, as what it is one of."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    raise TypeError(f"objects of type {type(value).__name__} cannot be stored")
+
+
 def _have_no_options(events: list[Event]) -> bool:
     """Whether all are messages that ask for nothing."""
     if set(map(type, events)) != {types.MessageEnqueued}:
@@ -179,13 +190,13 @@ class Codec:
     def __init__(self, upcasters: Mapping[tuple[str, int], Upcaster] = UPCASTERS) -> None:
         self._upcasters = dict(upcasters)
         self._versions = _schema_versions(self._upcasters)
-        self._encode_body = msgspec.msgpack.Encoder().encode
+        self._encode_body = msgspec.msgpack.Encoder(enc_hook=_plain).encode
         self._packers = {cls: (tag, _packer(cls)) for tag, cls in EVENT_TYPES.items()}
         decoders = {tag: msgspec.msgpack.Decoder(cls) for tag, cls in EVENT_TYPES.items()}
         self._decoders = {(tag, self._versions[tag]): decoder for tag, decoder in decoders.items()}
         self._decode_items = msgspec.msgpack.Decoder(list[tuple[int, msgspec.Raw]]).decode
         self._number()
-        self._encode_json = msgspec.json.Encoder().encode
+        self._encode_json = msgspec.json.Encoder(enc_hook=_plain).encode
         self._json_decoders = {tag: msgspec.json.Decoder(cls) for tag, cls in EVENT_TYPES.items()}
 
     def _number(self) -> None:

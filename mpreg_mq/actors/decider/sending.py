@@ -7,6 +7,7 @@ from itertools import chain
 
 import attrs
 
+from mpreg_mq._validation import storable
 from mpreg_mq.actors.commands import RecordRejection, Send, SendBatch, SendEach
 from mpreg_mq.actors.decider.decision import NOTHING, WAIT_FOR_ROOM, Context, Decision, accepted, rejected
 from mpreg_mq.configuration import QueueConfiguration
@@ -252,4 +253,4 @@ def record_fire_and_forget(
 
 def decide_rejection(state: QueueState, command: RecordRejection, context: Context) -> Decision:
     """Log a send that was refused before it became a command; replies the result (S2)."""
-    return Decision(*_reject(command.topic, command.reason, command.detail, context))
+    return Decision(*_reject(storable(command.topic), command.reason, storable(command.detail), context))

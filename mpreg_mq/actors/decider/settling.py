@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+from mpreg_mq._validation import storable
 from mpreg_mq.actors.commands import Acknowledge, EndLease, ExtendLease, NegativeAcknowledge
 from mpreg_mq.actors.decider.decision import Context, Decision
 from mpreg_mq.configuration import QueueConfiguration
@@ -60,8 +61,9 @@ def decide_negative_acknowledge(state: QueueState, command: NegativeAcknowledge,
     slot = _leased_slot(state, command.message_id, command.subscriber_id, command.attempt)
     if slot is None:
         return REFUSED
-    failed = e.DeliveryFailed(context.now, command.message_id, command.subscriber_id, slot.attempts, command.error)
-    return Decision((failed, *_after_failure(state, slot, context, command.error, command.delay_seconds)), True)
+    error = storable(command.error)
+    failed = e.DeliveryFailed(context.now, command.message_id, command.subscriber_id, slot.attempts, error)
+    return Decision((failed, *_after_failure(state, slot, context, error, command.delay_seconds)), True)
 
 
 def decide_extend(state: QueueState, command: ExtendLease, context: Context) -> Decision:
@@ -90,10 +92,9 @@ def decide_end_lease(state: QueueState, command: EndLease, context: Context) -> 
     slot = _leased_slot(state, command.message_id, command.subscriber_id, None)
     if slot is None:
         return REFUSED
-    expired = e.LeaseExpired(
-        context.now, command.message_id, command.subscriber_id, slot.attempts, command.reason, True
-    )
-    return Decision((expired, *_retry_or_end(state, slot, context, command.reason, 0.0)), True)
+    reason = storable(command.reason)
+    expired = e.LeaseExpired(context.now, command.message_id, command.subscriber_id, slot.attempts, reason, True)
+    return Decision((expired, *_retry_or_end(state, slot, context, reason, 0.0)), True)
 
 
 def _leased_slot(state: QueueState, message_id: str, subscriber_id: str, attempt: int | None) -> Slot | None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import attrs
 
-from mpreg_mq.errors import CorruptLogError, EventLogError
+from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
+from mpreg_mq.events.codec import CODEC
 from mpreg_mq.events.sqlite import schema, snapshots
 from mpreg_mq.events.sqlite.failures import UNREADABLE
 from mpreg_mq.events.sqlite.log import SQLiteEventLog
@@ -228,8 +229,19 @@ def _chains(row: tuple[Any, ...], position: int, before: bytes, streams: dict[in
         if stream is None or last != position + events or version != stream.version + events:
             return False
         content = (before, last, version, events, stream.name, body)
-        return bool(sum_ == checksum(*content) or sum_ == old_checksum(*content))
+        return bool(sum_ == checksum(*content) or sum_ == old_checksum(*content)) and _is_readable(body)
     return False
+
+
+def _is_readable(body: bytes) -> bool:
+    """Whether the events of a record can be read, by this release or by a newer one."""
+    try:
+        CODEC.decode_many(body)
+    except UnknownEventError:
+        return True
+    except CorruptLogError:
+        return False
+    return True
 
 
 def _take_place(repaired: Path, log: Path) -> None:

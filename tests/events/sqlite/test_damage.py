@@ -5,12 +5,13 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from mpreg_mq.errors import CorruptLogError, UnknownEventError
-from mpreg_mq.events import Append, QueuePaused, SQLiteEventLog
+from mpreg_mq.events import Append, MessageCompleted, QueuePaused, SQLiteEventLog, check_log, repair_log
 from mpreg_mq.events.sqlite.records import checksum
 from tests.support.sqlite_logs import events, opened, run
 
@@ -163,3 +164,18 @@ def test_a_damaged_head_is_noticed(path: Path, tmp_path: Path, caplog: pytest.Lo
     with opened(copy / path.name) as log:
         assert log.last_position() == 1
     assert "no head file" in caplog.text
+
+
+def test_an_event_that_nobody_can_read_is_cut_off_as_damage_is(path: Path) -> None:
+    """Given an event whose bytes are what was written and no event, then checking says so, and repair keeps those
+    before it."""
+    unreadable: Any = 7
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+        log.append([Append("queue:a", 1, (MessageCompleted(at=2.0, message_id=unreadable),))])
+        log.append([Append("queue:b", 0, events(3))])
+    assert check_log(path) is not None
+    repair = repair_log(path)
+    assert repair is not None
+    assert (repair.kept_events, repair.cut_at) == (1, 2)
+    assert check_log(path) is None
