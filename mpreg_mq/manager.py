@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from os import PathLike
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from mpreg_mq.actors.retention import Compaction, RetentionThread
 from mpreg_mq.actors.store import STREAM_PREFIX, Store, stream_of
 from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
+from mpreg_mq.ending import Ending
 from mpreg_mq.errors import ConfigurationError, MessageQueueError
 from mpreg_mq.events import EventLog, open_log, retaining
 from mpreg_mq.exchange.in_process import TopicExchange
@@ -69,7 +71,11 @@ class MessageQueueManager(NamedQueues):
     ) -> None:
         super().__init__()
         self.config = QueueManagerConfiguration.coerce(config)
-        self._creating: dict[str, asyncio.Future[bool]] = {}
+        self._under_way: dict[str, Ending] = {}
+        """By queue name, the creation or the deletion that is not over yet."""
+        self._opening: set[str] = set()
+        """Queues that are being created and are not in the table yet."""
+        self._ending = Ending()
         self._clock = clock or SystemClock()
         self.log: EventLog = open_log("memory:" if log is None else log)
         self._owns_log = self.log is not log
@@ -148,15 +154,17 @@ class MessageQueueManager(NamedQueues):
         self._check_open()
         self._bind()
         configuration = self.config.new_queue_configuration(name, config)
-        while (under_way := self._creating.get(name)) is not None:
-            await asyncio.wait([under_way])
+        await self._others_with(name)
         if name in self._queues:
             return False
-        if len(self._queues) + len(self._creating) >= self.config.max_queues:
+        if len(self._queues) + len(self._opening) >= self.config.max_queues:
             logger.error("queue %s not created: there are max_queues=%d already", name, self.config.max_queues)
             return False
-        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._creating[name] = done
+        self._opening.add(name)
+        await self._alone(name, lambda: self._create(name, configuration))
+        return True
+
+    async def _create(self, name: str, configuration: QueueConfiguration) -> None:
         try:
             queue = self._queue_of(name, configuration, None)
             try:
@@ -166,22 +174,61 @@ class MessageQueueManager(NamedQueues):
                 raise
             self._queues[name] = queue
         finally:
-            del self._creating[name]
-            done.set_result(True)
-        return True
+            self._opening.discard(name)
+        await self._created(name)
+
+    async def _created(self, name: str) -> None:
+        """A queue has been created; for who has others to tell."""
 
     async def delete_queue(self, name: str) -> bool:
-        """Delete a queue with all that is in it; False if there is none."""
+        """Delete a queue with all that is in it; False if there is none.
+
+        Raises:
+            EventLogError: that could not be stored; the queue is there as before.
+        """
+        await self._others_with(name)
         queue = self._queues.get(name)
         if queue is None:
             return False
+        await self._alone(name, lambda: self._delete(name, queue))
+        return True
+
+    async def _delete(self, name: str, queue: MessageQueue) -> None:
         counts = queue.get_statistics()
         await queue._ask(c.Delete())
         add_counts(self._retired, counts)
         self._queues.pop(name, None)
         await self._router.remove_queue(name)
         await queue.shutdown(0.0)
-        return True
+        await self._deleted(name)
+
+    async def _deleted(self, name: str) -> None:
+        """A queue has been deleted; for who has others to tell."""
+
+    async def _others_with(self, name: str) -> None:
+        """Wait until nobody creates or deletes this queue."""
+        while (other := self._under_way.get(name)) is not None:
+            if other.under_way:
+                # Whoever asked for it hears of what went wrong.
+                with contextlib.suppress(MessageQueueError):
+                    await other.joined()
+            else:
+                # Its loop has ended before it has.
+                self._under_way.pop(name, None)
+                self._opening.discard(name)
+
+    async def _alone(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Create or delete a queue, to the end, while nobody else does that with the same one."""
+        ending = self._under_way[name] = Ending()
+
+        async def alone() -> None:
+            try:
+                await work()
+            finally:
+                if self._under_way.get(name) is ending:
+                    del self._under_way[name]
+
+        await ending.reach(alone)
 
     # --- sending ------------------------------------------------------------------------------------------
 
@@ -371,29 +418,51 @@ class MessageQueueManager(NamedQueues):
         """Nothing to do: construction restored them. Kept because MPREG's server calls it."""
 
     async def shutdown(self) -> None:
-        """Close every queue (C3) and then the log. Calling it again does nothing.
+        """Close every queue (C3) and then the log.
 
-        Running callbacks get ``shutdown_timeout_seconds``; sends in progress are answered.
+        Running callbacks get ``shutdown_timeout_seconds``; sends in progress are answered. It comes to its end although
+        whoever waits for it is cancelled; calling it again waits for that. In a callback, which it gives its time, do
+        not wait for it.
+
+        Raises:
+            EventLogError: what a queue still had to store is not in the log; everything is closed all the same.
         """
-        if self._closed:
-            return
         self._closed = True
+        await self._ending.reach(self._end)
+
+    async def _end(self) -> None:
         timeout = self.config.shutdown_timeout_seconds
-        await self._router.close(timeout)
-        await asyncio.gather(*(queue.shutdown(timeout) for queue in self._queues.values()))
-        await asyncio.get_running_loop().run_in_executor(None, self._close_store)
-        if self._events is not None:
-            await self._events.close()
+        try:
+            for name in list(self._under_way):
+                await self._others_with(name)
+            await self._router.close(timeout)
+            ends = [queue.shutdown(timeout) for queue in self._queues.values()]
+            failures = [ended for ended in await asyncio.gather(*ends, return_exceptions=True) if ended is not None]
+            await asyncio.get_running_loop().run_in_executor(None, self._close_store)
+            if self._events is not None:
+                await self._events.close()
+        except asyncio.CancelledError:
+            # Nobody but the end of the loop cancels it.
+            self._end_now()
+            raise
+        if failures:
+            raise failures[0]
 
     def shutdown_sync(self) -> None:
-        """Close without waiting for running callbacks; for programs without an event loop."""
-        if self._closed:
-            return
+        """Close without waiting for running callbacks; for programs without an event loop.
+
+        Calling it again does nothing.
+        """
         self._closed = True
+        self._ending.reach_now(self._end_now)
+
+    def _end_now(self) -> None:
         self._router.close_now()
-        for queue in self._queues.values():
-            queue.shutdown_sync()
-        self._close_store()
+        with contextlib.ExitStack() as ends:
+            # The log last, whatever a queue has to say.
+            ends.callback(self._close_store)
+            for queue in self._queues.values():
+                ends.callback(queue.shutdown_sync)
 
     def _close_store(self) -> None:
         if self._retention is not None:

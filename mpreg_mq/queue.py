@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-import warnings
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
@@ -22,7 +21,7 @@ from mpreg_mq._validation import describe, seconds, whole
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
-from mpreg_mq.actors.messages import Abandon, BeginClose, FinishClose, Recover, Start, Stored
+from mpreg_mq.actors.messages import Abandon, Recover, Start, Stored
 from mpreg_mq.actors.queue_actor import QueueActor, make_actor
 from mpreg_mq.actors.store import DEFAULT_BUFFERED_MILLISECONDS, Store
 from mpreg_mq.clock import Clock, SystemClock
@@ -32,11 +31,12 @@ from mpreg_mq.errors import InvalidOptionError, MessageQueueError, QueueClosedEr
 from mpreg_mq.events import EventLog, open_log
 from mpreg_mq.model import Callback, DeliveryGuarantee, DeliveryResult, Durability, MessageId, QueuedMessage
 from mpreg_mq.options import MAX_BATCH, guarantee_of, require, required_identifier, text_entries
+from mpreg_mq.queue_closing import ClosableQueue
 from mpreg_mq.queue_inspection import QueueInspection
 from mpreg_mq.sending import batch_entries, failed_result, let_others, rejection_of, send_command, send_commands
 
 
-class MessageQueue(QueueInspection):
+class MessageQueue(ClosableQueue, QueueInspection):
     """A queue with delivery guarantees, an actor behind it and an event log under it.
 
     It can be made, subscribed to, inspected and closed with :meth:`shutdown_sync` while no event loop runs; sends
@@ -78,12 +78,6 @@ class MessageQueue(QueueInspection):
             self._own_store: Store | None = store
             self._close_store()
             raise
-
-    def _begin(self, actor: QueueActor, store: Store | None) -> None:
-        self._actor = actor
-        self._own_store = store
-        self._name = actor.name
-        self._closed = False
 
     @classmethod
     def of_actor(cls, actor: QueueActor) -> MessageQueue:
@@ -411,62 +405,6 @@ class MessageQueue(QueueInspection):
     def start_workers(self) -> None:
         """Start delivering, where the queue was made with ``autostart=False``."""
         self._actor.call_now(Start())
-
-    async def shutdown(self, timeout_seconds: float = 5.0) -> None:
-        """Close (C3): no new sends, running callbacks get ``timeout_seconds``, leases end, everything is committed.
-
-        Calling it again does nothing. The statistics can still be read.
-        """
-        if self._closed:
-            return
-        self._closed = True
-        actor = self._actor
-        drained = actor.call(BeginClose())
-        if isinstance(drained, LoopFuture):
-            await actor.wait_at_most(drained, timeout_seconds)
-        await self._ask(FinishClose("the queue was shut down"))
-        actor.stop()
-        if self._own_store is not None:
-            await asyncio.get_running_loop().run_in_executor(None, self._close_store)
-
-    def shutdown_sync(self) -> None:
-        """Close without waiting for running callbacks; for programs without an event loop, and for the last resort.
-
-        Calling it again does nothing.
-        """
-        if self._closed:
-            return
-        self._closed = True
-        actor = self._actor
-        actor.close_now("the queue was shut down")
-        if self._own_store is not None:
-            self._close_store()
-
-    def _close_store(self) -> None:
-        assert self._own_store is not None
-        if self._owns_log:
-            self._own_store.close()
-        else:
-            self._own_store.stop()
-
-    async def __aenter__(self) -> MessageQueue:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.shutdown()
-
-    def __repr__(self) -> str:
-        return f"<MessageQueue {self._name!r}{' closed' if self._closed else ''}>"
-
-    def __del__(self) -> None:
-        if getattr(self, "_closed", True) or self._own_store is None or self._own_store.journal is None:
-            return
-        warnings.warn(
-            f"{self!r} was not shut down; call shutdown() or use 'async with'",
-            ResourceWarning,
-            stacklevel=2,
-            source=self,
-        )
 
     async def _ask(self, message: Any) -> Any:
         return await self._reply(self._actor.call(message), message)

@@ -182,6 +182,12 @@ class QueueActor(AcceptingActor):
             self._attachments[subscriber_id].give_up(subscription_id, message_id, attempt)
         return self._command(command)
 
+    def _delete(self, command: c.Delete) -> Any:
+        reply = self._command(command)
+        if self.state.deleted:
+            self._send_away()
+        return reply
+
     def _inspect(self, message: Inspect) -> Any:
         return message.function(self.state, max(self._clock.now(), self.state.last_at))
 
@@ -258,7 +264,7 @@ class QueueActor(AcceptingActor):
         c.Pause: _command_in_order,
         c.Resume: _command_in_order,
         c.Purge: _purge,
-        c.Delete: DispatchingActor._command,
+        c.Delete: _delete,
         c.Open: DispatchingActor._command,
         c.Redrive: DispatchingActor._command,
         c.AcceptRedriven: DispatchingActor._command,

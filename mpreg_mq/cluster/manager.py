@@ -21,6 +21,7 @@ from mpreg_mq.cluster.routing import Router
 from mpreg_mq.cluster.subscriptions import CallbackSubscription
 from mpreg_mq.cluster.transport import Transport
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
+from mpreg_mq.ending import Ending
 from mpreg_mq.errors import (
     EventLogError,
     InvalidOptionError,
@@ -93,6 +94,7 @@ class ClusterQueueManager:
         self._background: set[asyncio.Task[Any]] = set()
         self._started = False
         self._closed = False
+        self._ending = Ending()
 
     # --- beginning and end --------------------------------------------------------------------------------
 
@@ -111,14 +113,16 @@ class ClusterQueueManager:
         await self.node.drain()
 
     async def shutdown(self) -> None:
-        """End the subscriptions of this node, hand its queues over, and leave. Calling it again does nothing.
+        """End the subscriptions of this node, hand its queues over, and leave.
 
-        Running callbacks get ``shutdown_timeout_seconds``.
+        Running callbacks get ``shutdown_timeout_seconds``. It comes to its end although whoever waits for it is
+        cancelled; calling it again waits for that.
         """
-        if self._closed or not self._started:
-            self._closed = True
-            return
         self._closed = True
+        if self._started:
+            await self._ending.reach(self._end)
+
+    async def _end(self) -> None:
         timeout = self.config.shutdown_timeout_seconds
         subscriptions, self._subscriptions = list(self._subscriptions.values()), {}
         await asyncio.gather(*(one.stop(timeout, unsubscribe=False) for one in subscriptions))

@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 
 from mpreg_mq.clock import Clock
-from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
+from mpreg_mq.configuration import QueueManagerConfiguration
 from mpreg_mq.events import EventLog
 from mpreg_mq.manager import MessageQueueManager
 from mpreg_mq.model import DeliveryResult, RejectionReason
@@ -68,19 +68,11 @@ class HostedQueueManager(MessageQueueManager):
         self._router.announcements.subscribed = host.announce_subscription
         self._router.announcements.unsubscribed = host.remove_subscription
 
-    async def create_queue(self, name: str, config: QueueConfiguration | None = None) -> bool:
-        """See :meth:`MessageQueueManager.create_queue`; the fabric hears of it."""
-        created = await super().create_queue(name, config)
-        if created:
-            await self.listeners.created(name)
-        return created
+    async def _created(self, name: str) -> None:
+        await self.listeners.created(name)
 
-    async def delete_queue(self, name: str) -> bool:
-        """See :meth:`MessageQueueManager.delete_queue`; the fabric hears of it."""
-        deleted = await super().delete_queue(name)
-        if deleted:
-            await self.listeners.deleted(name)
-        return deleted
+    async def _deleted(self, name: str) -> None:
+        await self.listeners.deleted(name)
 
     async def carry_out(
         self, request: Request, queue_name: str, topic: str, payload: Any, guarantee: Any, options: dict[str, Any]
@@ -133,8 +125,8 @@ class HostedQueueManager(MessageQueueManager):
     async def _publish(self, message: Any) -> None:
         await self._host.publish(message)
 
-    async def shutdown(self) -> None:
-        """See :meth:`MessageQueueManager.shutdown`. The server calls it when its peers are gone."""
+    async def _end(self) -> None:
+        # The server asks for it when its peers are gone.
         if self.listeners.closing is not None:
             await self.listeners.closing()
-        await super().shutdown()
+        await super()._end()

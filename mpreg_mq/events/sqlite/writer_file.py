@@ -65,6 +65,11 @@ class WriterLock:
             except OSError:
                 owner = os.read(descriptor, 100).decode(errors="replace").strip() or "unknown"
                 os.close(descriptor)
+                if owner == str(os.getpid()):
+                    raise LogLockedError(
+                        f"open {log}: this process has it open for writing already; shut down the manager, queue or "
+                        "log that has it, or open the log read_only"
+                    ) from None
                 raise LogLockedError(
                     f"open {log}: another process (pid {owner}) has it open for writing; stop that one, "
                     "or open the log read_only"
