@@ -7,6 +7,8 @@ may themselves call the manager.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import os
 import threading
 from collections.abc import Coroutine, Iterable, Mapping
 from os import PathLike
@@ -18,6 +20,7 @@ from mpreg_mq.clock import Clock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.errors import MessageQueueError, QueueClosedError
 from mpreg_mq.events import EventLog
+from mpreg_mq.forking import FORKED
 from mpreg_mq.manager import MessageQueueManager
 from mpreg_mq.model import (
     Callback,
@@ -56,6 +59,9 @@ class BlockingMessageQueueManager:
     ) -> None:
         self._manager = MessageQueueManager(config, topic_exchange, log=log, clock=clock)
         self._closing = threading.Lock()
+        self._asking = threading.Lock()
+        self._ended = False
+        self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="mpreg-mq", daemon=True)
         self._thread.start()
@@ -65,6 +71,9 @@ class BlockingMessageQueueManager:
         # Routes that the log brought back send from here, whoever publishes.
         self._loop.call_soon(self._manager._bind)
         self._loop.run_forever()
+        with self._asking:
+            self._ended = True
+        self._loop.run_until_complete(_end_the_others())
         self._loop.close()
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -74,10 +83,24 @@ class BlockingMessageQueueManager:
                 "BlockingMessageQueueManager: called on its own loop's thread, where it would wait for itself; "
                 "subscribe this callback with blocking=True"
             )
-        if not self._thread.is_alive() or self._loop.is_closed():
-            coroutine.close()
-            raise QueueClosedError("the queue manager is closed; make a new one")
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+        with self._asking:
+            if self._ended or not self._thread.is_alive():
+                coroutine.close()
+                raise self._closed_error()
+            asked = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return asked.result()
+        except concurrent.futures.CancelledError:
+            raise self._closed_error() from None
+        except BaseException:
+            # Nothing but an interruption ends the wait before the answer is there: nobody is left to take one.
+            asked.cancel()
+            raise
+
+    def _closed_error(self) -> QueueClosedError:
+        if self._process != os.getpid():
+            return QueueClosedError(f"the queue manager {FORKED}")
+        return QueueClosedError("the queue manager is closed; make a new one")
 
     @property
     def config(self) -> QueueManagerConfiguration:
@@ -306,3 +329,12 @@ class BlockingMessageQueueManager:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
+
+
+async def _end_the_others() -> None:
+    """Cancel what is still asked of a loop that has been told to stop, and wait until it has ended."""
+    here = asyncio.current_task()
+    while others := [task for task in asyncio.all_tasks() if task is not here]:
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others)

@@ -47,7 +47,7 @@ class NamedQueues:
     @property
     def queue_configs(self) -> dict[str, QueueConfiguration]:
         """The configurations by queue name; a copy."""
-        return {name: queue.config for name, queue in self._queues.items()}
+        return {name: queue.config for name, queue in self.queues.items()}
 
     def queue(self, name: str) -> MessageQueue:
         """The queue of this name.
@@ -249,7 +249,8 @@ class NamedQueues:
     def get_global_statistics(self) -> QueueManagerStatistics:
         """Sums over all queues, those deleted by this manager included, so that no sum ever falls. O(queues)."""
         total = attrs.evolve(self._retired, total_queues=len(self._queues))
-        for queue in self._queues.values():
+        # At once, for other threads may make queues meanwhile.
+        for queue in list(self._queues.values()):
             counts, subscriptions = queue._inspect(lambda state, now: (state.report(now), len(state.subscribers)))
             add_counts(total, counts)
             total.active_subscriptions += subscriptions

@@ -23,6 +23,7 @@ from mpreg_mq.actors.loop_writing import LoopWriting
 from mpreg_mq.actors.submissions import MAX_APPENDS_PER_COMMIT, Intake, OnDone, Outcome, Submission, post, run_all
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.log import Append, EventLog, quick_writer
+from mpreg_mq.forking import FORKED, forget_after_fork
 
 HOLD_SECONDS = 0.002
 """Longest that an idle journal leaves appends that nobody waits for uncommitted."""
@@ -233,7 +234,15 @@ class Journal:
         intake = Intake(hold_seconds)
         writer = quick_writer(log)
         on_loop = None if writer is None else LoopWriting(writer, intake)
-        return cls(log, JournalActor.start(log, intake, on_loop), intake, on_loop)
+        journal = cls(log, JournalActor.start(log, intake, on_loop), intake, on_loop)
+        forget_after_fork(journal)
+        return journal
+
+    def forget_in_child(self) -> None:
+        """In a forked child: refuse everything, for the thread that would see to it is the parent's."""
+        intake = self._intake
+        intake.forked = intake.stopped = True
+        intake.finished.set()
 
     @property
     def may_wait_on_loop(self) -> bool:
@@ -286,7 +295,10 @@ class Journal:
             intake.wake()
 
     def _refuse(self) -> None:
-        error = EventLogError(f"submit: the journal of {self.log.location} is stopped; open the log again")
+        text = f"submit: the journal of {self.log.location} is stopped; open the log again"
+        if self._intake.forked:
+            text = f"submit: the event log {self.log.location} {FORKED}"
+        error = EventLogError(text)
         while refused := self._intake.take():
             run_all(post([(submission, error) for submission in refused]))
 

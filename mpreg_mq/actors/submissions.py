@@ -58,6 +58,8 @@ class Intake:
     """Sends the journal's thread a message; see :meth:`wake`."""
     stopped: bool = False
     """Nothing is written any more; set by who has the turn."""
+    forked: bool = False
+    """Whether this is the copy of a forked child, where there is no thread."""
     finished: threading.Event = attrs.field(factory=threading.Event)
     thread_id: int | None = None
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable
 from enum import Enum
 from functools import partial
@@ -141,7 +142,7 @@ class SubscriberActor(LoopActor):
                 return None
             return self._await(returned, delivery)
         except BaseException as error:
-            return error_text(error)
+            return _failed(error)
         finally:
             current_delivery.set(outer)
 
@@ -170,9 +171,8 @@ class SubscriberActor(LoopActor):
         try:
             returned = callback(message)
             return returned if returned is not None and inspect.isawaitable(returned) else None
-        # KeyboardInterrupt and SystemExit included: one callback must not end the process of all the others.
         except BaseException as error:
-            return error_text(error)
+            return _failed(error)
 
     def go_on(self, awaitable: Awaitable[Any], delivery: Deliver) -> Outcome | Later:
         """Await what the callback of a delivery has returned; its outcome will be reported."""
@@ -257,8 +257,24 @@ async def _guarded(awaitable: Awaitable[Any]) -> Outcome:
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        return error_text(error)
+        return _failed(error)
     return None
+
+
+def _failed(error: BaseException) -> str:
+    """The outcome of a callback that raised, whatever that was.
+
+    ``SystemExit`` included: one callback must not end the process of all the others. Ctrl-C is meant for the program,
+    which gets it as soon as the failure has been seen to.
+    """
+    loop = _get_running_loop()
+    if isinstance(error, KeyboardInterrupt) and loop is not None:
+        loop.call_soon(_interrupt, error)
+    return error_text(error)
+
+
+def _interrupt(error: KeyboardInterrupt) -> None:
+    raise error
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> None:

@@ -150,6 +150,7 @@ def test_l4_callbacks_of_every_kind_acknowledge_when_they_are_over() -> None:
         (kind, error)
         for kind in ("function", "coroutine", "blocking")
         for error in (KeyError("sku"), SystemExit(3), KeyboardInterrupt(), asyncio.CancelledError(), GeneratorExit())
+        if kind == "blocking" or not isinstance(error, KeyboardInterrupt)
     ],
 )
 def test_l4_a_callback_may_raise_anything_and_the_queue_goes_on(kind: str, error: BaseException) -> None:
@@ -177,6 +178,39 @@ def test_l4_a_callback_may_raise_anything_and_the_queue_goes_on(kind: str, error
         await queue.shutdown()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_l4_ctrl_c_in_a_callback_fails_the_attempt_and_ends_the_loop(kind: str) -> None:
+    """Given an interruption that comes while a callback runs, then its message is dead with the reason, and whoever
+    runs the loop is interrupted; when the loop runs again, the queue goes on."""
+    loop = asyncio.new_event_loop()
+    queue = make_queue(max_retries=0)
+    seen = Recorder()
+
+    def interrupted(message: QueuedMessage) -> None:
+        if message.payload == "bad":
+            raise KeyboardInterrupt
+        seen(message)
+
+    async def interrupted_later(message: QueuedMessage) -> None:
+        interrupted(message)
+
+    async def story() -> None:
+        await queue.send_message("a", "bad")
+        await queue.send_message("a", "good")
+        await until(lambda: seen.payloads == ["good"])
+        await asyncio.sleep(0)
+
+    queue.subscribe("s", "#", interrupted if kind == "function" else interrupted_later)
+    task = loop.create_task(story())
+    with pytest.raises(KeyboardInterrupt):
+        loop.run_until_complete(task)
+    loop.run_until_complete(task)
+    (entry,) = queue.dead_letter_queue
+    assert (entry.payload, entry.last_error) == ("bad", "KeyboardInterrupt")
+    loop.run_until_complete(queue.shutdown())
+    loop.close()
 
 
 def test_l1_a_callback_that_hangs_loses_its_lease_and_the_message_goes_to_another() -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events.sqlite import schema
 from mpreg_mq.events.sqlite.failures import explained
-from mpreg_mq.events.sqlite.forking import forget_after_fork, keep_for_ever
 from mpreg_mq.events.sqlite.kernel_sync import KernelSync
 from mpreg_mq.events.sqlite.places import Unplaced, find, note
 from mpreg_mq.events.sqlite.reading import RecordReader
@@ -19,6 +18,7 @@ from mpreg_mq.events.sqlite.records import EMPTY, Head
 from mpreg_mq.events.sqlite.sizes import check_size, size_of
 from mpreg_mq.events.sqlite.transactions import Stream, transaction
 from mpreg_mq.events.sqlite.writer_file import HeadFile, RecordedHead, WriterLock, read_head
+from mpreg_mq.forking import FORKED, forget_after_fork, keep_for_ever
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -335,10 +335,7 @@ class OpenedFile:
         """Raise where the log must not be used."""
         if self.closed or self.forked:
             if self.forked:
-                raise EventLogError(
-                    f"the event log {self.path} was opened before this process was forked, and must not be used in "
-                    "it; open it anew in the process that uses it"
-                )
+                raise EventLogError(f"the event log {self.path} {FORKED}")
             raise EventLogError(f"the event log sqlite:///{self.path} is closed; open it again")
 
     def forget_in_child(self) -> None:

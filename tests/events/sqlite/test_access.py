@@ -69,10 +69,10 @@ def test_what_others_have_changed_is_noticed(path: Path) -> None:
 
 
 def test_a_second_writer_is_refused(path: Path) -> None:
-    """Given a log that is open for writing, then another one is refused and told by whom, until it is closed."""
+    """Given a log that is open for writing, then another one of the process is refused and told so, until it is closed."""
     with opened(path) as log:
         log.append([Append("queue:a", 0, events(1))])
-        with pytest.raises(LogLockedError, match=rf"pid {os.getpid()}\).*read_only"):
+        with pytest.raises(LogLockedError, match=r"this process has it open for writing already; .*read_only"):
             SQLiteEventLog(path)
         with pytest.raises(LogLockedError):
             python(f"SQLiteEventLog({str(path)!r})")

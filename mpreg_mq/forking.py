@@ -1,4 +1,4 @@
-"""What becomes of open log files in a forked child: nothing, because they are the parent's."""
+"""What becomes of open logs and their threads in a forked child: nothing, because they are the parent's."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ class Forgetting(Protocol):
         """From now on refuse every use."""
 
 
+FORKED = (
+    "was opened before this process was forked, and must not be used in it; open it anew in the process that uses it"
+)
+
 _open: weakref.WeakSet[Forgetting] = weakref.WeakSet()
 
 
-def forget_after_fork(file: Forgetting) -> None:
-    """Have a file told when this process turns out to be a forked child, for as long as it exists."""
-    _open.add(file)
+def forget_after_fork(one: Forgetting) -> None:
+    """Have one told when this process turns out to be a forked child, for as long as it exists."""
+    _open.add(one)
 
 
 def keep_for_ever(connection: object) -> None:
@@ -30,8 +34,8 @@ def keep_for_ever(connection: object) -> None:
 
 
 def _in_child() -> None:
-    for file in list(_open):
-        file.forget_in_child()
+    for one in list(_open):
+        one.forget_in_child()
 
 
 if hasattr(os, "register_at_fork"):
