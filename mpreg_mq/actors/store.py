@@ -9,6 +9,7 @@ import attrs
 
 from mpreg_mq.actors.journal import Journal
 from mpreg_mq.actors.submissions import OnDone
+from mpreg_mq.errors import ConfigurationError
 from mpreg_mq.events.log import Append, EventLog, Snapshot, retaining
 from mpreg_mq.events.memory import MemoryEventLog
 from mpreg_mq.events.types import Event
@@ -73,7 +74,15 @@ class Store:
 
     @classmethod
     def open(cls, log: EventLog, *, snapshot_events: int | None = DEFAULT_SNAPSHOT_EVENTS) -> Store:
-        """A store that writes to this log."""
+        """A store that writes to this log.
+
+        Raises:
+            ConfigurationError: it was opened read-only.
+        """
+        if getattr(log, "read_only", False):
+            raise ConfigurationError(
+                f"log: got {log.location} opened read-only, in which queues cannot keep anything; open it for writing"
+            )
         return cls(log, Journal.start(log) if log.blocking else None, snapshot_events)
 
     def at(self, durability: Durability, buffered_milliseconds: int) -> Store:

@@ -120,6 +120,7 @@ class LogFile(OpenedFile):
 
     def _insert(self, writer: sqlite3.Connection, addition: Addition) -> bool:
         """Make an addition, and note places where it is time to; whether that was done."""
+        self.check_in_place()
         places = self._unplaced.with_more(addition.rows)
         if not places:
             insert(writer, addition)
@@ -309,6 +310,7 @@ class LogFile(OpenedFile):
         if self._failed is None:
             return
         assert self._head_file is not None, "only a log that is open for writing fails"
+        self.check_in_place()
         if isinstance(self._failed, sqlite3.Error) and is_full(self._failed):
             self._head_file.give_up_reserve()
         if self._writer is not None:

@@ -202,7 +202,7 @@ class SQLiteEventLog:
         self._file.check_open()
         if self.read_only:
             with self._lock, explained("read", self._path):
-                self._file.load()
+                self._file.refresh()
 
     def streams(self) -> list[str]:
         """Names of the streams that have, or had, events, sorted."""

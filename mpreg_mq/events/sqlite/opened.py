@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -66,6 +67,10 @@ class OpenedFile:
         self._writer: sqlite3.Connection | None = None
         self._lock: WriterLock | None = None
         self._head_file: HeadFile | None = None
+        self._place = os.fspath(path)
+        self._identity = (0, 0)
+        """Device and number of the file that is open for writing."""
+        self._data_version: int | None = None
         self._unplaced = Unplaced()
         self.places_are_noted = True
         """Whether it has a table for them; logs of older releases, which are only read, have an index."""
@@ -76,11 +81,8 @@ class OpenedFile:
             lambda id_: self._unplaced.before.get(id_),
             self.check_open,
         )
-        if not path.parent.is_dir():
-            raise EventLogError(f"open {path}: there is no directory {path.parent}; create it first")
-        if path.is_dir():
-            raise EventLogError(f"open {path}: this is a directory, expected a file; name a file in it")
         try:
+            self._check_path()
             with explained("open", path):
                 self._open()
         # Damage can have made anything of what the tables hold.
@@ -96,6 +98,18 @@ class OpenedFile:
         forget_after_fork(self)
 
     # --- opening ------------------------------------------------------------------------------------------
+
+    def _check_path(self) -> None:
+        path = self.path
+        if not path.parent.is_dir():
+            raise EventLogError(f"open {path}: there is no directory {path.parent}; create it first")
+        if path.is_dir():
+            raise EventLogError(f"open {path}: this is a directory, expected a file; name a file in it")
+        # SQLite would open it, and say so when something is written.
+        if not self._read_only and path.exists() and not os.access(path, os.W_OK):
+            raise EventLogError(
+                f"open {path}: it must not be written by this user; change its permissions, or open it read_only"
+            )
 
     def _open(self) -> None:
         if not self._read_only:
@@ -121,6 +135,7 @@ class OpenedFile:
             return
         self._writer = self._connect("rwc")
         migrated = self._prepare(self._writer)
+        self._identity = self._found()
         self.reader.replace(self._connect_reader())
         self.load()
         self._check_head(None if migrated else recorded, has_wal or migrated)
@@ -212,7 +227,33 @@ class OpenedFile:
                 note(writer, unplaced.places, self.head.position)
             self._unplaced = Unplaced()
 
+    def _found(self) -> tuple[int, int]:
+        """What is at the path, which is not the open file any more where that was removed or replaced."""
+        found = os.stat(self._place)
+        return found.st_dev, found.st_ino
+
+    def check_in_place(self) -> None:
+        """Raise where nobody would find what is written."""
+        try:
+            if self._found() == self._identity:
+                return
+            found = "another file is in its place"
+        except OSError as error:
+            found = str(error)
+        raise EventLogError(
+            f"append {self.path}: the file was removed or replaced while it is open ({found}), so that nothing that is "
+            "added would be found again; put it back, or open the log anew"
+        )
+
     # --- what is known ------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Read what others have added since it was last read; O(1) where there is nothing."""
+        # Asked before it is read: what is added in between is read at the next time.
+        version = self._reading.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._data_version:
+            self.load()
+            self._data_version = version
 
     def load(self) -> None:
         """Read where the log begins and ends, and what streams there are; O(streams).

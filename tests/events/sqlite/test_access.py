@@ -11,12 +11,16 @@ import tempfile
 import textwrap
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from mpreg_mq.errors import CorruptLogError, EventLogError, LogLockedError
 from mpreg_mq.events import Append, QueuePaused, Snapshot, SQLiteEventLog
+from mpreg_mq.events.sqlite.file import LogFile
+from tests.support.quick_sqlite import STREAM, land, quick, write
 from tests.support.sqlite_logs import events, opened, run, stored
 
 # --- failing ------------------------------------------------------------------------------------------------
@@ -69,7 +73,7 @@ def test_what_others_have_changed_is_noticed(path: Path) -> None:
 
 
 def test_a_second_writer_is_refused(path: Path) -> None:
-    """Given a log that is open for writing, then another one of the process is refused and told so, until it is closed."""
+    """Given a log that is open for writing, then another one of this process is refused, until it is closed."""
     with opened(path) as log:
         log.append([Append("queue:a", 0, events(1))])
         with pytest.raises(LogLockedError, match=r"this process has it open for writing already; .*read_only"):
@@ -180,3 +184,76 @@ def python(program: str) -> str:
         raise LogLockedError("in the other process")
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.stdout.strip()
+
+
+def test_a_file_that_must_not_be_written_is_refused_at_once() -> None:
+    """Given a log, or a directory, that this user must not write, or not even look into, when it is opened for writing,
+    then that is said, instead of at the first append."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody without permission")
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o777)
+        path = Path(directory) / "orders.db"
+        python(f"SQLiteEventLog({str(path)!r}).close()")
+        os.chmod(path, 0o444)
+        closed = Path(directory) / "closed"
+        closed.mkdir(0o700)
+        said = python(f"""
+            from mpreg_mq.errors import EventLogError
+            os.setgid(65534)
+            os.setuid(65534)
+            for path in ({str(path)!r}, {str(closed / "a.db")!r}):
+                try:
+                    SQLiteEventLog(path)
+                except EventLogError as error:
+                    print(error)
+        """)
+    assert "orders.db: it must not be written by this user; change its permissions, or open it read_only" in said
+    assert "Permission denied" in said
+
+
+@pytest.mark.parametrize("instead", [None, b"", b"another file"])
+@pytest.mark.parametrize("quickly", [False, True])
+def test_a_file_that_is_removed_or_replaced_takes_nothing_more(
+    path: Path, tmp_path: Path, instead: bytes | None, quickly: bool
+) -> None:
+    """Given a log whose file somebody moves away, or replaces, when something is added, then that is refused and not
+    lost; once the file is back, the log goes on."""
+    with quick(path) as (log, writer):
+        write(log, writer, 1)
+        land(writer)
+        away = path.rename(tmp_path / "away.db")
+        if instead is not None:
+            path.write_bytes(instead)
+
+        def add() -> None:
+            log.append([Append(STREAM, 1, events(2))])
+
+        def add_quickly() -> None:
+            write(log, writer, 2)
+
+        for change in (add_quickly if quickly else add, add):
+            with pytest.raises(EventLogError, match="removed or replaced while it is open"):
+                change()
+        away.rename(path)
+        log.append([Append(STREAM, 1, events(2))])
+        assert log.stream_version(STREAM) == 2
+    with opened(path) as log:
+        assert log.stream_version(STREAM) == 2
+
+
+def test_a_reader_that_follows_asks_no_more_than_it_has_to(path: Path) -> None:
+    """Given a reader of a log that nobody adds to, then it reads once what streams there are; and again once somebody
+    has."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+        with (
+            closing(SQLiteEventLog(path, read_only=True)) as reader,
+            mock.patch.object(LogFile, "load", autospec=True, side_effect=LogFile.load) as load,
+        ):
+            for _ in range(3):
+                assert reader.streams() == ["queue:a"]
+            assert load.call_count == 1
+            log.append([Append("queue:b", 0, events(1))])
+            assert reader.streams() == ["queue:a", "queue:b"]
+            assert load.call_count == 2
