@@ -26,7 +26,7 @@ from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import TAKE_IN, Stored
 from mpreg_mq.actors.recording import Unsent, answer
 from mpreg_mq.actors.store import Store
-from mpreg_mq.actors.subscriber_actor import Deliver, Later
+from mpreg_mq.actors.subscriber_actor import Later
 from mpreg_mq.actors.views import fired_message
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, QueueClosedError
@@ -283,15 +283,16 @@ class AcceptingActor(DispatchingActor):
         now = self._now()
         context.now = now if now >= state.last_at else state.last_at
         context.durable_version = self._durable
-        try:
-            decision = decide_fire_and_forget(state, send, context)
-        except MessageQueueError:
-            raise
-        except Exception as error:
-            raise self._rebuilt_after(error) from error
-        if decision.reply is not None:
-            return self._carry_out(decision, wait=False)
         key = send.fingerprint
+        # As decide_fire_and_forget, in place, where no other rule has anything to say.
+        if (
+            key is not None
+            or send.options is not DEFAULT_OPTIONS
+            or len(send.payload) > state.configuration.max_payload_bytes
+        ):
+            decision = self._decide(decide_fire_and_forget, send)
+            if decision.reply is not None:
+                return self._carry_out(decision, wait=False)
         if key is None:
             return self._fire(send)
         self._firing |= {key}
@@ -320,8 +321,7 @@ class AcceptingActor(DispatchingActor):
                     failed.append(subscriber_id)
                     continue
                 subscription_id = subscriber.only_subscription or subscribers.subscription_for(subscriber, topic)
-                delivery = Deliver(fired_message(send, id_, state.configuration), subscription_id, subscriber_id, 0)
-                outcome = attachment.deliver(delivery, attachment.subscriptions.get(subscription_id))
+                outcome = attachment.deliver(fired_message(send, id_, state.configuration), subscription_id, 0)
                 if outcome is None or outcome is Later.REPORTED:
                     delivered.append(subscriber_id)
                 else:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from functools import partial
+from collections.abc import Awaitable
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -25,6 +24,7 @@ from mpreg_mq.actors.subscriber_actor import (
     Report,
     SubscriberActor,
 )
+from mpreg_mq.model import QueuedMessage
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -56,7 +56,6 @@ class Attachment:
     end_at_once: set[str] = attrs.field(factory=set)
     """Ids of the subscriptions whose callbacks most likely are over, and acknowledge, when they return."""
     _loop_actor: SubscriberActor | None = None
-    _deliver_now: Callable[[Deliver], Any] = attrs.field(init=False)
     _thread: pykka.ActorRef[BlockingSubscriberActor] | None = None
 
     def attach(self, subscribe: Subscribe) -> None:
@@ -72,8 +71,7 @@ class Attachment:
             self._thread.tell(attach)
         else:
             if self._loop_actor is None:
-                self._loop_actor = actor = SubscriberActor.launch(self.report)
-                self._deliver_now = partial(actor.actor_inbox.try_now, actor.deliver)
+                self._loop_actor = SubscriberActor.launch(self.report)
             self._loop_actor.actor_ref.tell(attach)
 
     def detach(self, subscription_id: str) -> None:
@@ -89,15 +87,21 @@ class Attachment:
             self._thread.stop(block=False)
             self._thread = None
 
-    def deliver(self, delivery: Deliver, subscribe: Subscribe | None) -> Outcome | Later:
+    def deliver(self, message: QueuedMessage, subscription_id: str, attempt: int) -> Outcome | Later:
         """Hand a message over to a subscription of this process; the outcome, or that it will be reported."""
-        if subscribe is None:
-            return f"subscription {delivery.subscription_id} has no callback in this process"
-        if not subscribe.blocking:
-            outcome: Any = self._deliver_now(delivery)
+        actor = self._loop_actor
+        if actor is not None:
+            outcome = actor.call_alone(message, subscription_id, self.subscriber_id, attempt)
             if outcome is not BUSY:
                 settled: Outcome | Later = outcome
                 return settled
+        return self._tell_of(Deliver(message, subscription_id, self.subscriber_id, attempt))
+
+    def _tell_of(self, delivery: Deliver) -> Outcome | Later:
+        """Have an actor see to a message that is busy, or has a thread of its own."""
+        subscribe = self.subscriptions.get(delivery.subscription_id)
+        if subscribe is None:
+            return f"subscription {delivery.subscription_id} has no callback in this process"
         ref = self._ref(subscribe)
         assert ref is not None
         if not _tell(ref, delivery):

@@ -152,10 +152,9 @@ class DeliveringActor(RecordingActor):
             self._open_lease()
             self._settle_failure(event, str(error))
             return
-        delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
         self._calling_out = True
         try:
-            outcome = attachment.deliver(delivery, attachment.subscriptions.get(event.subscription_id))
+            outcome = attachment.deliver(copy, event.subscription_id, event.attempt)
         finally:
             self._calling_out = False
             unopened, self._unopened = self._unopened, None
