@@ -48,6 +48,7 @@ from mpreg_mq.model import (
     TopicRouteStatistics,
     TopicRouting,
 )
+from mpreg_mq.payload import UndecodablePayload
 from mpreg_mq.queue import MessageQueue
 
 __all__ = [
@@ -91,6 +92,7 @@ __all__ = [
     "TopicExchange",
     "TopicRouteStatistics",
     "TopicRouting",
+    "UndecodablePayload",
     "UnknownEventError",
     "VersionConflictError",
     "VirtualClock",

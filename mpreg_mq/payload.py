@@ -1,11 +1,18 @@
 """Payloads as bytes: encoded once, at send, and decoded anew for each delivery (SEMANTICS S3).
 
 MessagePack by way of msgspec. What comes back is what JSON would give, plus bytes, datetimes and keys that are not
-strings: tuples and sets come back as lists, attrs and dataclass instances as dicts, enums as their values.
+strings: tuples and sets come back as lists, attrs and dataclass instances as dicts, enums as their values, and dates,
+decimals, UUIDs and datetimes without a zone as strings. Attributes of an attrs instance whose names begin with an
+underscore are left out, as msgspec does it; those of a dataclass are not.
+
+Some of what can be encoded cannot be decoded: a dict whose key is an instance, which would come back as a dict, and
+bytes that msgspec takes as they are (``Raw``, ``Ext``). To find that in any payload takes as long as to decode it, so
+a send looks only where it costs nothing: see :func:`check_decodable`. What slips through fails as an attempt.
 """
 
 from __future__ import annotations
 
+import datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -21,7 +28,8 @@ _decoder = msgspec.msgpack.Decoder()
 encode = _encoder.encode
 """As :func:`encode_payload`, with the errors of msgspec, for who asks that function to explain one.
 
-Whoever does has to call :func:`check_depth` for more than :data:`SHALLOW_BYTES`.
+Whoever does has to call :func:`check_depth` for more than :data:`SHALLOW_BYTES`, and :func:`check_decodable` where
+there is doubt.
 """
 
 decode = _decoder.decode
@@ -34,13 +42,20 @@ SHALLOW_BYTES = 10_000
 _NO_CONTAINERS = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
 """The bytes that begin no list and no dict in MessagePack."""
 
+PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
+"""A payload of one of these is not looked at again: nearly always it is plain throughout."""
+
+FIRST_DOUBTFUL_KEY, FIRST_PLAIN_KEY = 0x80, 0xA0
+"""The second byte of a dict of fewer than 16 entries is from the one up to the other where its first key is a tuple or
+an instance."""
+
 
 def encode_payload(payload: Any) -> bytes:
     """The payload as bytes.
 
     Raises:
         PayloadError: it contains something that has no encoding, refers to itself, is nested too deeply, or has
-            an integer beyond 64 bits.
+            an integer beyond 64 bits; or it could not be decoded again, as far as that is looked at.
     """
     try:
         encoded = encode(payload)
@@ -57,6 +72,11 @@ def encode_payload(payload: Any) -> bytes:
         ) from error
     if len(encoded) > SHALLOW_BYTES:
         check_depth(encoded)
+    if type(payload) is dict:
+        if payload and FIRST_DOUBTFUL_KEY <= encoded[1] < FIRST_PLAIN_KEY:
+            check_decodable(encoded)
+    elif type(payload) not in PLAIN_TYPES:
+        check_decodable(encoded)
     return encoded
 
 
@@ -79,6 +99,35 @@ def check_depth(encoded: bytes) -> None:
             ) from None
 
 
+def check_decodable(encoded: bytes) -> None:
+    """Raise unless an encoded payload can be decoded again; O(size), as long as a delivery takes to decode it.
+
+    To be asked for a dict with a doubtful first key (see :data:`FIRST_DOUBTFUL_KEY`), and for anything else whose type
+    is not in :data:`PLAIN_TYPES`.
+
+    Raises:
+        PayloadError: it cannot be.
+    """
+    try:
+        decode(encoded)
+    # Text that is not UTF-8 is a plain ValueError.
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise PayloadError(
+            f"payload could not be decoded again: {error}; give dicts keys that are strings, numbers or tuples of "
+            "them, and send data instead of msgspec's Raw and Ext"
+        ) from error
+
+
+class UndecodablePayload(msgspec.Struct, frozen=True):
+    """What listings of messages show in the place of a payload that cannot be decoded.
+
+    ``error`` says why, ``encoded`` is what is stored. Nobody is delivered such a message: each attempt fails.
+    """
+
+    error: str
+    encoded: bytes
+
+
 def decode_payload(payload: bytes) -> Any:
     """A new copy of the payload.
 
@@ -98,10 +147,20 @@ def fingerprint(topic: str, payload: Any, headers: dict[str, str] | None) -> str
     Raises:
         PayloadError: the payload has keys that cannot be ordered; give a ``deduplication_id`` then.
     """
+    content = (topic, payload, headers or {})
     try:
-        content = _canonical.encode((topic, payload, headers or {}))
+        encoded = _canonical.encode(content)
+    except Exception:
+        encoded = _with_any_keys(content)
+    return blake2b(encoded, digest_size=16).hexdigest()
+
+
+def _with_any_keys(content: Any) -> bytes:
+    """As ``_canonical``, which orders keys only where all of them are strings."""
+    try:
+        ordered = msgspec.to_builtins(content, order="deterministic", builtin_types=(bytes, datetime.datetime))
+        return encode(ordered)
     except Exception as error:
         raise PayloadError(
-            f"payload has no fingerprint: {error}; give a deduplication_id, or use keys of one type"
+            f"payload has no fingerprint: {error}; give a deduplication_id, or use keys of one type in each dict"
         ) from error
-    return blake2b(content, digest_size=16).hexdigest()

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from mpreg_mq.actors.messages import Inspect
 from mpreg_mq.actors.queue_actor import QueueActor
-from mpreg_mq.actors.views import dead_letter, in_flight_message, queued_message
+from mpreg_mq.actors.views import dead_letter, in_flight_message, shown_message
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.dead_letters import DeadLetterQueue
 from mpreg_mq.errors import QueueClosedError
@@ -20,7 +20,8 @@ T = TypeVar("T")
 class QueueInspection:
     """The part of :class:`~mpreg_mq.queue.MessageQueue` that changes nothing; it still answers when that is closed.
 
-    What it returns is a copy of this moment, taken between two decisions.
+    What it returns is a copy of this moment, taken between two decisions. A payload that cannot be decoded is an
+    :class:`~mpreg_mq.UndecodablePayload` there.
     """
 
     _actor: QueueActor
@@ -48,9 +49,7 @@ class QueueInspection:
     def pending_messages(self) -> list[QueuedMessage]:
         """Copies of the messages without an open lease, in queue order; O(n log n)."""
         return self._inspect(
-            lambda state, _: [
-                queued_message(message.event, state.configuration) for message in state.messages.pending()
-            ]
+            lambda state, _: [shown_message(message.event, state.configuration) for message in state.messages.pending()]
         )
 
     @property

@@ -22,7 +22,17 @@ from mpreg_mq.errors import (
 )
 from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, DeliveryResult, RejectionReason
 from mpreg_mq.options import MAX_BATCH, guarantee_of, message_options
-from mpreg_mq.payload import SHALLOW_BYTES, check_depth, encode, encode_payload, fingerprint
+from mpreg_mq.payload import (
+    FIRST_DOUBTFUL_KEY,
+    FIRST_PLAIN_KEY,
+    PLAIN_TYPES,
+    SHALLOW_BYTES,
+    check_decodable,
+    check_depth,
+    encode,
+    encode_payload,
+    fingerprint,
+)
 from mpreg_mq.topics import topic_text_problem
 
 _REASONS: tuple[tuple[type[MessageQueueError], RejectionReason], ...] = (
@@ -64,6 +74,11 @@ def send_command(
         encoded = encode_payload(payload)
     if len(encoded) > SHALLOW_BYTES:
         check_depth(encoded)
+    if type(payload) is dict:
+        if payload and FIRST_DOUBTFUL_KEY <= encoded[1] < FIRST_PLAIN_KEY:
+            check_decodable(encoded)
+    elif type(payload) not in PLAIN_TYPES:
+        check_decodable(encoded)
     if type(guarantee) is not DeliveryGuarantee:
         guarantee = guarantee_of(guarantee)
     key = None
@@ -101,6 +116,11 @@ def send_commands(
                 try:
                     encoded = encode(payload)
                     if len(encoded) <= SHALLOW_BYTES:
+                        if type(payload) is dict:
+                            if payload and FIRST_DOUBTFUL_KEY <= encoded[1] < FIRST_PLAIN_KEY:
+                                check_decodable(encoded)
+                        elif type(payload) not in PLAIN_TYPES:
+                            check_decodable(encoded)
                         sends.append(c.Send(topic, encoded, guarantee))
                         continue
                 except Exception:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import uuid
+from collections import defaultdict
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg_mq import MessageQueue, QueueConfiguration, RejectionReason
+from mpreg_mq import MessageQueue, QueueConfiguration, RejectionReason, UndecodablePayload, VirtualClock
 from mpreg_mq.errors import PayloadError
 from mpreg_mq.payload import decode_payload, encode_payload, fingerprint
 
@@ -68,6 +72,25 @@ class Pair:
     second: Any
 
 
+@dataclass(frozen=True)
+class Sku:
+    """An instance that Python takes as a key."""
+
+    name: str
+
+
+@attrs.frozen
+class Order:
+    number: int
+    _secret: int = 7
+
+
+@dataclass
+class Receipt:
+    number: int
+    _secret: int = 7
+
+
 @pytest.mark.parametrize(
     ("payload", "delivered"),
     [
@@ -77,11 +100,19 @@ class Pair:
         (Point(1, 2), {"x": 1, "y": 2}),
         (Pair(Point(1, 2), (3,)), {"first": {"x": 1, "y": 2}, "second": [3]}),
         ({1: "a", 2.5: "b"}, {1: "a", 2.5: "b"}),
+        ({(1, "a"): 1, None: 2, b"k": 3}, {(1, "a"): 1, None: 2, b"k": 3}),
+        (Order(1), {"number": 1}),
+        (Receipt(1), {"number": 1, "_secret": 7}),
+        (datetime.datetime(2024, 2, 29, 12), "2024-02-29T12:00:00"),
+        (datetime.date(2024, 2, 29), "2024-02-29"),
+        (Decimal("1.50"), "1.50"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
     ],
     ids=repr,
 )
 def test_what_json_does_not_know_comes_back_plain(payload: Any, delivered: Any) -> None:
-    """Given tuples, sets, enums and instances, then lists, values and dicts come back."""
+    """Given what the guide names, then it comes back as the guide says: lists, values, dicts without what is private
+    to attrs, and strings."""
     assert decode_payload(encode_payload(payload)) == delivered
 
 
@@ -166,6 +197,68 @@ def test_s3_a_large_payload_of_few_levels_is_accepted() -> None:
     assert decode_payload(encode_payload(payload)) == payload
 
 
+UNDECODABLE: dict[str, Any] = {
+    "instance as a key": {Sku("a"): 1},
+    "instance in a tuple as a key": {(1, Sku("a")): 1},
+    "a kind of dict": defaultdict(int, {Sku("a"): 1}),
+    "in an instance": Pair({Sku("a"): 1}, None),
+    "no opcode": msgspec.Raw(b"\xc1"),
+    "no UTF-8": msgspec.Raw(b"\xa1\x80"),
+    "no timestamp": msgspec.msgpack.Ext(-1, b"x"),
+}
+
+
+@pytest.mark.parametrize("payload", UNDECODABLE.values(), ids=UNDECODABLE)
+def test_s2_what_could_not_be_decoded_again_is_refused(payload: Any) -> None:
+    """Given a dict with instances as keys, or bytes that are taken as they are, when it is sent alone or in a batch,
+    then it is refused with advice, and what is sent beside it is not."""
+
+    async def story() -> None:
+        queue = MessageQueue(QueueConfiguration("q"))
+        alone = await queue.send_message("t", payload)
+        first, in_batch, last = await queue.send_messages([("t", 1), ("t", payload), ("t", 3)])
+        for refused in (alone, in_batch):
+            assert refused.rejection is RejectionReason.PAYLOAD_NOT_ENCODABLE
+            assert "could not be decoded again" in str(refused.error_message)
+            assert "give dicts keys that are strings" in str(refused.error_message)
+        assert (first.success, last.success) == (True, True)
+        await queue.shutdown()
+
+    asyncio.run(story())
+    with pytest.raises(PayloadError, match="could not be decoded again"):
+        encode_payload(payload)
+
+
+@pytest.mark.parametrize("payload", [{"counts": {Sku("a"): 2}}, [msgspec.Raw(b"\xc1")]], ids=["keys", "raw"])
+def test_s3_a_payload_that_cannot_be_decoded_fails_alone(payload: Any) -> None:
+    """Given a message whose payload cannot be decoded, which is not seen at the send because it is deep inside, then
+    each attempt fails with the reason, others are delivered, and listings show it beside them."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        queue = MessageQueue(QueueConfiguration("q", max_retries=1), clock=clock)
+        bad = await queue.send_message("t", payload)
+        assert bad.success
+        await queue.send_message("t", "good")
+        shown, good = queue.pending_messages
+        assert (shown.id, good.payload) == (bad.message_id, "good")
+        assert shown.payload == UndecodablePayload(shown.payload.error, msgspec.msgpack.encode(payload))
+        assert "cannot be decoded" in shown.payload.error
+        (delivered,) = await queue.receive_messages("s", 10)
+        assert delivered.payload == "good"
+        assert [flight.message.payload for flight in queue.in_flight_messages.values()] == ["good"]
+        await queue.acknowledge_message(delivered.id, "s")
+        await clock.advance(60)
+        assert await queue.receive_messages("s", 10) == []
+        (dead,) = queue.list_dead_letters()
+        assert list(queue.dead_letter_queue) == [dead]
+        assert isinstance(dead.payload, UndecodablePayload)
+        assert "cannot be decoded" in str(dead.last_error)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize("payload", [2**64, -(2**63) - 1, {"n": [10**30]}])
 def test_s2_integers_beyond_64_bits_are_errors(payload: Any) -> None:
     """Given an integer that does not fit, then it is refused, not rounded."""
@@ -213,7 +306,29 @@ def test_u1_topic_payload_and_headers_all_count() -> None:
     assert fingerprint("t", {"a": 1}, {}) == fingerprint("t", {"a": 1}, None)
 
 
+@given(
+    st.one_of(
+        st.dictionaries(st.integers(-(2**63), 2**64 - 1), payloads, max_size=6),
+        st.dictionaries(st.binary(max_size=4), payloads, max_size=6),
+        st.dictionaries(st.tuples(st.integers(0, 9), st.text(max_size=2)), payloads, max_size=6),
+    )
+)
+def test_u1_keys_of_any_one_type_have_a_fingerprint(payload: dict[Any, Any]) -> None:
+    """For all dicts with keys of one type, strings or not: the same content in another order has the same fingerprint,
+    and so has what is delivered of it."""
+    turned = dict(reversed(payload.items()))
+    mark = fingerprint("t", {"outer": [payload]}, None)
+    assert mark == fingerprint("t", {"outer": [turned]}, None)
+    assert mark == fingerprint("t", decode_payload(encode_payload({"outer": [payload]})), None)
+
+
+def test_u1_keys_of_another_type_are_other_keys() -> None:
+    """Given a number and its text as keys, and sets in another order, then only the sets have the same fingerprint."""
+    assert fingerprint("t", {1: 2}, None) != fingerprint("t", {"1": 2}, None)
+    assert fingerprint("t", {1: {"a", "b", "c"}}, None) == fingerprint("t", {1: {"c", "b", "a"}}, None)
+
+
 def test_u1_keys_without_an_order_have_no_fingerprint() -> None:
     """Given keys of several types, then the error says what to do instead."""
-    with pytest.raises(PayloadError, match="give a deduplication_id"):
+    with pytest.raises(PayloadError, match="give a deduplication_id, or use keys of one type"):
         fingerprint("t", {1: "a", "b": 2}, None)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mpreg_mq.actors.commands import Send
 from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.errors import PayloadError
 from mpreg_mq.events.types import MessageEnqueued
 from mpreg_mq.model import DEFAULT_OPTIONS, DeadLetter, InFlightMessage, MessageId, QueuedMessage
-from mpreg_mq.payload import decode, decode_payload
+from mpreg_mq.payload import UndecodablePayload, decode, decode_payload, encode
 from mpreg_mq.projections import DeadEntry, Message
+
+_NOTHING = encode(None)
 
 
 def queued_message(
@@ -73,6 +78,18 @@ def queued_message(
     )
 
 
+def shown_message(
+    event: MessageEnqueued, configuration: QueueConfiguration, attempt: int = 1, deadline: float | None = None
+) -> QueuedMessage:
+    """A message to be listed among others: what cannot be decoded is an :class:`UndecodablePayload` in its place."""
+    try:
+        return queued_message(event, configuration, attempt, deadline)
+    except PayloadError as error:
+        message = queued_message(msgspec.structs.replace(event, payload=_NOTHING), configuration, attempt, deadline)
+        message.payload = UndecodablePayload(str(error), event.payload)
+        return message
+
+
 def fired_message(send: Send, id_: MessageId, configuration: QueueConfiguration) -> QueuedMessage:
     """A message that is delivered without having been accepted, with a payload of its own (G1).
 
@@ -109,7 +126,7 @@ def dead_letter(entry: DeadEntry, configuration: QueueConfiguration) -> DeadLett
     """A dead letter with a payload of its own."""
     ended = entry.ended
     return DeadLetter(
-        queued_message(entry.enqueued, configuration, max(1, ended.attempts)),
+        shown_message(entry.enqueued, configuration, max(1, ended.attempts)),
         ended.reason,
         ended.error,
         ended.attempts,
@@ -123,7 +140,7 @@ def in_flight_message(message: Message, configuration: QueueConfiguration) -> In
     leases = [(slot.lease, slot.deadline) for slot in message.slots() if slot.lease is not None]
     latest, deadline = max(leases, key=lambda lease: lease[0].at)
     return InFlightMessage(
-        queued_message(message.event, configuration, latest.attempt, deadline),
+        shown_message(message.event, configuration, latest.attempt, deadline),
         latest.attempt,
         latest.at,
         frozenset(slot.last_subscriber for slot in message.slots() if slot.last_subscriber is not None),
