@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from mpreg_mq.actors.retention import Compaction
+from mpreg_mq.arguments import DeadReference, MessageReference
 from mpreg_mq.clock import Clock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.errors import MessageQueueError, QueueClosedError
@@ -194,14 +195,14 @@ class BlockingMessageQueueManager:
             )
         )
 
-    def acknowledge_message(self, queue_name: str, message_id: str | MessageId, subscriber_id: str) -> bool:
+    def acknowledge_message(self, queue_name: str, message_id: MessageReference, subscriber_id: str) -> bool:
         """See :meth:`MessageQueueManager.acknowledge_message`."""
         return self._wait(self._manager.acknowledge_message(queue_name, message_id, subscriber_id))
 
     def negative_acknowledge(
         self,
         queue_name: str,
-        message_id: str | MessageId,
+        message_id: MessageReference,
         subscriber_id: str,
         reason: str = "negatively acknowledged",
         delay_seconds: float = 0.0,
@@ -212,7 +213,7 @@ class BlockingMessageQueueManager:
         )
 
     def extend_lease(
-        self, queue_name: str, message_id: str | MessageId, subscriber_id: str, seconds_from_now: float
+        self, queue_name: str, message_id: MessageReference, subscriber_id: str, seconds_from_now: float
     ) -> bool:
         """See :meth:`MessageQueueManager.extend_lease`."""
         return self._wait(self._manager.extend_lease(queue_name, message_id, subscriber_id, seconds_from_now))
@@ -224,7 +225,7 @@ class BlockingMessageQueueManager:
     def redrive_dead_letters(
         self,
         queue_name: str,
-        message_ids: Iterable[str | MessageId] | None = None,
+        message_ids: Iterable[DeadReference] | None = None,
         *,
         limit: int | None = None,
         target_queue: str | None = None,
@@ -237,7 +238,7 @@ class BlockingMessageQueueManager:
             )
         )
 
-    def purge_dead_letters(self, queue_name: str, message_ids: Iterable[str | MessageId] | None = None) -> int:
+    def purge_dead_letters(self, queue_name: str, message_ids: Iterable[DeadReference] | None = None) -> int:
         """See :meth:`MessageQueueManager.purge_dead_letters`."""
         return self._wait(self._manager.purge_dead_letters(queue_name, message_ids))
 

@@ -16,6 +16,7 @@ import attrs
 from mpreg_mq._validation import configured, describe, flag, number, queue_name_problem, seconds, whole
 from mpreg_mq.errors import ConfigurationError
 from mpreg_mq.model import Durability, OverflowPolicy, QueueType
+from mpreg_mq.topics import topic_problem
 
 E = TypeVar("E", bound=Enum)
 
@@ -170,6 +171,12 @@ class RetentionPolicy:
             raise ConfigurationError("RetentionPolicy: got no limit, expected keep_seconds, keep_events or keep_bytes")
 
 
+def _retention_problem(value: Any) -> str | None:
+    if value is None or isinstance(value, RetentionPolicy):
+        return None
+    return f"got {describe(value)}, expected a RetentionPolicy, such as RetentionPolicy(keep_seconds=86400), or None"
+
+
 @attrs.frozen
 class QueueManagerConfiguration:
     """How a manager makes queues that are created without a configuration of their own, and its limits.
@@ -188,7 +195,7 @@ class QueueManagerConfiguration:
     default_acknowledgment_timeout_seconds: float = attrs.field(default=300.0, validator=_positive)
     enable_auto_queue_creation: bool = attrs.field(default=True, validator=_flag)
     max_queues: int = attrs.field(default=1000, validator=configured(whole(1, 10_000_000)))
-    integration_topic_prefix: str = "mpreg.queue"
+    integration_topic_prefix: str = attrs.field(default="mpreg.queue", validator=configured(topic_problem))
     enable_topic_exchange_integration: bool = attrs.field(default=True, validator=_flag)
     publish_queue_events: bool = attrs.field(default=False, validator=_flag)
     default_max_retries: int = attrs.field(default=3, validator=configured(whole(0, 1_000_000)))
@@ -205,9 +212,7 @@ class QueueManagerConfiguration:
     snapshot_every_events: int | None = attrs.field(
         default=100_000, validator=configured(whole(1, 1_000_000_000, optional=True))
     )
-    retention: RetentionPolicy | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(RetentionPolicy))
-    )
+    retention: RetentionPolicy | None = attrs.field(default=None, validator=configured(_retention_problem))
 
     @classmethod
     def coerce(cls, configuration: Any) -> QueueManagerConfiguration:

@@ -19,7 +19,7 @@ from mpreg_mq.actors.store import STREAM_PREFIX, Store, stream_of
 from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.ending import Ending
-from mpreg_mq.errors import ConfigurationError, MessageQueueError
+from mpreg_mq.errors import ConfigurationError, InvalidOptionError, MessageQueueError
 from mpreg_mq.events import EventLog, open_log, retaining
 from mpreg_mq.exchange.in_process import TopicExchange
 from mpreg_mq.exchange.messages import Vocabulary, is_exchange
@@ -37,6 +37,7 @@ from mpreg_mq.model import (
 from mpreg_mq.named_queues import NamedQueues, add_counts
 from mpreg_mq.projections import QueueState
 from mpreg_mq.queue import MessageQueue
+from mpreg_mq.sending import batch_of
 from mpreg_mq.topics import check_pattern
 
 logger = logging.getLogger("mpreg_mq")
@@ -186,6 +187,8 @@ class MessageQueueManager(NamedQueues):
         Raises:
             EventLogError: that could not be stored; the queue is there as before.
         """
+        if not isinstance(name, str):
+            return False
         await self._others_with(name)
         queue = self._queues.get(name)
         if queue is None:
@@ -242,8 +245,9 @@ class MessageQueueManager(NamedQueues):
     ) -> DeliveryResult:
         """Send to a queue, which is created if ``enable_auto_queue_creation`` says so; see
         :meth:`MessageQueue.send_message`."""
-        queue = self._queues.get(queue_name)
-        if queue is None:
+        try:
+            queue = self._queues[queue_name]
+        except (KeyError, TypeError):
             found = await self._find_or_create(queue_name)
             if isinstance(found, DeliveryResult):
                 return found
@@ -257,8 +261,13 @@ class MessageQueueManager(NamedQueues):
         delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
         **options: Any,
     ) -> list[DeliveryResult]:
-        """Send a batch in one commit (S5); see :meth:`MessageQueue.send_messages`."""
-        entries = list(messages)
+        """Send a batch in one commit (S5); see :meth:`MessageQueue.send_messages`.
+
+        Raises:
+            InvalidOptionError: the batch is too long or none, an entry is neither a pair nor a mapping, or there is no
+                such guarantee.
+        """
+        entries = batch_of(messages)
         queue = await self._find_or_create(queue_name)
         if isinstance(queue, DeliveryResult):
             return [queue for _ in entries]
@@ -269,7 +278,7 @@ class MessageQueueManager(NamedQueues):
             detail = "the queue manager is closed; it takes no more messages"
             return DeliveryResult(False, None, error_message=detail, rejection=RejectionReason.CLOSING)
         detail = f"Queue {describe(queue_name)} does not exist; create it first"
-        if queue_name not in self._queues and self.config.enable_auto_queue_creation:
+        if self._queues.get(queue_name) is None and self.config.enable_auto_queue_creation:
             try:
                 if not await self.create_queue(queue_name) and queue_name not in self._queues:
                     detail = (
@@ -280,7 +289,7 @@ class MessageQueueManager(NamedQueues):
                 detail = f"Queue {describe(queue_name)} does not exist and cannot be created: {error}"
             except MessageQueueError as error:
                 return DeliveryResult(False, None, error_message=str(error), rejection=RejectionReason.STORE_ERROR)
-        queue = self._queues.get(queue_name) if isinstance(queue_name, str) else None
+        queue = self._queues.get(queue_name)
         if queue is None:
             return DeliveryResult(False, None, error_message=detail, rejection=RejectionReason.UNKNOWN_QUEUE)
         return queue
@@ -300,7 +309,12 @@ class MessageQueueManager(NamedQueues):
         An exchange hands a message to whoever is there now, whatever the guarantee; a route into a queue keeps it.
         In a subscriber's callback the message's way through queues goes along, so that no route takes it back into
         one of them.
+
+        Raises:
+            InvalidOptionError: ``headers`` are no mapping.
         """
+        if headers is not None and not isinstance(headers, Mapping):
+            raise InvalidOptionError(f"headers: got {describe(headers)}, expected a mapping, such as a dict, or None")
         if self.topic_exchange is None:
             return False
         sent = dict(headers or {})

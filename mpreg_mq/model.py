@@ -272,7 +272,8 @@ class QueueSubscription:
 class DeliveryResult(msgspec.Struct, frozen=True, gc=False):
     """What became of a send.
 
-    ``delivered_to`` and ``failed_deliveries`` are filled for fire-and-forget, whose callbacks have run.
+    ``delivered_to`` and ``failed_deliveries`` are filled for fire-and-forget: whose function has run, or whose
+    coroutine or thread is under way, and whose function raised.
     ``rejection`` names the reason when ``success`` is false; ``duplicate_of`` the first message then (U1).
     ``message_id`` is None only where no message was made: the queue does not exist or is closed.
     """

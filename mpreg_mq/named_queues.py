@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 
 from mpreg_mq._validation import describe
+from mpreg_mq.arguments import DeadReference, MessageReference
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import QueueClosedError, QueueNotFoundError
 from mpreg_mq.model import Callback, DeadLetter, MessageId, QueuedMessage, QueueManagerStatistics, QueueStatistics
@@ -25,11 +26,18 @@ def add_counts(total: QueueManagerStatistics, counts: QueueStatistics) -> None:
     total.total_messages_failed += counts.messages_failed
 
 
+class _Queues(dict[str, MessageQueue]):
+    """Queues by name. What can be no name, such as a list, finds none."""
+
+    def get(self, name: Any, default: None = None, /) -> MessageQueue | None:  # type: ignore[override]
+        return super().get(name) if isinstance(name, str) else default
+
+
 class NamedQueues:
     """The part of :class:`~mpreg_mq.manager.MessageQueueManager` that finds a queue and has it do the rest."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, MessageQueue] = {}
+        self._queues = _Queues()
         self._retired = QueueManagerStatistics()
         self._closed = False
 
@@ -151,7 +159,7 @@ class NamedQueues:
             topic_pattern=topic_pattern,
         )
 
-    async def acknowledge_message(self, queue_name: str, message_id: str | MessageId, subscriber_id: str) -> bool:
+    async def acknowledge_message(self, queue_name: str, message_id: MessageReference, subscriber_id: str) -> bool:
         """Acknowledge (L2); False if there is no such queue."""
         queue = self._queues.get(queue_name)
         return queue is not None and await queue.acknowledge_message(message_id, subscriber_id)
@@ -159,7 +167,7 @@ class NamedQueues:
     async def negative_acknowledge(
         self,
         queue_name: str,
-        message_id: str | MessageId,
+        message_id: MessageReference,
         subscriber_id: str,
         reason: str = "negatively acknowledged",
         delay_seconds: float = 0.0,
@@ -169,7 +177,7 @@ class NamedQueues:
         return queue is not None and await queue.negative_acknowledge(message_id, subscriber_id, reason, delay_seconds)
 
     async def extend_lease(
-        self, queue_name: str, message_id: str | MessageId, subscriber_id: str, seconds_from_now: float
+        self, queue_name: str, message_id: MessageReference, subscriber_id: str, seconds_from_now: float
     ) -> bool:
         """Keep a message for longer (L3); False if there is no such queue."""
         queue = self._queues.get(queue_name)
@@ -186,7 +194,7 @@ class NamedQueues:
     async def redrive_dead_letters(
         self,
         queue_name: str,
-        message_ids: Iterable[str | MessageId] | None = None,
+        message_ids: Iterable[DeadReference] | None = None,
         *,
         limit: int | None = None,
         target_queue: str | None = None,
@@ -202,7 +210,7 @@ class NamedQueues:
             message_ids, limit=limit, target=target, dry_run=dry_run
         )
 
-    async def purge_dead_letters(self, queue_name: str, message_ids: Iterable[str | MessageId] | None = None) -> int:
+    async def purge_dead_letters(self, queue_name: str, message_ids: Iterable[DeadReference] | None = None) -> int:
         """Remove dead letters of a queue, all or those named; how many.
 
         Raises:

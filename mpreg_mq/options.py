@@ -89,6 +89,16 @@ def message_options(given: Mapping[str, Any]) -> MessageOptions:
     return MessageOptions(**given)
 
 
+def delay_problem(guarantee: DeliveryGuarantee, options: MessageOptions) -> str | None:
+    """Why a message of this guarantee cannot have these options' delay, or None (G1)."""
+    if guarantee is DeliveryGuarantee.FIRE_AND_FORGET and options.delay_seconds:
+        return (
+            f"delay_seconds: got {describe(options.delay_seconds)}, but a fire-and-forget message is delivered now or "
+            "never; leave the delay out, or choose another guarantee"
+        )
+    return None
+
+
 def guarantee_of(value: Any) -> DeliveryGuarantee:
     """The guarantee from a member, its value, or a member of a like-named enum (MPREG's own).
 

@@ -17,23 +17,32 @@ import msgspec
 import pykka
 
 from mpreg_mq import topics
-from mpreg_mq._validation import describe, seconds, whole
+from mpreg_mq._validation import describe, flag, seconds, whole
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import Abandon, Recover, Start, Stored
 from mpreg_mq.actors.queue_actor import QueueActor, make_actor
 from mpreg_mq.actors.store import DEFAULT_BUFFERED_MILLISECONDS, Store
+from mpreg_mq.arguments import (
+    DeadReference,
+    MessageReference,
+    check_fetches,
+    check_receive,
+    check_subscription,
+    dead_letter_ids,
+    id_text,
+)
 from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.dead_letters import redrive, would_redrive
 from mpreg_mq.errors import InvalidOptionError, MessageQueueError, QueueClosedError
 from mpreg_mq.events import EventLog, open_log
 from mpreg_mq.model import Callback, DeliveryGuarantee, DeliveryResult, Durability, MessageId, QueuedMessage
-from mpreg_mq.options import MAX_BATCH, guarantee_of, require, required_identifier, text_entries
+from mpreg_mq.options import guarantee_of, require, required_identifier
 from mpreg_mq.queue_closing import ClosableQueue
 from mpreg_mq.queue_inspection import QueueInspection
-from mpreg_mq.sending import batch_entries, failed_result, let_others, rejection_of, send_command, send_commands
+from mpreg_mq.sending import failed_result, let_others, rejection_of, send_command, send_commands
 
 
 class MessageQueue(ClosableQueue, QueueInspection):
@@ -173,28 +182,37 @@ class MessageQueue(ClosableQueue, QueueInspection):
         delivery_guarantee: DeliveryGuarantee = DeliveryGuarantee.AT_LEAST_ONCE,
         **options: Any,
     ) -> list[DeliveryResult]:
-        """Send a batch in one commit; one result per message, in order (S5).
+        """Send a batch in one commit; one result per message, in order (S5). Fire-and-forget is one after another.
 
         Args:
             messages: ``(topic, payload)`` pairs, or mappings with ``topic``, ``payload`` and options of their own,
                 which go before the common ``options``. At most 10,000.
 
         Raises:
-            InvalidOptionError: the batch is too long, or an entry is neither form.
+            InvalidOptionError: the batch is too long or none, an entry is neither form, or there is no such guarantee.
         """
-        if guarantee_of(delivery_guarantee) is DeliveryGuarantee.FIRE_AND_FORGET:
-            return [
-                await self.send_message(topic, payload, delivery_guarantee, **{**options, **own})
-                for topic, payload, own in batch_entries(messages)
-            ]
+        fires = guarantee_of(delivery_guarantee) is DeliveryGuarantee.FIRE_AND_FORGET
         sends, refused = send_commands(self.config, messages, delivery_guarantee, options)
         refusals = [self._refused(topic, error) for _, topic, error in refused]
+        results = await (self._fire(sends) if fires else self._send_batch(sends))
+        for (place, _, _), refusal in zip(refused, refusals, strict=True):
+            results.insert(place, refusal)
+        return results
+
+    async def _send_batch(self, sends: list[c.Send]) -> list[DeliveryResult]:
         try:
             results: list[DeliveryResult] = await self._ask(c.SendBatch(tuple(sends))) if sends else []
         except MessageQueueError as error:
-            results = [failed_result(error)] * len(sends)
-        for (place, _, _), refusal in zip(refused, refusals, strict=True):
-            results.insert(place, refusal)
+            return [failed_result(error)] * len(sends)
+        return results
+
+    async def _fire(self, sends: list[c.Send]) -> list[DeliveryResult]:
+        results: list[DeliveryResult] = []
+        for send in sends:
+            try:
+                results.append(await self._ask(send))
+            except MessageQueueError as error:
+                results.append(failed_result(error))
         return results
 
     def _refused(self, topic: Any, error: MessageQueueError) -> DeliveryResult:
@@ -232,19 +250,16 @@ class MessageQueue(ClosableQueue, QueueInspection):
             auto_acknowledge: acknowledge when the callback has come to its end (L4).
             max_in_flight: most messages leased to it at once (C2); default of the queue, or 1 where blocking.
             blocking: run the callback on a thread of its own.
-            **metadata: strings to keep with the subscription.
+            **metadata: strings to keep with the subscription, under names that are unlike those above.
 
         Raises:
             InvalidTopicError: the pattern is malformed.
             InvalidOptionError: another argument is bad.
             QueueClosedError: the queue is closed.
         """
-        topics.check_pattern(topic_pattern)
-        required_identifier("subscriber_id", subscriber_id)
+        check_subscription(subscriber_id, topic_pattern, auto_acknowledge, max_in_flight, blocking, metadata)
         if callback is not None and not callable(callback):
             raise InvalidOptionError(f"callback: got {describe(callback)}, expected a function of one message, or None")
-        require("max_in_flight", whole(1, 1_000_000, optional=True), max_in_flight)
-        require("metadata", text_entries, metadata)
         subscription_id = str(uuid.uuid4())
         self._actor.call_now(
             c.Subscribe(
@@ -252,9 +267,9 @@ class MessageQueue(ClosableQueue, QueueInspection):
                 subscription_id,
                 topic_pattern,
                 callback,
-                bool(auto_acknowledge),
+                auto_acknowledge,
                 max_in_flight,
-                bool(blocking),
+                blocking,
                 metadata,
             )
         )
@@ -283,24 +298,20 @@ class MessageQueue(ClosableQueue, QueueInspection):
     ) -> list[QueuedMessage]:
         """Fetch messages and lease them for the visibility timeout (L1); acknowledge them when done.
 
-        A subscriber that has no subscription yet gets one for ``topic_pattern``. With ``wait_seconds`` it waits
-        that long for the first message.
+        A subscriber that has no subscription yet gets one for ``topic_pattern``; one that has fetches what its
+        subscriptions match. With ``wait_seconds`` it waits that long for the first message.
 
         Raises:
-            InvalidOptionError: an argument is bad, or the subscriber has a callback.
+            InvalidTopicError: the pattern is malformed.
+            InvalidOptionError: an argument is bad, or the subscriber has a callback, or patterns but not this one.
             QueueClosedError: the queue is closed.
         """
-        required_identifier("subscriber_id", subscriber_id)
-        require("max_messages", whole(1, MAX_BATCH), max_messages)
-        require("wait_seconds", seconds(0.0), wait_seconds)
-        require("visibility_timeout_seconds", seconds(0.0, exclusive=True, optional=True), visibility_timeout_seconds)
+        check_receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds)
         subscriber = self._actor.state.subscribers.get(subscriber_id)
         if subscriber is None or not subscriber.present:
             self.subscribe(subscriber_id, topic_pattern)
-        elif not subscriber.pull:
-            raise InvalidOptionError(
-                f"subscriber_id: {subscriber_id!r} has a callback and is sent its messages; use another id to fetch"
-            )
+        else:
+            check_fetches(subscriber, topic_pattern)
         command = c.Receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds)
         reply = self._actor.call(command)
         if not isinstance(reply, LoopFuture):
@@ -319,13 +330,13 @@ class MessageQueue(ClosableQueue, QueueInspection):
 
     # --- settling -----------------------------------------------------------------------------------------
 
-    async def acknowledge_message(self, message_id: str | MessageId, subscriber_id: str) -> bool:
+    async def acknowledge_message(self, message_id: MessageReference, subscriber_id: str) -> bool:
         """Acknowledge (L2): False from a stranger, a second time, or for a message that is finished."""
-        return await self._settle(c.Acknowledge(str(message_id), subscriber_id))
+        return await self._settle(c.Acknowledge(id_text(message_id), subscriber_id))
 
     async def negative_acknowledge(
         self,
-        message_id: str | MessageId,
+        message_id: MessageReference,
         subscriber_id: str,
         reason: str = "negatively acknowledged",
         delay_seconds: float = 0.0,
@@ -336,16 +347,16 @@ class MessageQueue(ClosableQueue, QueueInspection):
             InvalidOptionError: ``delay_seconds`` is out of range.
         """
         require("delay_seconds", seconds(0.0), delay_seconds)
-        return await self._settle(c.NegativeAcknowledge(str(message_id), subscriber_id, str(reason), delay_seconds))
+        return await self._settle(c.NegativeAcknowledge(id_text(message_id), subscriber_id, str(reason), delay_seconds))
 
-    async def extend_lease(self, message_id: str | MessageId, subscriber_id: str, seconds_from_now: float) -> bool:
+    async def extend_lease(self, message_id: MessageReference, subscriber_id: str, seconds_from_now: float) -> bool:
         """Keep a message for longer (L3): its lease ends ``seconds_from_now`` from now.
 
         Raises:
             InvalidOptionError: ``seconds_from_now`` is out of range.
         """
         require("seconds_from_now", seconds(0.0, exclusive=True), seconds_from_now)
-        return await self._settle(c.ExtendLease(str(message_id), subscriber_id, seconds_from_now))
+        return await self._settle(c.ExtendLease(id_text(message_id), subscriber_id, seconds_from_now))
 
     async def _settle(self, command: c.Acknowledge | c.NegativeAcknowledge | c.ExtendLease) -> bool:
         try:
@@ -358,7 +369,7 @@ class MessageQueue(ClosableQueue, QueueInspection):
 
     async def redrive_dead_letters(
         self,
-        message_ids: Iterable[str | MessageId] | None = None,
+        message_ids: Iterable[DeadReference] | None = None,
         *,
         limit: int | None = None,
         target: MessageQueue | None = None,
@@ -370,18 +381,27 @@ class MessageQueue(ClosableQueue, QueueInspection):
         ``dry_run`` nothing changes and the answer is the ids that would be redriven.
 
         Raises:
-            InvalidOptionError: ``limit`` is out of range.
+            InvalidOptionError: ``limit`` is out of range, ``message_ids`` is a single one, or ``target`` is no queue.
             EventLogError: the new messages could not be stored; nothing was redriven.
         """
         require("limit", whole(1, 1_000_000_000, optional=True), limit)
-        ids = None if message_ids is None else tuple(str(message_id) for message_id in message_ids)
+        require("dry_run", flag, dry_run)
+        if target is not None and not isinstance(target, MessageQueue):
+            raise InvalidOptionError(
+                f"target: got {describe(target)}, expected a MessageQueue; manager.queue(name) is the one of that name"
+            )
+        ids = dead_letter_ids(message_ids)
         if dry_run:
             return would_redrive(self, target or self, ids, limit)
         return await redrive(self, target or self, ids, limit)
 
-    async def purge_dead_letters(self, message_ids: Iterable[str | MessageId] | None = None) -> int:
-        """Remove dead letters, all or those named; how many."""
-        ids = None if message_ids is None else tuple(str(message_id) for message_id in message_ids)
+    async def purge_dead_letters(self, message_ids: Iterable[DeadReference] | None = None) -> int:
+        """Remove dead letters, all or those named; how many.
+
+        Raises:
+            InvalidOptionError: ``message_ids`` is a single one, or holds something else than dead letters.
+        """
+        ids = dead_letter_ids(message_ids)
         count: int = await self._ask(c.PurgeDeadLetters(ids))
         return count
 

@@ -101,7 +101,7 @@ def send_commands(
     Raises:
         InvalidOptionError: the batch is too long, or a message is neither a pair nor a mapping with these.
     """
-    given = _not_too_many(messages)
+    given = batch_of(messages)
     sends: list[c.Send] = []
     refused: list[Refused] = []
     plain = not options and not configuration.enable_deduplication and type(guarantee) is DeliveryGuarantee
@@ -164,10 +164,20 @@ def batch_entries(
     Raises:
         InvalidOptionError: the batch is too long, or an entry is neither a pair nor a mapping with these.
     """
-    return [_entry(message) for message in _not_too_many(messages)]
+    return [_entry(message) for message in batch_of(messages)]
 
 
-def _not_too_many(messages: Iterable[Any]) -> list[Any]:
+def batch_of(messages: Any) -> list[Any]:
+    """The entries of a batch, which have not been looked at.
+
+    Raises:
+        InvalidOptionError: there are too many, or what was given has none.
+    """
+    if not isinstance(messages, Iterable):
+        raise InvalidOptionError(
+            f"messages: got {describe(messages)}, expected a list of (topic, payload) pairs, or of mappings with "
+            "'topic' and 'payload'"
+        )
     given = list(messages)
     if len(given) > MAX_BATCH:
         raise InvalidOptionError(f"messages: got {len(given)}, expected at most {MAX_BATCH}; send several batches")

@@ -219,6 +219,23 @@ def test_a_manager_hands_its_defaults_to_its_queues() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("retention", {"keep_seconds": 5}, "expected a RetentionPolicy"),
+        ("retention", 5, "expected a RetentionPolicy"),
+        ("integration_topic_prefix", None, "expected a"),
+        ("integration_topic_prefix", "", "topic"),
+        ("integration_topic_prefix", "a b..#", "topic"),
+        ("integration_topic_prefix", "queues.*", "topic"),
+    ],
+)
+def test_a_manager_configuration_is_checked_like_any(field: str, value: Any, expected: str) -> None:
+    """Given a policy that is none, or a prefix that begins no topic, then the error names the field."""
+    with pytest.raises(ConfigurationError, match=rf"^QueueManagerConfiguration\.{field}: .*{expected}"):
+        QueueManagerConfiguration(**{field: value})
+
+
 def test_a_manager_configuration_is_coerced_too() -> None:
     """Given nothing, our own, or one of the same shape, then it is the defaults, itself, or its fields."""
 

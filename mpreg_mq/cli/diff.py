@@ -16,6 +16,7 @@ from mpreg_mq.cli.tables import table
 from mpreg_mq.events import EventLog
 from mpreg_mq.replay.diff import Change, Parting, diff_logs, diff_moments
 from mpreg_mq.replay.formats import plural
+from mpreg_mq.replay.moments import is_later
 from mpreg_mq.replay.source import open_history
 from mpreg_mq.replay.wording import record_fields
 
@@ -48,6 +49,8 @@ def command(
     assert start is not None
     first, last = moment("--from", start, log), moment("--to", end, log)
     assert first is not None
+    if last is not None and is_later(first, last, log):
+        raise click.BadParameter(f"got {last}, which is before --from {first}; exchange them", param_hint="--to")
     with progress(output, log, "replaying", 3) as advance:
         between = diff_moments(log, first, last, queue=queue, progress=advance)
     if output.as_json:

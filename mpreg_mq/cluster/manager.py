@@ -8,13 +8,22 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mpreg_mq import topics
 from mpreg_mq._validation import describe, queue_name_problem, seconds, whole
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.views import queued_message
+from mpreg_mq.arguments import (
+    DeadReference,
+    MessageReference,
+    check_receive,
+    check_subscription,
+    dead_letter_ids,
+    id_text,
+    id_texts,
+)
 from mpreg_mq.clock import Clock
 from mpreg_mq.cluster import wire
 from mpreg_mq.cluster.configuration import ClusterConfiguration
+from mpreg_mq.cluster.directory import SeenQueue
 from mpreg_mq.cluster.node import Node
 from mpreg_mq.cluster.placement import wanted_owner
 from mpreg_mq.cluster.routing import Router
@@ -42,7 +51,7 @@ from mpreg_mq.model import (
     QueueStatistics,
 )
 from mpreg_mq.named_queues import add_counts
-from mpreg_mq.options import MAX_BATCH, require, required_identifier
+from mpreg_mq.options import require
 from mpreg_mq.sending import batch_entries, failed_result, send_command
 
 logger = logging.getLogger("mpreg_mq")
@@ -256,8 +265,11 @@ class ClusterQueueManager:
             return [failed if result is None else result for result in results or [None] * len(entries)]
         return [next(accepted) if result is None else result for result in results]
 
+    def _seen(self, queue_name: Any) -> SeenQueue | None:
+        return self.node.directory.queues.get(queue_name) if isinstance(queue_name, str) else None
+
     async def _configuration(self, queue_name: str) -> QueueConfiguration:
-        seen = self.node.directory.queues.get(queue_name)
+        seen = self._seen(queue_name)
         if seen is not None:
             return seen.record.configuration
         if not self.config.enable_auto_queue_creation or queue_name_problem(queue_name) is not None:
@@ -289,14 +301,12 @@ class ClusterQueueManager:
             QueueClosedError: the manager does not run.
         """
         self._check_open()
-        topics.check_pattern(topic_pattern)
-        required_identifier("subscriber_id", subscriber_id)
-        require("max_in_flight", whole(1, 1_000_000, optional=True), max_in_flight)
+        check_subscription(subscriber_id, topic_pattern, auto_acknowledge, max_in_flight, blocking, metadata)
         if not callable(callback):
             raise InvalidOptionError(
                 f"callback: got {describe(callback)}, expected a function of one message; fetch with receive_messages"
             )
-        seen = self.node.directory.queues.get(queue_name)
+        seen = self._seen(queue_name)
         if seen is None:
             logger.error("cannot subscribe %s: queue %s does not exist", subscriber_id, queue_name)
             return None
@@ -312,7 +322,7 @@ class ClusterQueueManager:
                 topic_pattern,
                 self.node.member,
                 most,
-                bool(auto_acknowledge),
+                auto_acknowledge,
                 metadata,
             ),
             callback,
@@ -368,10 +378,7 @@ class ClusterQueueManager:
             EventLogError: no owner could be found in time.
         """
         self._check_open()
-        required_identifier("subscriber_id", subscriber_id)
-        require("max_messages", whole(1, MAX_BATCH), max_messages)
-        require("wait_seconds", seconds(0.0), wait_seconds)
-        require("visibility_timeout_seconds", seconds(0.0, exclusive=True, optional=True), visibility_timeout_seconds)
+        check_receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds)
         loop = asyncio.get_running_loop()
         end = loop.time() + wait_seconds
         while True:
@@ -386,41 +393,45 @@ class ClusterQueueManager:
             if messages or loop.time() >= end:
                 return messages
 
-    async def acknowledge_message(self, queue_name: str, message_id: str | MessageId, subscriber_id: str) -> bool:
+    async def acknowledge_message(self, queue_name: str, message_id: MessageReference, subscriber_id: str) -> bool:
         """Acknowledge (L2); False if there is no such queue."""
         (counted,) = await self._settle(
-            queue_name, wire.AcknowledgeMany((c.Acknowledge(str(message_id), subscriber_id),)), [False]
+            queue_name, wire.AcknowledgeMany((c.Acknowledge(id_text(message_id), subscriber_id),)), [False]
         )
         return bool(counted)
 
     async def acknowledge_messages(
-        self, queue_name: str, message_ids: Iterable[str | MessageId], subscriber_id: str
+        self, queue_name: str, message_ids: Iterable[MessageReference], subscriber_id: str
     ) -> list[bool]:
-        """Acknowledge several messages in one request and one commit; which of them counted (L2)."""
-        many = tuple(c.Acknowledge(str(message_id), subscriber_id) for message_id in message_ids)
+        """Acknowledge several messages in one request and one commit; which of them counted (L2).
+
+        Raises:
+            InvalidOptionError: ``message_ids`` is a single one.
+        """
+        many = tuple(c.Acknowledge(message_id, subscriber_id) for message_id in id_texts(message_ids))
         counted: list[bool] = await self._settle(queue_name, wire.AcknowledgeMany(many), [False] * len(many))
         return counted
 
     async def negative_acknowledge(
         self,
         queue_name: str,
-        message_id: str | MessageId,
+        message_id: MessageReference,
         subscriber_id: str,
         reason: str = "negatively acknowledged",
         delay_seconds: float = 0.0,
     ) -> bool:
         """Give a message back (L3); False if there is no such queue."""
         require("delay_seconds", seconds(0.0), delay_seconds)
-        command = c.NegativeAcknowledge(str(message_id), subscriber_id, str(reason), delay_seconds)
+        command = c.NegativeAcknowledge(id_text(message_id), subscriber_id, str(reason), delay_seconds)
         return bool(await self._settle(queue_name, command, False))
 
     async def extend_lease(
-        self, queue_name: str, message_id: str | MessageId, subscriber_id: str, seconds_from_now: float
+        self, queue_name: str, message_id: MessageReference, subscriber_id: str, seconds_from_now: float
     ) -> bool:
         """Keep a message for longer (L3); False if there is no such queue."""
         require("seconds_from_now", seconds(0.0, exclusive=True), seconds_from_now)
         return bool(
-            await self._settle(queue_name, c.ExtendLease(str(message_id), subscriber_id, seconds_from_now), False)
+            await self._settle(queue_name, c.ExtendLease(id_text(message_id), subscriber_id, seconds_from_now), False)
         )
 
     async def _settle(self, queue_name: str, asked: Any, otherwise: Any) -> Any:
@@ -450,17 +461,17 @@ class ClusterQueueManager:
         return entries
 
     async def redrive_dead_letters(
-        self, queue_name: str, message_ids: Iterable[str | MessageId] | None = None, *, limit: int | None = None
+        self, queue_name: str, message_ids: Iterable[DeadReference] | None = None, *, limit: int | None = None
     ) -> list[MessageId]:
         """Accept dead letters again in their queue, all or those named, at most ``limit`` (D1)."""
         require("limit", whole(1, 1_000_000_000, optional=True), limit)
-        ids = None if message_ids is None else tuple(str(message_id) for message_id in message_ids)
+        ids = dead_letter_ids(message_ids)
         pairs = await self._router.ask(queue_name, c.Redrive(ids, limit), repeatable=False)
         return [MessageId(new, source_node=queue_name) for _, new in pairs]
 
-    async def purge_dead_letters(self, queue_name: str, message_ids: Iterable[str | MessageId] | None = None) -> int:
+    async def purge_dead_letters(self, queue_name: str, message_ids: Iterable[DeadReference] | None = None) -> int:
         """Remove dead letters, all or those named; how many."""
-        ids = None if message_ids is None else tuple(str(message_id) for message_id in message_ids)
+        ids = dead_letter_ids(message_ids)
         return int(await self._router.ask(queue_name, c.PurgeDeadLetters(ids)))
 
     async def get_queue_statistics(self, queue_name: str) -> QueueStatistics | None:

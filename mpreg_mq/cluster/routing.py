@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from mpreg_mq._validation import describe
 from mpreg_mq.actors import commands as c
 from mpreg_mq.cluster import wire
 from mpreg_mq.cluster.node import Node
@@ -52,6 +53,8 @@ class Router:
             EventLogError: no owner could be found in time, or none that its log would answer.
             MessageQueueError: the owner refused it.
         """
+        if not isinstance(queue, str):
+            raise QueueNotFoundError(f"Queue {describe(queue)} does not exist; its name is a string")
         loop = asyncio.get_running_loop()
         node, directory = self._node, self._node.directory
         deadline = loop.time() + node.configuration.request_timeout_seconds + waits

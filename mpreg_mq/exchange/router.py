@@ -27,7 +27,7 @@ from mpreg_mq.exchange.messages import Exchange, Vocabulary
 from mpreg_mq.exchange.origin import MAX_TRAIL, Trail, current_trail, joined, origin_headers, place, trail_of
 from mpreg_mq.exchange.routes import ROUTES_STREAM, Route, RouteTable
 from mpreg_mq.model import MessageOptions, OverflowPolicy, TopicRouteStatistics, TopicRouting
-from mpreg_mq.options import guarantee_of, message_options, require
+from mpreg_mq.options import delay_problem, guarantee_of, message_options, require
 from mpreg_mq.payload import encode_payload
 from mpreg_mq.queue import MessageQueue
 from mpreg_mq.topics import check_pattern
@@ -114,6 +114,8 @@ class TopicRouter:
         require("max_buffered", whole(1, 1_000_000), max_buffered)
         policy = _policy_of(overflow_policy)
         checked = _route_options(options)
+        if (problem := delay_problem(chosen, checked)) is not None:
+            raise InvalidOptionError(problem)
         async with self._recording:
             self._check_open()
             known = self.table.get((topic_pattern, queue_name))

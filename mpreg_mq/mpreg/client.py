@@ -15,9 +15,11 @@ from typing import Any, Self
 
 import attrs
 
+from mpreg_mq.arguments import dead_letter_ids
 from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, MessageId, QueueStatistics, RejectionReason
 from mpreg_mq.options import guarantee_of
+from mpreg_mq.sending import batch_of
 
 FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 5.0
@@ -176,7 +178,7 @@ class QueueClient:
         answer = await self._ask(
             "send_batch",
             queue=queue,
-            messages=[dict(message) for message in messages],
+            messages=[dict(message) for message in batch_of(messages)],
             guarantee=guarantee_of(guarantee).value,
             options=options or None,
         )
@@ -336,7 +338,7 @@ class QueueClient:
         answer = await self._ask(
             "redrive",
             queue=queue,
-            message_ids=None if message_ids is None else list(message_ids),
+            message_ids=_listed(message_ids),
             limit=limit,
             target_queue=target_queue,
             dry_run=dry_run,
@@ -349,8 +351,12 @@ class QueueClient:
 
     async def purge_dead_letters(self, queue: str, message_ids: Iterable[str] | None = None) -> int:
         """Remove dead letters for good, those named or all; how many. Raises as :meth:`send`."""
-        ids = None if message_ids is None else list(message_ids)
-        return int((await self._ask("purge_dead_letters", queue=queue, message_ids=ids))["purged"])
+        return int((await self._ask("purge_dead_letters", queue=queue, message_ids=_listed(message_ids)))["purged"])
+
+
+def _listed(message_ids: Iterable[str] | None) -> list[str] | None:
+    ids = dead_letter_ids(message_ids)
+    return None if ids is None else list(ids)
 
 
 def _new_api(url: str, like: Any = None) -> Any:

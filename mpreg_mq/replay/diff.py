@@ -9,11 +9,11 @@ from typing import Any
 
 import attrs
 
-from mpreg_mq.errors import ProjectionError
+from mpreg_mq.errors import InvalidOptionError, ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.projections import QueueState
 from mpreg_mq.replay.base import base_state
-from mpreg_mq.replay.moments import Moment
+from mpreg_mq.replay.moments import Moment, is_later
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.source import QUEUE_STREAMS
 from mpreg_mq.replay.travel import replay
@@ -69,9 +69,12 @@ def diff_moments(
     """What changed in the queues from one moment to another, or to the log's end; two passes over the log.
 
     Raises:
+        InvalidOptionError: the first moment is after the other.
         EventLogError: there is no such queue.
         ReadingStoppedError: the log cannot be read so far.
     """
+    if end is not None and is_later(start, end, log):
+        raise InvalidOptionError(f"end: got {end}, which is before {start}; give the earlier moment first")
     first = replay(log, until=start, queue=queue, progress=progress)
     before = {name: state.describe() for name, state in first.states.items()}
     counts: Counter[str] = Counter()

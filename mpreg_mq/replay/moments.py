@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import islice
 
 import attrs
 
@@ -42,6 +43,19 @@ class Moment:
 
     def __str__(self) -> str:
         return f"position {self.position}" if self.time is None else format_time(self.time)
+
+
+def is_later(first: Moment, last: Moment, log: EventLog) -> bool:
+    """Whether the first of two moments is after the other, in this log."""
+    if first.time is not None and last.time is not None:
+        return first.time > last.time
+    if first.position is not None and last.position is not None:
+        return first.position > last.position
+    # Of a position and a time: what the log has at that place tells which is later.
+    place = first.position if first.position is not None else last.position
+    assert place is not None
+    around = islice(log.read_all(max(0, place - 1)), 2)
+    return any(first.includes(record) and not last.includes(record) for record in around)
 
 
 def parse_moment(text: str, log: EventLog | None = None, clock: Callable[[], float] = time.time) -> Moment:

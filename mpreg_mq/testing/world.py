@@ -175,6 +175,9 @@ class World:
         options: dict[str, Any] = {}
         if random.random() < 0.2:
             options["delay_seconds"] = random.choice((0.5, 5.0, 20.0))
+            if guarantee is DeliveryGuarantee.FIRE_AND_FORGET:
+                # It has none (G1).
+                del options["delay_seconds"]
         if random.random() < 0.15:
             options["message_ttl_seconds"] = random.choice((1.0, 6.0, 25.0))
         if random.random() < 0.3:

@@ -60,6 +60,10 @@ def test_log_show_filters(run: Runner) -> None:
         ("replay", "LOG", "--until", "yesterday"),
         ("diff", "LOG"),
         ("diff", "LOG", "other.db", "--from", "3"),
+        ("diff", "LOG", "--from", "5", "--to", "1"),
+        ("diff", "LOG", "--from", "now", "--to", "5"),
+        ("diff", "LOG", "--from", "5", "--to", "0.5"),
+        ("diff", "LOG", "--from", "2026-05-01T10:06Z", "--to", "2026-05-01T10:05Z"),
         ("dlq", "redrive", "LOG"),
         ("dlq", "purge", "LOG", "-q", "orders"),
         ("dlq", "purge", "LOG", "-q", "orders", "--all", "11"),
@@ -150,6 +154,8 @@ def test_diff_of_two_moments(run: Runner) -> None:
     shown = text(run("diff", "LOG", "--from", "115", "--to", "121", "-q", "orders"))
     assert "6 events in between" in shown
     assert "circuits_opened" in shown
+    assert "0 events in between" in text(run("diff", "LOG", "--from", "115", "--to", "115"))
+    assert "exchange them" in run("diff", "LOG", "--from", "121", "--to", "115").stderr
     events, *changes = lines(run("diff", "LOG", "--from", "-30s", "--json"))
     assert events["count"] == 7
     assert any(change["name"] == "15-00a1" for change in changes)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mpreg_mq import ConfigurationError, DeliveryGuarantee, RejectionReason
+from mpreg_mq import ConfigurationError, DeliveryGuarantee, InvalidOptionError, RejectionReason
 from mpreg_mq.mpreg import (
     AccessPolicy,
     AccessRule,
@@ -302,6 +302,11 @@ def test_a_client_does_everything_that_a_manager_does() -> None:
             assert await queues.negative_acknowledge(two, "broken", 0.0)
             (dead,) = await queues.dead_letters("q")
             assert (dead["payload"], dead["last_error"]) == (None, "broken")
+            for verb in (queues.redrive, queues.purge_dead_letters):
+                with pytest.raises(InvalidOptionError, match="give a list"):
+                    await verb("q", dead["id"])
+            with pytest.raises(InvalidOptionError, match="messages: got None"):
+                await queues.send_batch("q", None)  # type: ignore[arg-type]
             assert await queues.redrive("q", dry_run=True) == [dead["id"]]
             (new_id,) = await queues.redrive("q", [dead["id"]])
             assert new_id != dead["id"]

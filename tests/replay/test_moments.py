@@ -7,8 +7,9 @@ import pytest
 from mpreg_mq.errors import InvalidOptionError
 from mpreg_mq.events import EventLog, MemoryEventLog
 from mpreg_mq.replay import Moment, parse_moment
+from mpreg_mq.replay.diff import diff_moments
 from mpreg_mq.replay.formats import format_seconds, format_time, plural, some
-from mpreg_mq.replay.moments import end_of
+from mpreg_mq.replay.moments import end_of, is_later
 from tests.support.incident import START
 
 
@@ -26,6 +27,31 @@ from tests.support.incident import START
 def test_a_moment_is_a_position_or_a_time(text: str, moment: Moment) -> None:
     """Given a text, then it is the position or the time it names; without an offset a time is UTC."""
     assert parse_moment(text, clock=lambda: 99.0) == moment
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "later"),
+    [
+        (Moment(position=5), Moment(position=1), True),
+        (Moment(position=5), Moment(position=5), False),
+        (Moment(time=START + 9), Moment(time=START), True),
+        (Moment(time=START), Moment(time=START + 9), False),
+        (Moment(position=0), Moment(time=START - 1), False),
+        (Moment(position=1), Moment(time=START - 1), True),
+        (Moment(position=1), Moment(time=START + 1e9), False),
+        (Moment(time=START + 1e9), Moment(position=1), True),
+        (Moment(time=START - 1), Moment(position=1), False),
+    ],
+)
+def test_one_of_two_moments_is_later(log: EventLog, first: Moment, last: Moment, later: bool) -> None:
+    """Given two moments, as positions or times, then the later one has events that the other has not, and there is no
+    difference from it to the other."""
+    assert is_later(first, last, log) is later
+    if later:
+        with pytest.raises(InvalidOptionError, match="give the earlier moment first"):
+            diff_moments(log, first, last)
+    else:
+        assert diff_moments(log, first, last).events is not None
 
 
 def test_time_before_the_end_counts_from_the_last_event(log: EventLog) -> None:

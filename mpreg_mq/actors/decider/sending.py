@@ -20,6 +20,7 @@ from mpreg_mq.model import (
     OverflowPolicy,
     RejectionReason,
 )
+from mpreg_mq.options import delay_problem
 from mpreg_mq.projections import QueueState
 
 NOBODY: frozenset[str] = frozenset()
@@ -229,6 +230,9 @@ def decide_fire_and_forget(state: QueueState, send: Send, context: Context) -> D
     ):
         # As in decide_send: the rules that need a closer look have nothing to say here.
         return NOTHING
+    problem = delay_problem(send.guarantee, send.options)
+    if problem is not None:
+        return Decision(*_reject(send.topic, RejectionReason.INVALID_OPTION, problem, context))
     refusal = _refusal(state, send, context, {})
     return NOTHING if refusal is None else Decision(*refusal)
 
