@@ -9,9 +9,10 @@ import click
 from mpreg_mq.cli.options import progress, queue_option, source_argument
 from mpreg_mq.cli.output import Output, json_option
 from mpreg_mq.cli.remote import Server
-from mpreg_mq.events import EventLog, open_log
+from mpreg_mq.events import EventLog
 from mpreg_mq.replay.dead_letters import purge
 from mpreg_mq.replay.formats import plural
+from mpreg_mq.replay.source import open_to_write
 
 
 @click.command(
@@ -37,7 +38,7 @@ def command(source: EventLog | Server, messages: tuple[str, ...], queue: str, ev
         else:
             output.line(f"{plural(count, 'dead letter')} purged")
         return
-    with progress(output, source, "reading") as advance, closing(open_log(source.location)) as writable:
+    with progress(output, source, "reading") as advance, closing(open_to_write(source)) as writable:
         purged = purge(writable, queue, messages or None, progress=advance)
     if output.as_json:
         for message_id in purged:

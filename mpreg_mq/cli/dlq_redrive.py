@@ -11,9 +11,10 @@ from mpreg_mq.cli.options import progress, queue_option, source_argument
 from mpreg_mq.cli.output import Output, json_option
 from mpreg_mq.cli.remote import Server
 from mpreg_mq.cli.tables import table
-from mpreg_mq.events import EventLog, open_log
+from mpreg_mq.events import EventLog
 from mpreg_mq.replay.dead_letters import redrive
 from mpreg_mq.replay.formats import plural
+from mpreg_mq.replay.source import open_to_write
 
 
 @click.command(
@@ -54,7 +55,7 @@ def command(
         if dry_run:
             done = redrive(source, queue, chosen, limit=limit, target_queue=target, dry_run=True, progress=advance)
         else:
-            with closing(open_log(source.location)) as writable:
+            with closing(open_to_write(source)) as writable:
                 done = redrive(writable, queue, chosen, limit=limit, target_queue=target, progress=advance)
     if output.as_json:
         for entry in done:

@@ -11,6 +11,7 @@ import attrs
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import EventLog, base_version, open_log
 from mpreg_mq.events.log import retaining
+from mpreg_mq.events.opening import sqlite_url
 
 # Two letters at least: one is a Windows drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
@@ -69,15 +70,33 @@ def _path_of(target: str | os.PathLike[str] | EventLog) -> Path | None:
         return Path(target)
     if not isinstance(target, str) or target == "memory:":
         return None
-    path = target.removeprefix("sqlite:///")
-    return None if path == target and _SCHEME.match(path) else Path(path)
+    if target.startswith("sqlite:///"):
+        return Path(sqlite_url(target)[0])
+    return None if _SCHEME.match(target) else Path(target)
+
+
+def file_of(log: EventLog) -> Path | None:
+    """The file that a log is in; None where it is in none."""
+    path = log.location.removeprefix("sqlite:///")
+    return None if path == log.location and (path == "memory:" or _SCHEME.match(path)) else Path(path)
+
+
+def open_to_write(log: EventLog) -> EventLog:
+    """Open the log that was opened to be read, for writing as well.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+        EventLogError: it cannot be opened.
+    """
+    path = file_of(log)
+    return open_log(log.location if path is None else path)
 
 
 def log_info(log: EventLog) -> LogInfo:
     """Streams and sizes; O(streams), because no event is read."""
     kept = retaining(log)
     streams = tuple(StreamInfo(name, log.stream_version(name), base_version(log, name)) for name in log.streams())
-    path = _path_of(log.location)
+    path = file_of(log)
     files = [] if path is None else [path, path.with_name(path.name + "-wal")]
     size = sum(file.stat().st_size for file in files if file.exists()) if files else None
     return LogInfo(log.location, log.last_position(), streams, size, 0 if kept is None else kept.base_position())

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from mpreg_mq.errors import ConfigurationError, EventLogError
-from mpreg_mq.events import MemoryEventLog, SQLiteEventLog, open_log
+from mpreg_mq.events import MemoryEventLog, SQLiteEventLog, open_log, opening
+from mpreg_mq.replay.source import log_info, open_history, open_to_write
 
 
 def test_memory_is_a_new_log_each_time() -> None:
@@ -43,6 +44,84 @@ def test_relative_paths_are_in_the_working_directory(
     assert isinstance(log, SQLiteEventLog)
     assert (tmp_path / file).is_file()
     assert log.location == f"sqlite:///{tmp_path / file}"
+
+
+OPTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("?synchronous=OFF", {"synchronous": "OFF"}),
+    ("?writes_on_loop=true&loop_waits_seconds=0.5", {"writes_on_loop": True, "loop_waits_seconds": 0.5}),
+    ("?reserve_bytes=0&writes_on_loop=False", {"reserve_bytes": 0, "writes_on_loop": False}),
+    ("?", {}),
+]
+
+
+@pytest.mark.parametrize(("query", "options"), OPTIONS)
+def test_an_address_has_the_options_of_a_log_after_a_question_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, query: str, options: dict[str, Any]
+) -> None:
+    """Given a URL with options, then the file is what stands before them, and the log is opened with them."""
+    asked: list[dict[str, Any]] = []
+
+    class Opened(SQLiteEventLog):
+        def __init__(self, path: Any, **given: Any) -> None:
+            asked.append(given)
+            super().__init__(path, **given)
+
+    monkeypatch.setattr(opening, "SQLiteEventLog", Opened)
+    open_log(f"sqlite:///{tmp_path}/a.db{query}").close()
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".db"] == ["a.db"]
+    assert asked == [{"read_only": False, **options}]
+
+
+@pytest.mark.parametrize("text", ["true", "True", "false"])
+@pytest.mark.parametrize("argument", [True, False])
+def test_a_log_is_read_only_where_its_address_or_the_argument_says_so(
+    tmp_path: Path, text: str, argument: bool
+) -> None:
+    """Given both ways to say so, then either is enough."""
+    open_log(tmp_path / "a.db").close()
+    log: Any = open_log(f"sqlite:///{tmp_path}/a.db?read_only={text}", read_only=argument)
+    log.close()
+    assert log.read_only is (argument or text != "false")
+
+
+@pytest.mark.parametrize(
+    ("query", "problem"),
+    [
+        ("synchronus=OFF", "unknown option 'synchronus' in .*expected synchronous, read_only, reserve_bytes"),
+        ("synchronous=OFF&synchronous=FULL", "option 'synchronous' is twice"),
+        ("synchronous=off", "synchronous: got 'off', expected FULL, NORMAL, OFF"),
+        ("synchronous", "synchronous: got '', expected FULL"),
+        ("writes_on_loop=1", "writes_on_loop: got '1', expected true or false"),
+        ("reserve_bytes=-1", "reserve_bytes: got '-1', expected a whole number of bytes"),
+        ("loop_waits_seconds=soon", "loop_waits_seconds: got 'soon', expected a number of seconds"),
+        ("loop_waits_seconds=1", "loop_waits_seconds: got 1.0 without writes_on_loop=True"),
+        ("loop_waits_seconds=nan&writes_on_loop=true", "loop_waits_seconds: got nan, expected 0 to 60 seconds"),
+    ],
+)
+def test_bad_options_in_an_address_make_no_file(tmp_path: Path, query: str, problem: str) -> None:
+    """Given an option that is unknown, twice or out of its range, then the error says so and there is no file."""
+    with pytest.raises(ConfigurationError, match=problem):
+        open_log(f"sqlite:///{tmp_path}/a.db?{query}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_has_no_options(tmp_path: Path) -> None:
+    """Given an export with an option of a log, then the error names it."""
+    with pytest.raises(ConfigurationError, match=r"got synchronous for .*an export, which has no options"):
+        open_log(f"sqlite:///{tmp_path}/a.jsonl?synchronous=OFF", read_only=True)
+
+
+def test_a_path_may_hold_a_question_mark(tmp_path: Path) -> None:
+    """Given a path that is no URL, then a question mark is part of it, also when the log is opened once more to be
+    written."""
+    open_log(f"{tmp_path}/a?synchronous=OFF").close()
+    assert (tmp_path / "a?synchronous=OFF").is_file()
+    history = open_history(tmp_path / "a?synchronous=OFF")
+    again = open_to_write(history)
+    assert log_info(again).size_bytes
+    assert again.location == history.location
+    again.close()
+    history.close()
 
 
 def test_absolute_paths_have_four_slashes_or_no_scheme(tmp_path: Path) -> None:
