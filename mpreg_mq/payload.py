@@ -45,9 +45,8 @@ _NO_CONTAINERS = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F 
 PLAIN_TYPES = frozenset({type(None), bool, int, float, str, bytes, list, tuple})
 """A payload of one of these is not looked at again: nearly always it is plain throughout."""
 
-FIRST_DOUBTFUL_KEY, FIRST_PLAIN_KEY = 0x80, 0xA0
-"""The second byte of a dict of fewer than 16 entries is from the one up to the other where its first key is a tuple or
-an instance."""
+DOUBTFUL_KEYS = frozenset(range(0x80, 0xA0))
+"""The second byte of a dict of fewer than 16 entries is one of these where its first key is a tuple or an instance."""
 
 
 def encode_payload(payload: Any) -> bytes:
@@ -73,7 +72,7 @@ def encode_payload(payload: Any) -> bytes:
     if len(encoded) > SHALLOW_BYTES:
         check_depth(encoded)
     if type(payload) is dict:
-        if payload and FIRST_DOUBTFUL_KEY <= encoded[1] < FIRST_PLAIN_KEY:
+        if payload and encoded[1] in DOUBTFUL_KEYS:
             check_decodable(encoded)
     elif type(payload) not in PLAIN_TYPES:
         check_decodable(encoded)
@@ -102,7 +101,7 @@ def check_depth(encoded: bytes) -> None:
 def check_decodable(encoded: bytes) -> None:
     """Raise unless an encoded payload can be decoded again; O(size), as long as a delivery takes to decode it.
 
-    To be asked for a dict with a doubtful first key (see :data:`FIRST_DOUBTFUL_KEY`), and for anything else whose type
+    To be asked for a dict with a doubtful first key (see :data:`DOUBTFUL_KEYS`), and for anything else whose type
     is not in :data:`PLAIN_TYPES`.
 
     Raises:

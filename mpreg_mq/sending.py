@@ -23,8 +23,7 @@ from mpreg_mq.errors import (
 from mpreg_mq.model import DEFAULT_OPTIONS, DeliveryGuarantee, DeliveryResult, RejectionReason
 from mpreg_mq.options import MAX_BATCH, guarantee_of, message_options
 from mpreg_mq.payload import (
-    FIRST_DOUBTFUL_KEY,
-    FIRST_PLAIN_KEY,
+    DOUBTFUL_KEYS,
     PLAIN_TYPES,
     SHALLOW_BYTES,
     check_decodable,
@@ -70,15 +69,16 @@ def send_command(
     checked = message_options(options) if options else DEFAULT_OPTIONS
     try:
         encoded = encode(payload)
+        if type(payload) is dict:
+            # An empty one has no second byte, and goes the longer way.
+            if encoded[1] in DOUBTFUL_KEYS:
+                check_decodable(encoded)
+        elif type(payload) not in PLAIN_TYPES:
+            check_decodable(encoded)
     except Exception:
         encoded = encode_payload(payload)
     if len(encoded) > SHALLOW_BYTES:
         check_depth(encoded)
-    if type(payload) is dict:
-        if payload and FIRST_DOUBTFUL_KEY <= encoded[1] < FIRST_PLAIN_KEY:
-            check_decodable(encoded)
-    elif type(payload) not in PLAIN_TYPES:
-        check_decodable(encoded)
     if type(guarantee) is not DeliveryGuarantee:
         guarantee = guarantee_of(guarantee)
     key = None
@@ -117,7 +117,7 @@ def send_commands(
                     encoded = encode(payload)
                     if len(encoded) <= SHALLOW_BYTES:
                         if type(payload) is dict:
-                            if payload and FIRST_DOUBTFUL_KEY <= encoded[1] < FIRST_PLAIN_KEY:
+                            if encoded[1] in DOUBTFUL_KEYS:
                                 check_decodable(encoded)
                         elif type(payload) not in PLAIN_TYPES:
                             check_decodable(encoded)
