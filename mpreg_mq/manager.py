@@ -37,6 +37,7 @@ from mpreg_mq.model import (
 from mpreg_mq.named_queues import NamedQueues, add_counts
 from mpreg_mq.projections import QueueState
 from mpreg_mq.queue import MessageQueue
+from mpreg_mq.queue_inspection import REPORT
 from mpreg_mq.sending import batch_of
 from mpreg_mq.topics import check_pattern
 
@@ -182,10 +183,11 @@ class MessageQueueManager(NamedQueues):
         """A queue has been created; for who has others to tell."""
 
     async def delete_queue(self, name: str) -> bool:
-        """Delete a queue with all that is in it; False if there is none.
+        """Delete a queue with all that is in it, and the routes into it; False if there is none.
 
         Raises:
-            EventLogError: that could not be stored; the queue is there as before.
+            EventLogError: that could not be stored; the queue is still there, with or without its routes.
+            QueueClosedError: the manager is closed.
         """
         if not isinstance(name, str):
             return False
@@ -197,11 +199,11 @@ class MessageQueueManager(NamedQueues):
         return True
 
     async def _delete(self, name: str, queue: MessageQueue) -> None:
-        counts = queue.get_statistics()
-        await queue._ask(c.Delete())
-        add_counts(self._retired, counts)
-        self._queues.pop(name, None)
-        await self._router.remove_queue(name)
+        async with self._router.ending(name):
+            counts = await queue._ask(REPORT)
+            await queue._ask(c.Delete())
+            add_counts(self._retired, counts)
+            self._queues.pop(name, None)
         await queue.shutdown(0.0)
         await self._deleted(name)
 
@@ -374,7 +376,8 @@ class MessageQueueManager(NamedQueues):
             topic_pattern: ``*`` is one level, ``#`` zero or more (G6).
             queue_name: created if ``enable_auto_queue_creation`` says so.
             delivery_guarantee: of the messages that take the route.
-            backlog_seconds: a new route also takes what was published so long ago, as far as the exchange remembers.
+            backlog_seconds: a new route also takes what was published so long ago and did not come into the queue by
+                another route, as far as the exchange, and this process, remember.
             overflow_policy: what becomes of messages the queue has no room for; see :class:`TopicRouting`.
             max_buffered: most messages of this route that wait for the queue.
             **options: send options for every message (S4), except ``deduplication_id``.
@@ -394,18 +397,18 @@ class MessageQueueManager(NamedQueues):
         if self._router.exchange is None:
             logger.error("route %s -> %s: there is no topic exchange to subscribe to", topic_pattern, queue_name)
             return False
-        if isinstance(await self._find_or_create(queue_name), DeliveryResult):
-            return False
-        await self._router.add(
-            topic_pattern,
-            queue_name,
-            delivery_guarantee,
-            backlog_seconds=backlog_seconds,
-            overflow_policy=overflow_policy,
-            max_buffered=max_buffered,
-            options=options,
-        )
-        return True
+        while not isinstance(await self._find_or_create(queue_name), DeliveryResult):
+            if await self._router.add(
+                topic_pattern,
+                queue_name,
+                delivery_guarantee,
+                backlog_seconds=backlog_seconds,
+                overflow_policy=overflow_policy,
+                max_buffered=max_buffered,
+                options=options,
+            ):
+                return True
+        return False
 
     async def unroute_topic_from_queue(self, topic_pattern: str, queue_name: str) -> bool:
         """End a route; whether there was one. What it sent stays in the queue.

@@ -347,7 +347,7 @@ class TopicRouting:
 
     ``options`` go with every message that takes the route. ``overflow_policy`` says what becomes of messages that the
     queue has no room for: REJECT refuses them, WAIT keeps up to ``max_buffered`` of them for later and then refuses
-    new ones, DROP_OLDEST gives up the oldest of those instead.
+    new ones, DROP_OLDEST gives up the oldest of those instead, but nothing that is on its way into the queue just then.
     """
 
     topic_pattern: str
@@ -364,7 +364,7 @@ class TopicRouteStatistics:
     """What came of the messages that matched a route, since this process began; a copy, not a live view.
 
     ``received`` is the sum of all that follow down to ``buffered``. ``looped`` messages came from the queue they would
-    have entered; ``overlapping`` ones go there by an older route to the same queue.
+    have entered; ``overlapping`` ones go there by an older route to the same queue, or are there already.
     """
 
     received: int = 0

@@ -16,6 +16,9 @@ from mpreg_mq.projections import QueueState
 
 T = TypeVar("T")
 
+REPORT = Inspect(lambda state, now: state.report(now))
+"""Asks a queue for its :class:`QueueStatistics`, for who can wait while it reads its log again after a failure."""
+
 
 class QueueInspection:
     """The part of :class:`~mpreg_mq.queue.MessageQueue` that changes nothing; it still answers when that is closed.

@@ -7,10 +7,11 @@ payload, headers and publisher, and with its id as the deduplication id.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import attrs
@@ -26,6 +27,7 @@ from mpreg_mq.exchange.feed import QueueFeed, RoutedMessage
 from mpreg_mq.exchange.messages import Exchange, Vocabulary
 from mpreg_mq.exchange.origin import MAX_TRAIL, Trail, current_trail, joined, origin_headers, place, trail_of
 from mpreg_mq.exchange.routes import ROUTES_STREAM, Route, RouteTable
+from mpreg_mq.exchange.taken import Taken
 from mpreg_mq.model import MessageOptions, OverflowPolicy, TopicRouteStatistics, TopicRouting
 from mpreg_mq.options import delay_problem, guarantee_of, message_options, require
 from mpreg_mq.payload import encode_payload
@@ -79,14 +81,14 @@ class TopicRouter:
         self._store = store
         self._clock = clock
         self._feeds: dict[str, QueueFeed] = {}
+        self._taken = Taken()
         self._subscriptions: dict[str, str] = {}
         self._early: deque[tuple[Any, str, Trail]] = deque(maxlen=MAX_EARLY)
         self._loop = _running_loop()
         self._recording = asyncio.Lock()
         self._closed = False
         self._load()
-        for pattern in self.table.patterns():
-            self._subscribe(pattern)
+        self._follow()
 
     # --- the verbs ----------------------------------------------------------------------------------------
 
@@ -100,8 +102,11 @@ class TopicRouter:
         overflow_policy: Any,
         max_buffered: int,
         options: dict[str, Any],
-    ) -> None:
+    ) -> bool:
         """Begin a route, or change the one of this pattern and queue; it is in the log before it is used.
+
+        Returns:
+            False if there is no such queue, which may have been deleted just now.
 
         Raises:
             InvalidTopicError: the pattern is malformed.
@@ -118,6 +123,8 @@ class TopicRouter:
             raise InvalidOptionError(problem)
         async with self._recording:
             self._check_open()
+            if self._find(queue_name) is None:
+                return False
             known = self.table.get((topic_pattern, queue_name))
             wanted = TopicRouting(topic_pattern, queue_name, chosen, 0.0, checked, policy, max_buffered)
             if known is None or attrs.evolve(known.routing, created_at=0.0) != wanted:
@@ -132,6 +139,7 @@ class TopicRouter:
                 self._take_backlog(topic_pattern, queue_name, backlog_seconds)
         if subscription is not None:
             await self._announce(self.announcements.subscribed(subscription))
+        return True
 
     async def remove(self, topic_pattern: str, queue_name: str) -> bool:
         """End a route; whether there was one.
@@ -143,19 +151,42 @@ class TopicRouter:
             self._check_open()
             if self.table.get((topic_pattern, queue_name)) is None:
                 return False
-            await self._record(e.TopicRouteRemoved(self._clock.now(), topic_pattern, queue_name))
-            ended = None if self.table.of_pattern(topic_pattern) else self._unsubscribe(topic_pattern)
+            ended = await self._remove(topic_pattern, queue_name)
         if ended is not None:
             await self._announce(self.announcements.unsubscribed(ended))
         return True
 
-    async def remove_queue(self, queue_name: str) -> None:
-        """End every route into a queue."""
-        for route in self.table.of_queue(queue_name):
-            await self.remove(*route.key)
-        feed = self._feeds.pop(queue_name, None)
-        if feed is not None:
-            await feed.close(0.0)
+    async def _remove(self, topic_pattern: str, queue_name: str) -> str | None:
+        """End a route, under the lock; the subscription that ended with it."""
+        await self._record(e.TopicRouteRemoved(self._clock.now(), topic_pattern, queue_name))
+        return None if self.table.of_pattern(topic_pattern) else self._unsubscribe(topic_pattern)
+
+    @contextlib.asynccontextmanager
+    async def ending(self, queue_name: str) -> AsyncIterator[None]:
+        """End every route into a queue, and let none begin while it is deleted, which is to be done within.
+
+        The routes go first: a queue without routes can be deleted again, but routes that are left without a queue would
+        lead into the next one of its name.
+
+        Raises:
+            EventLogError: that could not be stored; the routes that are left go on.
+            QueueClosedError: the manager is closed.
+        """
+        ended: list[str | None] = []
+        try:
+            async with self._recording:
+                self._check_open()
+                for route in self.table.of_queue(queue_name):
+                    ended.append(await self._remove(*route.key))
+                yield
+                self._taken.forget(queue_name)
+                feed = self._feeds.pop(queue_name, None)
+                if feed is not None:
+                    await feed.close(0.0)
+        finally:
+            for subscription_id in ended:
+                if subscription_id is not None:
+                    await self._announce(self.announcements.unsubscribed(subscription_id))
 
     @property
     def routings(self) -> list[TopicRouting]:
@@ -245,31 +276,47 @@ class TopicRouter:
         route = self.table.get((pattern, queue_name))
         assert route is not None
         for message in self.exchange.backlog.get_backlog(pattern, int(age_seconds + 0.999)):
-            self._offer(route, message, trail_of(message.headers))
+            self._offer(route, message, trail_of(message.headers), of_backlog=True)
 
     def _take(self, message: Any, pattern: str, trail: Trail) -> None:
         for route in list(self.table.of_pattern(pattern)):
             self._offer(route, message, trail)
 
-    def _offer(self, route: Route, message: Any, trail: Trail) -> None:
+    def _offer(self, route: Route, message: Any, trail: Trail, *, of_backlog: bool = False) -> None:
         """Put a message into the feed of a route's queue, unless it has been there or goes there anyhow."""
         queue_name = route.routing.queue_name
         feed = self._feeds.get(queue_name)
         if feed is None:
             feed = self._feeds[queue_name] = QueueFeed(queue_name, self._find, self._clock)
+            if self._closed:
+                feed.abandon()
         counts = feed.statistics(route)
         counts.received += 1
-        if place(self.cluster, queue_name) in trail or len(trail) >= MAX_TRAIL:
-            counts.looped += 1
-        elif not self.table.is_first(route, message.topic):
-            counts.overlapping += 1
-        else:
-            try:
-                entry = _entry(route, message, trail)
-            except PayloadError as error:
-                feed.refuse(route, str(error))
+        try:
+            if place(self.cluster, queue_name) in trail or len(trail) >= MAX_TRAIL:
+                counts.looped += 1
+            elif self._goes_there_anyhow(route, message, of_backlog):
+                counts.overlapping += 1
             else:
-                feed.put(RoutedMessage(route, entry))
+                self._taken.note(str(message.message_id), queue_name, of_backlog=of_backlog)
+                feed.put(RoutedMessage(route, _entry(route, message, trail)))
+        except PayloadError as error:
+            feed.refuse(route, str(error))
+        # Whatever it is, the other routes get the message.
+        except Exception as error:
+            logger.exception("route %s -> %s: a message was lost", *route.key)
+            feed.refuse(route, f"{type(error).__name__}: {error}")
+
+    def _goes_there_anyhow(self, route: Route, message: Any, of_backlog: bool) -> bool:
+        """Whether another route takes a message into the queue, or has done so.
+
+        An older route takes what is published now, but not what was published before there was that route.
+        """
+        message_id, queue_name = str(message.message_id), route.routing.queue_name
+        if of_backlog:
+            return self._taken.has(message_id, queue_name)
+        # A message of another thread is in the backlog before anybody is told of it.
+        return self._taken.has_of_backlog(message_id, queue_name) or not self.table.is_first(route, message.topic)
 
     # --- the log ------------------------------------------------------------------------------------------
 
@@ -278,8 +325,9 @@ class TopicRouter:
         try:
             await self._append(event)
         except BaseException:
-            # It may be in the log all the same: a commit that failed is unknown.
+            # It may be in the log all the same: a commit that failed is unknown, and one that nobody waits for goes on.
             self._load()
+            self._follow()
             raise
         self._version += 1
         self.table.apply(event)
@@ -292,11 +340,25 @@ class TopicRouter:
         stored: asyncio.Future[None] = loop.create_future()
 
         def done(error: BaseException | None) -> None:
-            if not stored.cancelled():
-                stored.set_result(None) if error is None else stored.set_exception(error)
+            if error is None:
+                stored.set_result(None)
+            else:
+                stored.set_exception(error)
 
         self._store.submit(ROUTES_STREAM, self._version, (event,), done, loop)
-        await stored
+        try:
+            await asyncio.shield(stored)
+        except asyncio.CancelledError:
+            await asyncio.wait([stored])
+            raise
+
+    def _follow(self) -> None:
+        """Subscribe to the patterns that have routes, and to no others."""
+        patterns = set(self.table.patterns())
+        for pattern in patterns:
+            self._subscribe(pattern)
+        for pattern in self._subscriptions.keys() - patterns:
+            self._unsubscribe(pattern)
 
     def _load(self) -> None:
         log = self._store.log
@@ -313,6 +375,8 @@ class TopicRouter:
         """Leave the exchange, send what waits for at most this long, and refuse the rest; the routes stay stored."""
         if self._closed:
             return
+        # What other threads have published by now is on its way to this loop.
+        await asyncio.sleep(0)
         ended = self._leave()
         await asyncio.gather(*(feed.close(timeout_seconds) for feed in self._feeds.values()))
         for subscription_id in ended:

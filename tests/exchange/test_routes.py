@@ -22,11 +22,7 @@ from mpreg_mq import (
 )
 from mpreg_mq.topics import matches
 from tests.support.exchanges import EXCHANGES, MakeExchange, message
-from tests.support.routes import counts_of, pending, settled
-
-TOPICS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(".".join)
-PATTERNS = st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=4).map(".".join)
-
+from tests.support.routes import PATTERNS, TOPICS, counts_of, pending, settled
 
 # --- what a route does --------------------------------------------------------------------------------------
 
@@ -316,29 +312,5 @@ def test_a_store_that_fails_makes_no_route(monkeypatch: pytest.MonkeyPatch) -> N
             assert manager.topic_routings == []
             monkeypatch.setattr(manager.log, "append", append)
             assert await manager.route_topic_to_queue("a", "q")
-
-    asyncio.run(story())
-
-
-# --- backlog ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", EXCHANGES)
-def test_a_new_route_takes_the_backlog_when_asked(make: MakeExchange) -> None:
-    """Given messages that were published before, when a route wants a backlog, then the queue gets those of its age
-    and pattern once, and without the wish it gets none."""
-
-    async def story() -> None:
-        exchange = make()
-        for number, topic in enumerate(("a.1", "b", "a.2")):
-            exchange.publish_message(message(exchange, topic, number, f"m{number}"))
-        async with MessageQueueManager(None, exchange) as manager:
-            await manager.route_topic_to_queue("a.*", "without")
-            await manager.route_topic_to_queue("a.*", "q", backlog_seconds=60)
-            await manager.route_topic_to_queue("a.*", "q", backlog_seconds=60, priority=1)
-            exchange.publish_message(message(exchange, "a.3", 3, "m3"))
-            await settled(manager)
-            assert [one.topic for one in pending(manager)] == ["a.1", "a.2", "a.3"]
-            assert [one.topic for one in pending(manager, "without")] == ["a.3"]
 
     asyncio.run(story())

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from hypothesis import strategies as st
+
 from mpreg_mq import MessageQueueManager, QueuedMessage, TopicRouteStatistics
 from tests.support.running import until
+
+TOPICS = st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=4).map(".".join)
+PATTERNS = st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=4).map(".".join)
 
 
 def pending(manager: MessageQueueManager, name: str = "q") -> list[QueuedMessage]:

@@ -1,0 +1,36 @@
+"""Which published messages went into which queues, so that no backlog brings one in again."""
+
+from __future__ import annotations
+
+MOST_REMEMBERED = 10_000
+"""The latest messages that are remembered: those that a backlog may still hold."""
+
+
+class Taken:
+    """The queues that took each of the latest messages; one that forgets in good time, and with its process."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, dict[str, bool]] = {}
+
+    def note(self, message_id: str, queue_name: str, *, of_backlog: bool) -> None:
+        """A queue takes a message, as it was published or from a backlog; O(1)."""
+        queues = self._queues.get(message_id)
+        if queues is None:
+            queues = self._queues[message_id] = {}
+            if len(self._queues) > MOST_REMEMBERED:
+                del self._queues[next(iter(self._queues))]
+        queues[queue_name] = of_backlog
+
+    def has(self, message_id: str, queue_name: str) -> bool:
+        """Whether the queue has taken the message in any way."""
+        return queue_name in self._queues.get(message_id, ())
+
+    def has_of_backlog(self, message_id: str, queue_name: str) -> bool:
+        """Whether the queue has taken the message from a backlog."""
+        queues = self._queues.get(message_id)
+        return queues is not None and queues.get(queue_name, False)
+
+    def forget(self, queue_name: str) -> None:
+        """The queue is gone, and another one of its name has taken nothing; O(messages remembered)."""
+        for queues in self._queues.values():
+            queues.pop(queue_name, None)

@@ -1,0 +1,196 @@
+"""Routes that come late or end early: the backlog of an exchange, queues that are deleted, callers that give up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpreg_mq import MessageQueueError, MessageQueueManager, TopicExchange, VirtualClock
+from mpreg_mq.topics import matches
+from tests.support.exchanges import EXCHANGES, MakeExchange, message
+from tests.support.routes import PATTERNS, TOPICS, counts_of, pending, settled
+from tests.support.running import until
+
+# --- backlog ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", EXCHANGES)
+def test_a_new_route_takes_the_backlog_when_asked(make: MakeExchange) -> None:
+    """Given messages that were published before, when a route wants a backlog, then the queue gets those of its age
+    and pattern once, and without the wish it gets none."""
+
+    async def story() -> None:
+        exchange = make()
+        for number, topic in enumerate(("a.1", "b", "a.2")):
+            exchange.publish_message(message(exchange, topic, number, f"m{number}"))
+        async with MessageQueueManager(None, exchange) as manager:
+            await manager.route_topic_to_queue("a.*", "without")
+            await manager.route_topic_to_queue("a.*", "q", backlog_seconds=60)
+            await manager.route_topic_to_queue("a.*", "q", backlog_seconds=60, priority=1)
+            exchange.publish_message(message(exchange, "a.3", 3, "m3"))
+            await settled(manager)
+            assert [one.topic for one in pending(manager)] == ["a.1", "a.2", "a.3"]
+            assert [one.topic for one in pending(manager, "without")] == ["a.3"]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("make", EXCHANGES)
+def test_the_backlog_has_what_an_older_route_came_too_late_for(make: MakeExchange) -> None:
+    """Given messages published before and after an overlapping route without a backlog, when a younger route into the
+    same queue takes the backlog, then the queue has each message once, by the route that took it."""
+
+    async def story() -> None:
+        exchange = make()
+        async with MessageQueueManager(None, exchange) as manager:
+            exchange.publish_message(message(exchange, "t.x", "before", "m1"))
+            await manager.route_topic_to_queue("t.#", "q")
+            exchange.publish_message(message(exchange, "t.x", "after", "m2"))
+            await manager.route_topic_to_queue("t.x", "q", backlog_seconds=60)
+            exchange.publish_message(message(exchange, "t.x", "last", "m3"))
+            await settled(manager)
+            routes = {one.payload: one.headers["mpreg-mq.route"] for one in pending(manager)}
+            assert routes == {"after": "t.#", "before": "t.x", "last": "t.#"}
+            assert len(pending(manager)) == 3
+            counts = counts_of(manager, "t.x")
+            assert (counts.received, counts.routed, counts.overlapping) == (3, 1, 2)
+
+    asyncio.run(story())
+
+
+@given(steps=st.lists(st.one_of(TOPICS, st.tuples(PATTERNS, st.booleans())), max_size=12))
+def test_a_message_enters_a_queue_once_whatever_takes_the_backlog(steps: list[str | tuple[str, bool]]) -> None:
+    """For all orders of publishing and of making and ending routes into a queue, with and without a backlog: it gets
+    every message once that a route matched when it was published, or that a route found in the backlog."""
+
+    async def story() -> None:
+        async with MessageQueueManager(clock=VirtualClock()) as manager:
+            published: list[str] = []
+            wanted: set[int] = set()
+            patterns: list[str] = []
+            await manager.create_queue("q")
+            for step in steps:
+                if isinstance(step, str):
+                    if any(matches(pattern, step) for pattern in patterns):
+                        wanted.add(len(published))
+                    await manager.publish_to_topic_exchange(step, len(published))
+                    published.append(step)
+                    continue
+                pattern, backlog = step
+                if pattern in patterns:
+                    patterns.remove(pattern)
+                    await manager.unroute_topic_from_queue(pattern, "q")
+                    continue
+                patterns.append(pattern)
+                if backlog:
+                    wanted |= {number for number, topic in enumerate(published) if matches(pattern, topic)}
+                await manager.route_topic_to_queue(pattern, "q", backlog_seconds=60 if backlog else None)
+            await until(lambda: len(pending(manager)) >= len(wanted))
+            await settled(manager)
+            assert sorted(one.payload for one in pending(manager)) == sorted(wanted)
+
+    asyncio.run(story())
+
+
+def test_a_new_queue_has_taken_nothing() -> None:
+    """Given a queue that took a message and was deleted, when another of its name takes the backlog, then it gets the
+    message."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.publish_to_topic_exchange("t.x", 1)
+            for _ in range(2):
+                await manager.route_topic_to_queue("t.#", "q", backlog_seconds=60)
+                await settled(manager)
+                assert [one.payload for one in pending(manager)] == [1]
+                await manager.delete_queue("q")
+
+    asyncio.run(story())
+
+
+def test_a_message_of_another_thread_that_came_with_the_backlog_does_not_come_again() -> None:
+    """Given a message that another thread published, when a route finds it in the backlog before the loop hears of it,
+    then it enters the queue once."""
+
+    async def story() -> None:
+        exchange = TopicExchange()
+        async with MessageQueueManager(None, exchange) as manager:
+            await manager.route_topic_to_queue("t.#", "q")
+            thread = threading.Thread(target=exchange.publish_message, args=(message(exchange, "t.x", 1),))
+            thread.start()
+            thread.join()
+            await manager.route_topic_to_queue("t.x", "q", backlog_seconds=60)
+            await settled(manager)
+            assert [one.payload for one in pending(manager)] == [1]
+            assert counts_of(manager, "t.#").overlapping == 1
+
+    asyncio.run(story())
+
+
+# --- routes and the ends of queues --------------------------------------------------------------------------
+
+
+def test_no_route_outlives_its_queue(tmp_path: Path) -> None:
+    """Given a route that is asked for while its queue is deleted, twice at once, then the route has a queue, and routes
+    of before have none."""
+
+    async def story() -> None:
+        async with MessageQueueManager(log=tmp_path / "routes.db") as manager:
+            await manager.route_topic_to_queue("old", "q")
+            deleted, routed, again = await asyncio.gather(
+                manager.delete_queue("q"), manager.route_topic_to_queue("new", "q"), manager.delete_queue("q")
+            )
+            assert deleted
+            assert routed
+            left = [routing.topic_pattern for routing in manager.topic_routings]
+            assert left == ([] if again else ["new"])
+            assert list(manager.queues) == ([] if again else ["q"])
+            assert manager.get_global_statistics().total_queues == len(left)
+
+    asyncio.run(story())
+
+
+def test_a_queue_that_cannot_be_deleted_is_still_there(tmp_path: Path) -> None:
+    """Given a manager that is shut down while it deletes a queue, when it is made anew, then no route leads nowhere."""
+
+    async def before() -> None:
+        manager = MessageQueueManager(log=tmp_path / "routes.db")
+        for pattern in ("a", "b", "c"):
+            await manager.route_topic_to_queue(pattern, "q")
+        deleting = asyncio.create_task(manager.delete_queue("q"))
+        await asyncio.sleep(0)
+        await manager.shutdown()
+        await asyncio.wait([deleting])
+        assert deleting.exception() is None or isinstance(deleting.exception(), MessageQueueError)
+
+    async def after() -> None:
+        async with MessageQueueManager(log=tmp_path / "routes.db") as manager:
+            assert {routing.queue_name for routing in manager.topic_routings} <= set(manager.queues)
+
+    asyncio.run(before())
+    asyncio.run(after())
+
+
+def test_a_route_that_nobody_waits_for_is_made_all_the_same(tmp_path: Path) -> None:
+    """Given a caller that gives up while its route is stored, then the route works, and so does making another one."""
+
+    async def story() -> None:
+        async with MessageQueueManager(log=tmp_path / "routes.db") as manager:
+            await manager.create_queue("q")
+            making = asyncio.create_task(manager.route_topic_to_queue("a", "q"))
+            await asyncio.sleep(0)
+            making.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await making
+            assert await manager.route_topic_to_queue("b", "q")
+            for topic in ("a", "b"):
+                await manager.publish_to_topic_exchange(topic, topic)
+            await settled(manager)
+            assert [one.payload for one in pending(manager)] == ["a", "b"]
+
+    asyncio.run(story())
