@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any
@@ -19,8 +19,17 @@ import attrs
 from mpreg_mq.clock import Clock, pause
 from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.exchange.routes import Route, RouteKey
-from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, OverflowPolicy, RejectionReason, TopicRouteStatistics
+from mpreg_mq.model import (
+    DeliveryGuarantee,
+    DeliveryResult,
+    OverflowPolicy,
+    QueueStatistics,
+    RejectionReason,
+    TopicRouteStatistics,
+)
 from mpreg_mq.queue import MessageQueue
+from mpreg_mq.queue_inspection import REPORT
+from mpreg_mq.sending import failed_result
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -30,6 +39,9 @@ MAX_BATCH = 1000
 FIRST_WAIT_SECONDS = 0.01
 LAST_WAIT_SECONDS = 1.0
 """Bounds of the wait before a full queue is looked at again."""
+
+CLOSED = "the queue manager is closed, or the queue is gone"
+"""Why a message is refused that comes after the end."""
 
 
 def background(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -60,6 +72,8 @@ class QueueFeed:
     _task: asyncio.Task[None] | None = None
     _closing: asyncio.Event = attrs.field(factory=asyncio.Event)
     _complained: set[RouteKey] = attrs.field(factory=set)
+    _sending: Counter[RouteKey] = attrs.field(factory=Counter)
+    _closed: bool = False
 
     def statistics(self, route: Route) -> TopicRouteStatistics:
         """The counts of a route into this queue; live."""
@@ -72,23 +86,32 @@ class QueueFeed:
         """Take a message; O(1) but where an old one is dropped for it, which is O(waiting)."""
         route = message.route
         counts = self.statistics(route)
-        if counts.buffered >= route.routing.max_buffered:
+        most = route.routing.max_buffered
+        if self._closed:
+            self.refuse(route, CLOSED)
+            return
+        if counts.buffered >= most:
             if route.routing.overflow_policy is not OverflowPolicy.DROP_OLDEST:
-                self.refuse(route, f"max_buffered={route.routing.max_buffered} messages are waiting already")
+                self.refuse(route, f"max_buffered={most} messages are waiting already")
                 return
-            self._drop_oldest(route)
+            self._drop_above(route, most - 1)
         counts.buffered += 1
         self._waiting.append(message)
         if self._task is None:
             self._task = background(self._drain())
 
-    def _drop_oldest(self, route: Route) -> None:
-        index = next(index for index, waiting in enumerate(self._waiting) if waiting.route.key == route.key)
-        del self._waiting[index]
+    def _drop_above(self, route: Route, most: int) -> None:
+        """Drop the oldest that wait of a route, until so many are left.
+
+        What is being sent does not wait: it is in the queue already, or about to come back.
+        """
         counts = self.statistics(route)
-        counts.buffered -= 1
-        counts.dropped += 1
-        self._complain(route, "the oldest waiting message was dropped")
+        for _ in range(counts.buffered - self._sending[route.key] - most):
+            index = next(index for index, waiting in enumerate(self._waiting) if waiting.route.key == route.key)
+            del self._waiting[index]
+            counts.buffered -= 1
+            counts.dropped += 1
+            self._complain(route, "the oldest waiting message was dropped")
 
     def refuse(self, route: Route, reason: str) -> None:
         """Count a message of this route as lost, with the reason; it is not among those that wait."""
@@ -107,7 +130,7 @@ class QueueFeed:
         wait = FIRST_WAIT_SECONDS
         try:
             while self._waiting:
-                batch = self._next_batch()
+                batch = await self._next_batch()
                 if batch and await self._send(batch):
                     wait = FIRST_WAIT_SECONDS
                     continue
@@ -117,9 +140,9 @@ class QueueFeed:
         finally:
             self._task = None
 
-    def _next_batch(self) -> list[RoutedMessage]:
+    async def _next_batch(self) -> list[RoutedMessage]:
         """The messages to send now: all of one guarantee, as many as the queue has room for where they can wait."""
-        room = self._room()
+        room = await self._room()
         batch: list[RoutedMessage] = []
         while self._waiting and len(batch) < MAX_BATCH:
             message = self._waiting[0]
@@ -131,7 +154,7 @@ class QueueFeed:
             batch.append(self._waiting.popleft())
         return batch
 
-    def _room(self) -> int:
+    async def _room(self) -> int:
         """How many messages to send that can wait; so that a full queue logs no rejection for each look at it."""
         queue = self._find(self.queue_name)
         guarantee = self._waiting[0].route.routing.delivery_guarantee
@@ -141,37 +164,57 @@ class QueueFeed:
             or queue.config.overflow_policy is OverflowPolicy.DROP_OLDEST
         ):
             return MAX_BATCH
-        return queue.config.max_size - queue.get_statistics().current_queue_size
+        try:
+            counts: QueueStatistics = await queue._ask(REPORT)
+        except MessageQueueError:
+            # It will say so to what is sent.
+            return MAX_BATCH
+        return queue.config.max_size - counts.current_queue_size
 
     async def _send(self, batch: list[RoutedMessage]) -> bool:
         """Send a batch; whether all of it is settled. What has to be tried again waits at the front, in order."""
-        queue = self._find(self.queue_name)
-        results: list[DeliveryResult]
-        if queue is None:
-            gone = f"queue {self.queue_name!r} is gone"
-            results = [DeliveryResult(False, None, error_message=gone, rejection=RejectionReason.UNKNOWN_QUEUE)] * len(
-                batch
-            )
-        else:
-            try:
-                results = await queue.send_messages(
-                    [message.entry for message in batch], batch[0].route.routing.delivery_guarantee
-                )
-            except asyncio.CancelledError:
-                for message in batch:
-                    self.statistics(message.route).buffered -= 1
-                    self.refuse(message.route, "the queue manager was closed while this was being sent")
-                raise
-            except MessageQueueError as error:
-                results = [
-                    DeliveryResult(False, None, error_message=str(error), rejection=RejectionReason.STORE_ERROR)
-                ] * len(batch)
-        again: list[RoutedMessage] = []
-        for message, result in zip(batch, results, strict=True):
-            if not self._settle(message.route, result):
-                again.append(message)
+        self._sending.update(message.route.key for message in batch)
+        try:
+            results = await self._results(batch)
+        except asyncio.CancelledError:
+            for message in batch:
+                self.statistics(message.route).buffered -= 1
+                self.refuse(message.route, "the queue manager was closed while this was being sent")
+            raise
+        finally:
+            self._sending.clear()
+        again = [
+            message for message, result in zip(batch, results, strict=True) if not self._settle(message.route, result)
+        ]
         self._waiting.extendleft(reversed(again))
+        for route in {message.route.key: message.route for message in again}.values():
+            # While these were being sent others took their places.
+            if route.routing.overflow_policy is OverflowPolicy.DROP_OLDEST:
+                self._drop_above(route, route.routing.max_buffered)
         return not again
+
+    async def _results(self, batch: list[RoutedMessage]) -> list[DeliveryResult]:
+        """What the queue says to each message of a batch."""
+        queue = self._find(self.queue_name)
+        if queue is None:
+            failed = DeliveryResult(
+                False,
+                None,
+                error_message=f"queue {self.queue_name!r} is gone",
+                rejection=RejectionReason.UNKNOWN_QUEUE,
+            )
+            return [failed] * len(batch)
+        try:
+            return await queue.send_messages(
+                [message.entry for message in batch], batch[0].route.routing.delivery_guarantee
+            )
+        except MessageQueueError as error:
+            failed = failed_result(error)
+        # Whatever it is, it must neither end the feed nor be tried for ever.
+        except Exception as error:
+            logger.exception("queue %s: routed messages could not be sent", self.queue_name)
+            failed = DeliveryResult(False, None, error_message=f"{type(error).__name__}: {error}")
+        return [failed] * len(batch)
 
     def _settle(self, route: Route, result: DeliveryResult) -> bool:
         counts = self.statistics(route)
@@ -206,7 +249,8 @@ class QueueFeed:
         self.abandon()
 
     def abandon(self) -> None:
-        """Refuse everything that still waits."""
+        """Refuse everything that still waits, and what comes from now on."""
+        self._closed = True
         while self._waiting:
             message = self._waiting.popleft()
             self.statistics(message.route).buffered -= 1

@@ -7,12 +7,13 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from mpreg_mq import (
     BlockingMessageQueueManager,
+    DeliveryResult,
     MessageQueueManager,
     OverflowPolicy,
     QueueConfiguration,
@@ -21,9 +22,11 @@ from mpreg_mq import (
     TopicExchange,
     VirtualClock,
 )
+from mpreg_mq.events import EventLog
+from mpreg_mq.exchange.feed import QueueFeed, RoutedMessage
 from tests.support.exchanges import message
 from tests.support.routes import counts_of, pending, settled
-from tests.support.running import until
+from tests.support.running import FlakyLog, until
 
 # --- loops --------------------------------------------------------------------------------------------------
 
@@ -150,6 +153,124 @@ def test_what_can_wait_goes_on_when_there_is_room(
     asyncio.run(story())
 
 
+async def _being_sent(manager: MessageQueueManager, payload: object) -> None:
+    """Publish on ``a`` and let it go: it is on its way into the queue, and not there yet."""
+    await manager.publish_to_topic_exchange("a", payload)
+    await asyncio.sleep(0)
+    assert (counts_of(manager, "a").buffered, counts_of(manager, "a").routed) == (1, 0)
+
+
+def test_a_route_that_drops_its_oldest_keeps_the_newest_while_others_are_sent(tmp_path: Path) -> None:
+    """Given a route that keeps one message and drops the oldest, when two more come while the first is being sent, then
+    the first and the newest get there, the loss is counted, and another queue of the pattern gets all of them."""
+
+    async def story() -> None:
+        async with MessageQueueManager(log=tmp_path / "log.db") as manager:
+            await manager.route_topic_to_queue("a", "q", overflow_policy=OverflowPolicy.DROP_OLDEST, max_buffered=1)
+            await manager.route_topic_to_queue("a", "other")
+            await _being_sent(manager, 1)
+            for number in (2, 3):
+                await manager.publish_to_topic_exchange("a", number)
+            await settled(manager)
+            assert [one.payload for one in pending(manager)] == [1, 3]
+            assert [one.payload for one in pending(manager, "other")] == [1, 2, 3]
+            counts = counts_of(manager, "a")
+            assert (counts.received, counts.routed, counts.dropped) == (3, 2, 1)
+
+    asyncio.run(story())
+
+
+def test_what_comes_back_is_the_oldest_of_its_route() -> None:
+    """Given a route that keeps one message and drops the oldest, when the store refuses what is being sent and another
+    one waits by then, then that one is kept."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        log = FlakyLog(blocking=True)
+        async with MessageQueueManager(log=cast(EventLog, log), clock=clock) as manager:
+            await manager.route_topic_to_queue("a", "q", overflow_policy=OverflowPolicy.DROP_OLDEST, max_buffered=1)
+            log.failing = True
+            await _being_sent(manager, 1)
+            for number in (2, 3):
+                await manager.publish_to_topic_exchange("a", number)
+            await until(lambda: counts_of(manager, "a").dropped == 2)
+            log.failing = False
+            await clock.advance(5.0)
+            await until(lambda: [one.payload for one in pending(manager)] == [3])
+            counts = counts_of(manager, "a")
+            assert (counts.received, counts.routed, counts.dropped, counts.buffered) == (3, 1, 2, 0)
+
+    asyncio.run(story())
+
+
+def test_a_fault_of_one_route_is_not_that_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a queue whose feed raises, when a message is published, then the loss is counted with its reason, and the
+    other queues of the pattern get the message."""
+    put = QueueFeed.put
+
+    def fail(feed: QueueFeed, one: RoutedMessage) -> None:
+        if feed.queue_name == "q":
+            raise RuntimeError("fault")
+        put(feed, one)
+
+    monkeypatch.setattr(QueueFeed, "put", fail)
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            for name in ("q", "other"):
+                await manager.route_topic_to_queue("a", name)
+            await manager.publish_to_topic_exchange("a", 1)
+            await settled(manager)
+            assert [one.payload for one in pending(manager, "other")] == [1]
+            counts = counts_of(manager, "a")
+            assert (counts.received, counts.refused, counts.last_error) == (1, 1, "RuntimeError: fault")
+
+    asyncio.run(story())
+
+
+def test_a_queue_that_raises_ends_no_feed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a queue that raises what nobody foresaw, when messages are routed, then these are refused and counted, and
+    the next ones go on."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.route_topic_to_queue("a", "q", overflow_policy=OverflowPolicy.WAIT)
+
+            async def fail(*_: object, **__: object) -> list[DeliveryResult]:
+                raise RuntimeError("fault")
+
+            with monkeypatch.context() as faulty:
+                faulty.setattr(manager.queue("q"), "send_messages", fail)
+                await manager.publish_to_topic_exchange("a", 1)
+                await settled(manager)
+            await manager.publish_to_topic_exchange("a", 2)
+            await settled(manager)
+            assert [one.payload for one in pending(manager)] == [2]
+            counts = counts_of(manager, "a")
+            assert (counts.received, counts.routed, counts.refused) == (2, 1, 1)
+
+    asyncio.run(story())
+
+
+def test_a_queue_that_reads_its_log_again_is_waited_for() -> None:
+    """Given a queue that reads its log again after a failure, when messages for it wait to be routed, then they get
+    there."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.route_topic_to_queue("a", "q", overflow_policy=OverflowPolicy.WAIT)
+            actor = manager.queue("q")._actor
+            failure = actor._recovering = OSError("disk on fire")
+            await manager.publish_to_topic_exchange("a", 1)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            actor._recover_from(failure)
+            await settled(manager)
+            assert [one.payload for one in pending(manager)] == [1]
+
+    asyncio.run(story())
+
+
 def test_what_still_waits_at_the_end_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     """Given messages that wait for a full queue, when the manager is shut down, then they are refused and counted."""
 
@@ -174,6 +295,42 @@ def test_what_was_published_before_the_end_is_not_lost() -> None:
             await manager.publish_to_topic_exchange("a", number)
         await manager.shutdown()
         assert manager.queue("q").get_statistics().messages_sent == 100
+
+    asyncio.run(story())
+
+
+def test_what_another_thread_published_before_the_end_is_not_lost() -> None:
+    """Given a message that another thread published just before a shutdown, then it is in the log."""
+
+    async def story() -> None:
+        exchange = TopicExchange()
+        manager = MessageQueueManager(None, exchange)
+        await manager.route_topic_to_queue("a", "q")
+        thread = threading.Thread(target=exchange.publish_message, args=(message(exchange, "a", 1),))
+        thread.start()
+        thread.join()
+        await manager.shutdown()
+        assert manager.queue("q").get_statistics().messages_sent == 1
+
+    asyncio.run(story())
+
+
+def test_what_comes_after_the_end_is_refused_and_counted() -> None:
+    """Given a message that another thread published as the manager was shut down, when the loop hears of it, then it is
+    refused and counted."""
+
+    async def story() -> None:
+        manager = MessageQueueManager()
+        await manager.route_topic_to_queue("a", "q", overflow_policy=OverflowPolicy.WAIT)
+        await manager.route_topic_to_queue("a", "other", overflow_policy=OverflowPolicy.WAIT)
+        await manager.publish_to_topic_exchange("a", 1)
+        (first, second) = manager._router.table.of_pattern("a")
+        del manager._router._feeds[second.routing.queue_name]
+        await manager.shutdown()
+        manager._router._take(message(manager.topic_exchange, "a", 2), "a", ())
+        for route in (first, second):
+            counts = counts_of(manager, "a", route.routing.queue_name)
+            assert (counts.received - counts.routed, counts.refused, counts.buffered) == (1, 1, 0)
 
     asyncio.run(story())
 
