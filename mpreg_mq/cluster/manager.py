@@ -56,6 +56,9 @@ from mpreg_mq.sending import batch_entries, failed_result, send_command
 
 logger = logging.getLogger("mpreg_mq")
 
+KNOWN_SECONDS = 1.0
+"""How long a node waits to hear of a queue that it has made; one that it does not hear of by then is gone again."""
+
 
 class ClusterQueueManager:
     """Named queues on several nodes: every node takes sends, receives and acknowledgments for all of them.
@@ -167,7 +170,7 @@ class ClusterQueueManager:
         return None if owner is None else owner.partition(".")[0]
 
     async def create_queue(self, name: str, config: QueueConfiguration | None = None) -> bool:
-        """Create a queue on the node that should own it; False if it exists.
+        """Create a queue on the node that should own it; False if it exists, and then nothing about it changes.
 
         Raises:
             ConfigurationError: the name or the configuration is bad, or ``config`` names another queue.
@@ -180,26 +183,30 @@ class ClusterQueueManager:
         directory = self.node.directory
         error: MessageQueueError = EventLogError(f"create queue {name!r}: no node takes queues now")
         while loop.time() < deadline:
-            if name in directory.queues:
+            if name in directory.queues and await self._router.has(name):
                 return False
             candidates = directory.candidates()
             node = wanted_owner(name, candidates)
             if node is not None:
                 try:
                     created: bool = await self._router.ask_member(candidates[node], name, c.Open(configuration))
-                    await self._until_known(name, deadline)
-                    return created
+                    if await self._is_known_soon(name) or created:
+                        return created
+                    # It was deleted meanwhile, and there is room for another one.
                 except EventLogError as failed:
                     error = failed
             self.node.look_soon()
             await directory.changed(self.node.configuration.look_seconds)
         raise error
 
-    async def _until_known(self, name: str, deadline: float) -> None:
+    async def _is_known_soon(self, name: str) -> bool:
+        """Whether this node hears of a queue that was there just now."""
         loop = asyncio.get_running_loop()
-        while name not in self.node.directory.queues and loop.time() < deadline:
+        end = loop.time() + KNOWN_SECONDS
+        while name not in self.node.directory.queues and loop.time() < end:
             self.node.look_soon()
             await self.node.directory.changed(0.1)
+        return name in self.node.directory.queues
 
     async def delete_queue(self, name: str) -> bool:
         """Delete a queue with all that is in it; False if there is none."""
@@ -275,7 +282,10 @@ class ClusterQueueManager:
         if not self.config.enable_auto_queue_creation or queue_name_problem(queue_name) is not None:
             raise QueueNotFoundError(f"Queue {describe(queue_name)} does not exist; create it first")
         await self.create_queue(queue_name)
-        return self.node.directory.queues[queue_name].record.configuration
+        seen = self.node.directory.queues.get(queue_name)
+        if seen is None:
+            raise QueueNotFoundError(f"Queue {describe(queue_name)} was deleted by somebody else just now; send again")
+        return seen.record.configuration
 
     # --- subscribing --------------------------------------------------------------------------------------
 

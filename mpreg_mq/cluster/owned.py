@@ -107,6 +107,14 @@ class OwnedQueue:
             await self._committed()
         return answer
 
+    async def _exists(self, command: c.Open) -> bool:
+        """A queue that is there is not made; what it is stays what it was."""
+        # Who makes it may be told that it could not be stored.
+        await self._committed()
+        if self.queue._actor.state.deleted:
+            raise _GoneError
+        return False
+
     async def _ask_in_order(self, command: Any) -> Any:
         answer = await self.queue._ask(command)
         await self._committed()
@@ -223,7 +231,7 @@ class OwnedQueue:
         c.AcceptRedriven: _ask,
         c.RecordRedriven: _ask,
         c.PurgeDeadLetters: _ask,
-        c.Open: _ask,
+        c.Open: _exists,
         c.Delete: _ask,
         wire.Statistics: _statistics,
         wire.DeadLetters: _dead_letters,

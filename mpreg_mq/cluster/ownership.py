@@ -137,8 +137,12 @@ class Ownership:
         finally:
             self._metrics.replay_lag_events -= head.version
         self._metrics.events_replayed += state.version
-        if not state.created or state.deleted:
+        if state.deleted:
             await self._forget(name)
+            return
+        if not state.created:
+            # Whoever entered it ended before it was in the log, and others have been told that there is a queue.
+            await self._make(record, state, head.epoch)
             return
         recent = await asyncio.to_thread(self._recent, stream, state.version)
         self._serve(name, state, head.epoch).remember(recent)
@@ -149,10 +153,10 @@ class Ownership:
         """The last events before this ownership."""
         return list(chain.from_iterable(read_events(self._log, stream, max(0, version - RECENT_EVENTS))))
 
-    def _serve(self, name: str, state: QueueState, epoch: int, created: QueueConfiguration | None = None) -> OwnedQueue:
+    def _serve(self, name: str, state: QueueState, epoch: int, *, new: bool = False) -> OwnedQueue:
         actor = make_actor(name, self.store, self._clock, state)
         owned = OwnedQueue(name, MessageQueue.of_actor(actor), self.store, epoch, self._on_fired)
-        if created is None:
+        if not new:
             actor.call_now(Recover())
             owned.detach_members(self._is_gone)
         self.queues[name] = owned
@@ -167,31 +171,58 @@ class Ownership:
             EventLogError: the log or the bucket does not answer.
         """
         name = configuration.name
-        if name in self._directory.queues or name in self._changing:
-            return False
-        making = asyncio.get_running_loop().create_task(self._create(configuration))
-        self._changing[name] = making
-        try:
-            return await making
-        except (UnansweredError, RefusedError) as error:
-            raise EventLogError(f"create queue {name!r}: {error}") from error
-        finally:
+        while name not in self._directory.queues:
+            under_way = self._changing.get(name)
+            if under_way is None:
+                making = asyncio.get_running_loop().create_task(self._create(configuration))
+                self._hold(name, making)
+                try:
+                    return await making
+                except (UnansweredError, RefusedError) as error:
+                    raise EventLogError(f"create queue {name!r}: {error}") from error
+            # Whether there will be one is not known before.
+            await asyncio.wait([under_way])
+        return False
+
+    def _hold(self, name: str, change: asyncio.Task[Any]) -> None:
+        """Begin no other change of a queue before this one has come to its end."""
+
+        def ended(_: asyncio.Task[Any]) -> None:
             self._changing.pop(name, None)
             self._on_changed()
+
+        self._changing[name] = change
+        change.add_done_callback(ended)
 
     async def _create(self, configuration: QueueConfiguration) -> bool:
         name = configuration.name
         record = QueueRecord(name, configuration, self.member, 1)
-        try:
-            await self._write(record, self._directory.removed.get(name, 0))
-        except MismatchError:
-            await self._directory.refresh()
-            return False
+        for _ in range(2):
+            try:
+                revision = await self._write(record, self._directory.removed.get(name, 0))
+                break
+            except MismatchError:
+                await self._directory.refresh()
+                if name in self._directory.queues:
+                    return False
+                # It was there and is gone again, and this node had heard of neither.
+        else:
+            raise EventLogError(f"create queue {name!r}: others make and delete it at the same time; try again")
         stream = stream_of(name)
         head = await asyncio.to_thread(self._log.claim, stream, self.member)
-        owned = self._serve(name, await asyncio.to_thread(self.store.load, stream), head.epoch, configuration)
-        await owned.queue._ask(c.Open(configuration))
+        state = await asyncio.to_thread(self.store.load, stream)
+        if state.created and not state.deleted:
+            # In the log though not in the bucket, as in a log that was copied meanwhile.
+            self._serve(name, state, head.epoch)
+            await self._write(msgspec.structs.replace(record, configuration=state.configuration), revision)
+            return False
+        await self._make(record, state, head.epoch)
         return True
+
+    async def _make(self, record: QueueRecord, state: QueueState, epoch: int) -> None:
+        """Begin the stream of a new queue, or the next life of a deleted one."""
+        owned = self._serve(record.name, state, epoch, new=True)
+        await owned.queue._ask(c.Open(record.configuration))
 
     async def adopt_streams(self) -> None:
         """Enter the queues of the log that the bucket does not know: those of a copied log."""
@@ -238,8 +269,12 @@ class Ownership:
         Raises:
             EventLogError: the bucket does not answer; the next owner will find the queue deleted.
         """
+        forgetting = asyncio.get_running_loop().create_task(self._forget(name))
+        if name not in self._changing:
+            # Until the bucket has heard of it, it says that this node should have the queue.
+            self._hold(name, forgetting)
         try:
-            await self._forget(name)
+            await forgetting
         except (MismatchError, UnansweredError, RefusedError) as error:
             raise EventLogError(f"delete queue {name!r}: {error}") from error
 

@@ -62,8 +62,13 @@ class Router:
         unknown = False
         tries = 0
         while True:
-            if queue not in directory.queues:
-                await self._look(queue)
+            if queue not in directory.queues and not await self.has(queue):
+                if unknown and type(asked) is c.Delete:
+                    # It was there, and the try that nobody answered is what deleted it.
+                    return True
+                raise QueueNotFoundError(
+                    f"Queue {queue!r} does not exist; create it first, or list_queues() to see those that do"
+                )
             owner = directory.owner(queue)
             left = deadline - loop.time()
             if left <= 0:
@@ -105,15 +110,17 @@ class Router:
                 self._epochs[queue] = max(reply.epoch, self._epochs.get(queue, 0))
                 return self._answered(asked, wire.answer_of(asked, reply), unknown)
 
-    async def _look(self, queue: str) -> None:
+    async def has(self, queue: str) -> bool:
+        """Whether there is a queue now, and not only at the last look.
+
+        Raises:
+            EventLogError: the cluster cannot be looked at.
+        """
         try:
             await self._node.directory.refresh()
         except UnansweredError as error:
             raise EventLogError(f"queue {queue!r}: the cluster cannot be looked at: {error}") from error
-        if queue not in self._node.directory.queues:
-            raise QueueNotFoundError(
-                f"Queue {queue!r} does not exist; create it first, or list_queues() to see those that do"
-            )
+        return queue in self._node.directory.queues
 
     @staticmethod
     def _give_up_unless(repeatable: bool, why: str) -> None:
