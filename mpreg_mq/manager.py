@@ -130,6 +130,8 @@ class MessageQueueManager(NamedQueues):
             if state.created and not state.deleted:
                 name = stream.removeprefix(STREAM_PREFIX)
                 queue = self._queue_of(name, state.configuration, state)
+                if self._events is not None:
+                    self._events.recovered(name, state)
                 queue._actor.call_now(Recover())
                 self._queues[name] = queue
 

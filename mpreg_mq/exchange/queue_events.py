@@ -9,9 +9,10 @@ import asyncio
 import logging
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import Context
 from enum import Enum
+from itertools import chain
 from typing import Any, cast
 
 import attrs
@@ -20,6 +21,7 @@ from mpreg_mq.actors.store import STREAM_PREFIX
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Append, EventLog, QuickWriter, quick_writer
 from mpreg_mq.exchange.feed import background
+from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -31,7 +33,8 @@ PRIVATE = frozenset({"payload", "options", "configuration"})
 
 Publish = Callable[[str, dict[str, Any]], Awaitable[None]]
 
-_ENDS = (e.MessageCompleted, e.MessageDeadLettered, e.MessageFailed, e.MessageExpired, e.MessageDropped)
+_ENDS = (e.MessageCompleted, e.MessageFailed, e.MessageExpired, e.MessageDropped, e.DeadLetterRedriven)
+"""After these there is nothing more to say about a message; a dead letter may still be redriven or purged."""
 
 
 def event_name(event: e.Event) -> str:
@@ -115,7 +118,7 @@ class QueueEventPublisher:
         self.dropped = 0
         self._publish = publish
         self._waiting: deque[tuple[str, e.Event]] = deque()
-        self._silent: set[tuple[str, str]] = set()
+        self._silent: dict[str, set[str]] = {}
         self._loop = _running_loop()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -144,22 +147,44 @@ class QueueEventPublisher:
             self._loop = asyncio.get_running_loop()
             self._loop.call_soon(self._wake, context=Context())
 
+    def recovered(self, queue_name: str, state: QueueState) -> None:
+        """Find the messages of a queue of before that are events; O(its messages and dead letters)."""
+        for event in chain(state.messages.all_accepted(), (dead.enqueued for dead in state.dead_letters)):
+            if self._is_event(event.topic):
+                self._silent.setdefault(queue_name, set()).add(event.message_id)
+
+    def _is_event(self, topic: str) -> bool:
+        return topic.startswith(f"{self.prefix}.")
+
     def _tells(self, queue_name: str, event: e.Event) -> bool:
         """Whether an event is about anything but messages that are events themselves."""
         topic = getattr(event, "topic", None)
-        if topic is not None and topic.startswith(f"{self.prefix}."):
+        if topic is not None and self._is_event(topic):
             if isinstance(event, e.MessageEnqueued):
-                self._silent.add((queue_name, event.message_id))
+                self._silent.setdefault(queue_name, set()).add(event.message_id)
             return False
-        if isinstance(event, e.MessagesPurged | e.DeadLettersPurged):
-            self._silent.difference_update((queue_name, message_id) for message_id in event.message_ids)
+        silent = self._silent.get(queue_name)
+        if silent is None:
             return True
-        key = (queue_name, getattr(event, "message_id", ""))
-        if key not in self._silent:
+        if isinstance(event, e.QueueDeleted):
+            del self._silent[queue_name]
+            return True
+        if isinstance(event, e.MessagesPurged | e.DeadLettersPurged):
+            purged = silent.intersection(event.message_ids)
+            self._forget(queue_name, purged)
+            return len(purged) < len(event.message_ids)
+        message_id = getattr(event, "message_id", "")
+        if message_id not in silent:
             return True
         if isinstance(event, _ENDS) or (isinstance(event, e.MessageAcknowledged) and event.completes):
-            self._silent.discard(key)
+            self._forget(queue_name, (message_id,))
         return False
+
+    def _forget(self, queue_name: str, message_ids: Iterable[str]) -> None:
+        silent = self._silent[queue_name]
+        silent.difference_update(message_ids)
+        if not silent:
+            del self._silent[queue_name]
 
     def _trim(self) -> None:
         while len(self._waiting) > MAX_WAITING:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mpreg_mq import DeliveryGuarantee, MessageQueueManager, QueueConfiguration, QueueManagerConfiguration
+from mpreg_mq.events import EventLog, MemoryEventLog
 from mpreg_mq.exchange import queue_events
 from tests.support.exchanges import EXCHANGES, MakeExchange, subscription
 from tests.support.running import until
@@ -87,6 +88,61 @@ def test_queues_that_take_the_events_of_all_queues_come_to_rest(guarantee: Deliv
             topics = [one.topic for one in heard]
             assert "mpreg.queue.work.message_enqueued" in topics
             assert not [topic for topic in topics if topic.startswith("mpreg.queue.x.message")]
+            assert manager._events is not None
+            assert not manager._events._silent
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("snapshots", [False, True])
+def test_the_events_in_a_queue_stay_without_events_after_a_restart(snapshots: bool) -> None:
+    """Given a queue that took events in, one of them leased and one a dead letter, when the manager is made anew, then
+    none are published about them, whatever becomes of them, and others are published as before."""
+
+    async def before(log: EventLog) -> None:
+        async with MessageQueueManager(PUBLISHING, log=log) as manager:
+            await manager.create_queue("audit", QueueConfiguration("audit", max_retries=0))
+            await manager.create_queue("work")
+            await manager.route_topic_to_queue("mpreg.queue.work.message_enqueued", "audit")
+            await manager.send_messages("work", [("t", number) for number in range(5)])
+            await until(lambda: len(manager.queue("audit").pending_messages) == 5)
+            manager.subscribe_to_queue("audit", "held", "#", callback=lambda one: None, auto_acknowledge=False)
+            await until(lambda: len(manager.queue("audit").in_flight_messages) == 5)
+            refused = next(iter(manager.queue("audit").in_flight_messages))
+            assert await manager.negative_acknowledge("audit", refused, "held")
+            if snapshots:
+                manager.queue("audit")._actor.save_snapshot()
+
+    async def after(log: EventLog) -> None:
+        async with MessageQueueManager(PUBLISHING, log=log) as manager:
+            heard = listen(manager.topic_exchange)
+            assert await manager.redrive_dead_letters("audit", limit=1)
+            for one in await manager.receive_messages("audit", "reader", 2):
+                assert await manager.acknowledge_message("audit", one.id, "reader")
+            assert await manager.purge_queue("audit") + await manager.purge_dead_letters("audit")
+            (one,) = await manager.receive_messages("work", "worker")
+            assert await manager.acknowledge_message("work", one.id, "worker")
+            await until(lambda: "mpreg.queue.work.message_acknowledged" in [one.topic for one in heard])
+            about_audit = {one.topic for one in heard if one.topic.startswith("mpreg.queue.audit")}
+            assert about_audit <= {"mpreg.queue.audit.subscriber_joined", "mpreg.queue.audit.subscriber_left"}
+
+    log = MemoryEventLog()
+    asyncio.run(before(log))
+    asyncio.run(after(log))
+
+
+def test_what_is_known_of_the_events_in_a_queue_ends_with_it() -> None:
+    """Given a queue that took events in, when it is deleted, then nothing is kept of them, and that it was deleted is
+    published."""
+
+    async def story() -> None:
+        async with MessageQueueManager(PUBLISHING) as manager:
+            heard = listen(manager.topic_exchange)
+            await manager.route_topic_to_queue("mpreg.queue.work.message_enqueued", "audit")
+            await manager.send_message("work", "t", 1)
+            await until(lambda: len(manager.queue("audit").pending_messages) == 1)
+            await manager.delete_queue("audit")
+            await until(lambda: "mpreg.queue.audit.queue_deleted" in [one.topic for one in heard])
             assert manager._events is not None
             assert not manager._events._silent
 
