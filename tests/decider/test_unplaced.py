@@ -49,6 +49,19 @@ def test_a_plain_message_waits_unplaced() -> None:
     assert unplaced(q) == []
 
 
+def test_whoever_asks_what_was_accepted_places_nothing() -> None:
+    """Given a leased message and one that waits unplaced, then the events of both are given, and that one stays so."""
+    q = quick()
+    held = q.send(headers={"k": "v"})
+    q.dispatch()
+    q.send()
+    q.deliver_row()
+    waiting = q.send()
+    assert unplaced(q) == [waiting]
+    assert sorted(event.message_id for event in q.live.messages.all_accepted()) == sorted([held, waiting])
+    assert unplaced(q) == [waiting]
+
+
 def test_nothing_waits_unplaced_before_one_was_acknowledged_at_once() -> None:
     """Given messages whose subscriber takes its time, then they are placed."""
     q = Scenario()
