@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.messages import HoldDeadLetters
+from mpreg_mq.errors import QueueClosedError
+from mpreg_mq.events.types import MessageEnqueued
 from mpreg_mq.model import DeadLetter, MessageId
 from mpreg_mq.projections import DeadEntry, QueueState
 
 if TYPE_CHECKING:
+    from mpreg_mq.actors.queue_actor import QueueActor
     from mpreg_mq.queue import MessageQueue
     from mpreg_mq.queue_inspection import QueueInspection
 
@@ -40,14 +45,44 @@ class DeadLetterQueue(Sequence[DeadLetter]):
 async def redrive(
     source: MessageQueue, target: MessageQueue, ids: tuple[str, ...] | None, limit: int | None
 ) -> list[MessageId]:
-    """Accept dead letters of ``source`` again in ``target``; the ids of the new messages."""
+    """Accept dead letters of ``source`` again in ``target``; the ids of the new messages.
+
+    Into another queue it goes on to its end even if whoever waits for it is cancelled: between its two steps the
+    messages are in both queues.
+    """
     if target is source:
         pairs = await source._ask(c.Redrive(ids, limit))
     else:
-        entries = source._inspect(lambda state, _: tuple(entry.enqueued for entry in _named(state, ids)[:limit]))
-        pairs = await target._ask(c.AcceptRedriven(entries, source._name))
-        await source._ask(c.RecordRedriven(tuple(pairs), target._name))
+        pairs = await asyncio.shield(asyncio.ensure_future(_into_another(source, target, ids, limit)))
     return [MessageId(new, source_node=target._name) for _, new in pairs]
+
+
+async def _into_another(
+    source: MessageQueue, target: MessageQueue, ids: tuple[str, ...] | None, limit: int | None
+) -> list[tuple[str, str]]:
+    """Have ``target`` accept dead letters, and ``source`` let go of them then; (dead, new) ids."""
+    holder: asyncio.Task[Any] | None = asyncio.current_task()
+    assert holder is not None
+    try:
+        entries: tuple[MessageEnqueued, ...] = await source._ask(HoldDeadLetters(ids, limit, holder))
+        pairs: list[tuple[str, str]] = await target._ask(c.AcceptRedriven(entries, source._name)) if entries else []
+        if pairs:
+            try:
+                await source._ask(c.RecordRedriven(tuple(pairs), target._name))
+            except QueueClosedError:
+                # A queue that was deleted meanwhile has no dead letters that could stay behind.
+                if not source._inspect(lambda state, _: state.deleted):
+                    raise
+        return pairs
+    finally:
+        source._actor.redrives.pop(holder, None)
+
+
+async def finish_redrives(source: QueueActor) -> None:
+    """Wait for the redrives of ``source`` that run on this loop, which would find a closed queue otherwise."""
+    loop = asyncio.get_running_loop()
+    running = [holder for holder in source.redrives.copy() if holder.get_loop() is loop]
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 def would_redrive(

@@ -378,11 +378,13 @@ class MessageQueue(ClosableQueue, QueueInspection):
         """Accept dead letters again, here or in ``target``; the ids of the new messages (D1).
 
         All of them, or those named, oldest first, at most ``limit``, and as many as the target has room for. With
-        ``dry_run`` nothing changes and the answer is the ids that would be redriven.
+        ``dry_run`` nothing changes and the answer is the ids that would be redriven. What another queue is accepting is
+        nobody else's to redrive or purge, and whoever stops waiting for that does not stop it.
 
         Raises:
             InvalidOptionError: ``limit`` is out of range, ``message_ids`` is a single one, or ``target`` is no queue.
-            EventLogError: the new messages could not be stored; nothing was redriven.
+            EventLogError: the new messages could not be stored, and nothing was redriven; or the other queue has them,
+                and that they are no dead letters here any more could not be stored.
         """
         require("limit", whole(1, 1_000_000_000, optional=True), limit)
         require("dry_run", flag, dry_run)
@@ -396,7 +398,7 @@ class MessageQueue(ClosableQueue, QueueInspection):
         return await redrive(self, target or self, ids, limit)
 
     async def purge_dead_letters(self, message_ids: Iterable[DeadReference] | None = None) -> int:
-        """Remove dead letters, all or those named; how many.
+        """Remove dead letters, all or those named, except what another queue is accepting; how many.
 
         Raises:
             InvalidOptionError: ``message_ids`` is a single one, or holds something else than dead letters.

@@ -13,6 +13,7 @@ from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.messages import BeginClose, FinishClose
 from mpreg_mq.actors.queue_actor import QueueActor
 from mpreg_mq.actors.store import Store
+from mpreg_mq.dead_letters import finish_redrives
 from mpreg_mq.ending import Ending
 from mpreg_mq.errors import QueueClosedError
 
@@ -55,6 +56,7 @@ class ClosableQueue:
             with contextlib.suppress(QueueClosedError, pykka.ActorDeadError):
                 if isinstance(drained, LoopFuture):
                     await actor.wait_at_most(drained, timeout_seconds)
+                await finish_redrives(actor)
                 finished = actor.call(FinishClose(_REASON))
                 if isinstance(finished, LoopFuture):
                     await finished

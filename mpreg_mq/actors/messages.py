@@ -25,6 +25,19 @@ class Inspect:
 
 
 @attrs.frozen(eq=False)
+class HoldDeadLetters:
+    """Dead letters that ``holder`` has another queue accept; replies with the events that accepted them.
+
+    Until ``holder`` is done they are neither redriven nor purged by anybody else (D1). ``message_ids`` of None means
+    all, ``limit`` of None as many as there are.
+    """
+
+    message_ids: tuple[str, ...] | None
+    limit: int | None
+    holder: asyncio.Task[Any]
+
+
+@attrs.frozen(eq=False)
 class Committed:
     """An append of this actor came to its end: ``version`` is durable, or ``error`` says why not."""
 

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import msgspec
 import pykka
 
 from mpreg_mq.actors import commands as c
@@ -20,11 +21,23 @@ from mpreg_mq.actors.attachments import Attachment
 from mpreg_mq.actors.dispatching import DispatchingActor
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
-from mpreg_mq.actors.messages import Abandon, BeginClose, Committed, FinishClose, Inspect, Recover, Start, TakeIn, Turn
+from mpreg_mq.actors.messages import (
+    Abandon,
+    BeginClose,
+    Committed,
+    FinishClose,
+    HoldDeadLetters,
+    Inspect,
+    Recover,
+    Start,
+    TakeIn,
+    Turn,
+)
 from mpreg_mq.actors.store import Store, stream_of
 from mpreg_mq.actors.subscriber_actor import Settled
 from mpreg_mq.actors.waiting import WaitingReceive
 from mpreg_mq.clock import Clock
+from mpreg_mq.events import types as e
 from mpreg_mq.model import Callback, CircuitState
 from mpreg_mq.projections import QueueState
 
@@ -36,7 +49,12 @@ _OPEN = CircuitState.OPEN
 class QueueActor(AcceptingActor):
     """One queue. It is bound to the event loop that first uses it; without one it works on the caller's thread."""
 
-    __slots__ = ()
+    __slots__ = ("redrives",)
+
+    def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
+        super().__init__(name, store, clock, run, state)
+        self.redrives: dict[asyncio.Task[Any], frozenset[str]] = {}
+        """Who has another queue accept dead letters of this one, and which."""
 
     # --- being asked --------------------------------------------------------------------------------------
 
@@ -188,6 +206,40 @@ class QueueActor(AcceptingActor):
             self._send_away()
         return reply
 
+    # --- dead letters -------------------------------------------------------------------------------------
+
+    def _hold_dead_letters(self, message: HoldDeadLetters) -> tuple[e.MessageEnqueued, ...]:
+        if self._closing or self.state.deleted:
+            raise self.closed_error()
+        wanted = None if message.message_ids is None else set(message.message_ids)
+        held = self._held_dead_letters()
+        chosen = [
+            entry.enqueued
+            for entry in self.state.dead_letters
+            if (wanted is None or entry.enqueued.message_id in wanted) and entry.enqueued.message_id not in held
+        ][: message.limit]
+        self.redrives[message.holder] = frozenset(enqueued.message_id for enqueued in chosen)
+        return tuple(chosen)
+
+    def _held_dead_letters(self) -> set[str]:
+        """Ids of the dead letters that another queue is accepting; a task whose loop was closed holds none."""
+        held: set[str] = set()
+        for holder, ids in list(self.redrives.items()):
+            if holder.done() or holder.get_loop().is_closed():
+                self.redrives.pop(holder, None)
+            else:
+                held |= ids
+        return held
+
+    def _of_dead_letters(self, command: c.Redrive | c.PurgeDeadLetters) -> Any:
+        """For what takes dead letters away: as if those were gone that another queue is accepting."""
+        held = self._held_dead_letters()
+        if held:
+            named = self.state.dead_letters.ids() if command.message_ids is None else command.message_ids
+            left = tuple(message_id for message_id in named if message_id not in held)
+            command = msgspec.structs.replace(command, message_ids=left)
+        return self._command(command)
+
     def _inspect(self, message: Inspect) -> Any:
         return message.function(self.state, max(self._clock.now(), self.state.last_at))
 
@@ -266,10 +318,11 @@ class QueueActor(AcceptingActor):
         c.Purge: _purge,
         c.Delete: _delete,
         c.Open: DispatchingActor._command,
-        c.Redrive: DispatchingActor._command,
+        c.Redrive: _of_dead_letters,
         c.AcceptRedriven: DispatchingActor._command,
         c.RecordRedriven: DispatchingActor._command,
-        c.PurgeDeadLetters: DispatchingActor._command,
+        c.PurgeDeadLetters: _of_dead_letters,
+        HoldDeadLetters: _hold_dead_letters,
         Settled: DispatchingActor._on_settled,
         Committed: DispatchingActor._committed,
         Turn: DispatchingActor._on_turn,
