@@ -23,8 +23,13 @@ def command(log: EventLog, out: str, at: str | None, output: Output) -> None:
     """Make OUT, a new log that is LOG up to a moment, to try things on."""
     moment_ = moment("--at", at, log)
     with progress(output, log, "copying") as advance:
-        count = fork(log, out, at=moment_, progress=advance)
+        forked = fork(log, out, at=moment_, progress=advance)
     if output.as_json:
-        output.record({"out": out, "events": count})
-    else:
-        output.line(f"{plural(count, 'event')} copied into {out}")
+        output.record({"out": out, "events": forked.events, "position": forked.position})
+        return
+    output.line(f"{plural(forked.events, 'event')} copied into {out}")
+    asked = None if moment_ is None else moment_.position
+    if asked is not None and forked.position < min(asked, log.last_position()):
+        output.note(
+            f"position {asked:,} is within a decision; the copy ends before that, at position {forked.position:,}"
+        )

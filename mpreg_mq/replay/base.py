@@ -7,17 +7,23 @@ from mpreg_mq.events import EventLog
 from mpreg_mq.events.log import retaining
 from mpreg_mq.events.transfer import base_of
 from mpreg_mq.projections import QueueState
+from mpreg_mq.replay.formats import format_time
+from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.source import QUEUE_STREAMS
 
 
-def base_state(log: EventLog, stream: str) -> QueueState:
+def base_state(log: EventLog, stream: str, until: Moment | None = None) -> QueueState:
     """A queue as it was before the first event that the log still has; an empty state where it has them all.
 
     Raises:
-        EventLogError: the snapshot that stands for the events before is damaged, or of another release.
+        EventLogError: the snapshot that stands for the events before is damaged, or of another release; or the log
+            begins only after ``until``.
     """
     kept = retaining(log)
-    if kept is None or not kept.base_version(stream):
+    if kept is None:
+        return QueueState()
+    check_reaches(log, until)
+    if not kept.base_version(stream):
         return QueueState()
     snapshot = base_of(kept, stream)
     state = QueueState.restore(snapshot.body)
@@ -26,10 +32,12 @@ def base_state(log: EventLog, stream: str) -> QueueState:
             f"{log.location}: the events of {stream!r} up to version {snapshot.version} are compacted, and their "
             "snapshot is of a format that this release does not read; use the release that wrote it, or an archive"
         )
+    if until is not None and until.time is not None and until.time < state.last_at:
+        raise _begins_later(log, until, f"{format_time(state.last_at)}, in {stream!r}")
     return state
 
 
-def base_states(log: EventLog, queue: str | None = None) -> dict[str, QueueState]:
+def base_states(log: EventLog, queue: str | None = None, until: Moment | None = None) -> dict[str, QueueState]:
     """The queues, or one, that were there before the first event that the log still has, by name.
 
     Raises:
@@ -40,7 +48,28 @@ def base_states(log: EventLog, queue: str | None = None) -> dict[str, QueueState
         return {}
     streams = log.streams() if queue is None else [QUEUE_STREAMS + queue]
     return {
-        stream.removeprefix(QUEUE_STREAMS): base_state(log, stream)
+        stream.removeprefix(QUEUE_STREAMS): base_state(log, stream, until)
         for stream in streams
         if stream.startswith(QUEUE_STREAMS) and kept.base_version(stream)
     }
+
+
+def check_reaches(log: EventLog, until: Moment | None) -> None:
+    """Raise where the position of a moment is below those that the log still has.
+
+    Raises:
+        EventLogError: it is; what was there then is not known any more.
+    """
+    kept = retaining(log)
+    if kept is None or until is None or until.position is None:
+        return
+    base = kept.base_position()
+    if until.position < base:
+        raise _begins_later(log, until, f"position {base:,}")
+
+
+def _begins_later(log: EventLog, until: Moment, begin: str) -> EventLogError:
+    return EventLogError(
+        f"{log.location}: got {until}, but the events up to {begin} are compacted; name that moment or a later one, "
+        "or use an archive of the log"
+    )

@@ -3,58 +3,119 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
+import attrs
+
 from mpreg_mq.errors import EventLogError
-from mpreg_mq.events import Append, Event, EventLog, SQLiteEventLog
+from mpreg_mq.events import Append, Event, EventLog, RecordedEvent, SQLiteEventLog
+from mpreg_mq.events.log import retaining
+from mpreg_mq.events.transfer import bases_of
+from mpreg_mq.replay.base import base_states, check_reaches
+from mpreg_mq.replay.groups import groups
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, read, silent
 
 EVENTS_PER_APPEND = 1000
 
 
+@attrs.frozen
+class Forked:
+    """What was copied: so many events, up to this position of the old log."""
+
+    events: int
+    position: int
+
+
 def fork(
     log: EventLog, target: str | os.PathLike[str], *, at: Moment | None = None, progress: Progress = silent
-) -> int:
-    """Copy the log up to a moment, or all of it, into a new SQLite log; the number of events.
+) -> Forked:
+    """Copy the log up to a moment, or all of it, into a new SQLite log.
 
-    Streams, versions and positions are those of the old log. An unfinished copy is removed again.
+    Streams, versions and positions are those of the old log, and so are the snapshots in place of compacted events. A
+    position within a decision is taken as the one before it: a queue could not go on from the middle. An unfinished
+    copy is removed again.
 
     Raises:
-        EventLogError: the target exists or cannot be written.
+        EventLogError: the target exists or cannot be written, or the log begins only after the moment.
         ReadingStoppedError: the log cannot be read so far.
     """
     path = Path(target)
     if path.exists():
         raise EventLogError(f"fork into {path}: the file exists; name one that does not")
+    check_reaches(log, at)
     copy = SQLiteEventLog(path, synchronous="NORMAL")
     try:
-        count = fork_into(log, copy, at=at, progress=progress)
+        forked = fork_into(log, copy, at=at, progress=progress)
         copy.sync()
     except BaseException:
         copy.close()
-        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm"):
+        for name in (path.name, f"{path.name}-wal", f"{path.name}-shm", f"{path.name}-head", f"{path.name}-lock"):
             path.with_name(name).unlink(missing_ok=True)
         raise
     copy.close()
-    return count
+    return forked
 
 
-def fork_into(log: EventLog, copy: EventLog, *, at: Moment | None = None, progress: Progress = silent) -> int:
-    """Copy the log up to a moment into an empty log; the number of events. Memory is bounded."""
+def fork_into(log: EventLog, copy: EventLog, *, at: Moment | None = None, progress: Progress = silent) -> Forked:
+    """Copy the log up to a moment into an empty log; see :func:`fork`. Memory is bounded.
+
+    Raises:
+        EventLogError: as :func:`fork` does; or the log is compacted, and ``copy`` cannot represent that.
+        ReadingStoppedError: the log cannot be read so far.
+    """
+    # Snapshots that are later than the moment are refused before anything is copied.
+    base_states(log, until=at)
+    position = _adopt_bases(log, copy)
     count = 0
     batch: list[Append] = []
     events: list[Event] = []
     pending = 0
-    for record in read(log, until=at, progress=progress):
+    for record in _whole_decisions(log, at, progress):
         if not batch or batch[-1].stream != record.stream:
             events = []
             batch.append(Append(record.stream, record.version - 1, events))
         events.append(record.event)
+        position = record.position
         count += 1
         pending += 1
         if pending == EVENTS_PER_APPEND:
             copy.append(batch)
             batch, pending = [], 0
     copy.append(batch)
-    return count
+    return Forked(count, position)
+
+
+def _adopt_bases(log: EventLog, copy: EventLog) -> int:
+    """Begin the copy where the log begins; that position."""
+    bases = bases_of(log)
+    kept = retaining(log)
+    if kept is None or not bases:
+        return 0
+    into = retaining(copy)
+    if into is None:
+        raise EventLogError(
+            f"fork: the first events of {log.location} are compacted, which {copy.location} cannot represent; "
+            "fork into an SQLite log"
+        )
+    position = kept.base_position()
+    into.adopt(position, bases)
+    return position
+
+
+def _whole_decisions(log: EventLog, at: Moment | None, progress: Progress) -> Iterator[RecordedEvent]:
+    """The records up to a moment, without those of a decision that goes on after it.
+
+    The events of a decision have one time, so only a position can lie within one.
+    """
+    if at is None or at.position is None:
+        yield from read(log, until=at, progress=progress)
+        return
+    for _, records in groupby(read(log, progress=progress), lambda record: record.stream):
+        # Who enters an audience that was there already does so with its subscription; as if each were there.
+        for group in groups(records, lambda _: True):
+            if group[-1].position > at.position:
+                return
+            yield from group

@@ -36,10 +36,10 @@ def replay(
     Messages whose due time has come by then are ready, as they were in the live queue.
 
     Raises:
-        EventLogError: there is no such queue.
+        EventLogError: there is no such queue, or the log begins only after the moment.
         ReadingStoppedError: an event cannot be read or applied; it says how far the log is good.
     """
-    states = base_states(log, queue)
+    states = base_states(log, queue, until)
     count = position = 0
     stream = ""
     state = QueueState()

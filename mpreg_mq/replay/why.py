@@ -117,7 +117,7 @@ def _why(
 
 
 def _fold(log: EventLog, queue: str, until: Moment | None, progress: Progress) -> tuple[QueueState, Sightings, float]:
-    state = base_state(log, QUEUE_STREAMS + queue)
+    state = base_state(log, QUEUE_STREAMS + queue, until)
     seen = Sightings(state.subscribers)
     position = 0
     with folding():

@@ -220,6 +220,21 @@ def test_dead_letters_of_a_fork(run: Runner, tmp_path: Path) -> None:
     assert before["message_id"] == "11-00a1"
 
 
+def test_a_fork_in_the_middle_of_a_decision(run: Runner, tmp_path: Path) -> None:
+    """Given the position of a failed attempt, which is not what came of that, then the copy ends before both, and it
+    is said."""
+    events = lines(run("log", "show", "LOG", "--type", "DeliveryFailed", "-q", "orders", "--json"))
+    position = events[0]["position"]
+    assert isinstance(position, int)
+    result = run("fork", "LOG", str(tmp_path / "fork.db"), "--at", str(position))
+    assert result.exit_code == 0
+    assert f"position {position} is within a decision; the copy ends before that, at position {position - 1}" in (
+        result.stderr
+    )
+    (told,) = lines(run("fork", "LOG", str(tmp_path / "again.db"), "--at", str(position), "--json"))
+    assert (told["events"], told["position"]) == (position - 1, position - 1)
+
+
 def test_dead_letters_of_a_log_that_is_open_are_not_touched(tmp_path: Path) -> None:
     """Given a log that a process writes, then a redrive of it is refused, a dry run is not."""
     path = tmp_path / "live.db"

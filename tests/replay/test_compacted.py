@@ -6,26 +6,30 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import cast
 
 import attrs
 import pytest
 
 from mpreg_mq.actors.retention import Compactor
 from mpreg_mq.configuration import RetentionPolicy
-from mpreg_mq.events import Append, EventLog, SQLiteEventLog
+from mpreg_mq.errors import EventLogError
+from mpreg_mq.events import Append, EventLog, MemoryEventLog, SQLiteEventLog
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Snapshot
+from mpreg_mq.queue import MessageQueue
 from mpreg_mq.replay import Moment, open_history, replay, why
 from mpreg_mq.replay.dead_letters import dead_letters
 from mpreg_mq.replay.diff import diff_logs, diff_moments
 from mpreg_mq.replay.following import Follower
-from mpreg_mq.replay.fork import fork
+from mpreg_mq.replay.fork import fork, fork_into
 from mpreg_mq.replay.report import collect
 from mpreg_mq.replay.rerun import rerun, story_of
 from mpreg_mq.replay.source import log_info
 from mpreg_mq.replay.subjects import MessageNotFoundError
 from mpreg_mq.replay.trace import trace
 from mpreg_mq.replay.verify import verify
+from tests.support.incident import START
 
 
 @pytest.fixture
@@ -86,6 +90,72 @@ def test_differences_are_seen(log: EventLog, compacted: EventLog) -> None:
     whole = diff_moments(log, Moment(position=122), Moment(position=124))
     assert diff_moments(compacted, Moment(position=122), Moment(position=124)) == whole
     assert diff_logs(compacted, compacted).partings == ()
+
+
+@pytest.mark.parametrize("at", [None, 124, 122, 121])
+def test_a_fork_begins_where_the_log_begins(compacted: EventLog, tmp_path: Path, at: int | None) -> None:
+    """Given a compacted log, then a fork is that log up to the moment: its queues, events, positions and base."""
+    until = None if at is None else Moment(position=at)
+    forked = fork(compacted, tmp_path / "fork.db", at=until)
+    assert (forked.events, forked.position) == ((at or 124) - 121, at or 124)
+    with closing(open_history(tmp_path / "fork.db")) as copy:
+        assert list(copy.read_all()) == list(compacted.read_all())[: forked.events]
+        assert (log_info(copy).base_position, copy.streams()) == (121, compacted.streams())
+        assert verify(copy).ok
+        ours, theirs = replay(copy), replay(compacted, until=until)
+        assert {name: state.describe() for name, state in ours.states.items()} == {
+            name: state.describe() for name, state in theirs.states.items()
+        }
+
+
+def test_a_queue_goes_on_in_a_fork_of_a_compacted_log(compacted: EventLog, tmp_path: Path) -> None:
+    """Given a fork of a compacted log, then its queues can be used."""
+    path = tmp_path / "fork.db"
+    fork(compacted, path)
+    configuration = replay(compacted).states["orders"].configuration
+    queue = MessageQueue(configuration, log=path)
+    assert len(queue.dead_letter_queue) == 1
+    queue.shutdown_sync()
+    with closing(open_history(path)) as copy:
+        assert verify(copy).ok
+
+
+def test_a_fork_into_what_has_no_bases_is_refused(compacted: EventLog) -> None:
+    """Given a store that cannot begin in the middle, then it is refused before anything is copied."""
+
+    class Plain:
+        location = "plain:"
+
+    with pytest.raises(EventLogError, match="plain: cannot represent; fork into an SQLite log"):
+        fork_into(compacted, cast(EventLog, Plain()))
+
+
+@pytest.mark.parametrize("moment", [Moment(position=120), Moment(time=START + 200)], ids=str)
+def test_moments_before_the_base_are_refused(compacted: EventLog, tmp_path: Path, moment: Moment) -> None:
+    """Given a moment of which only what came of it is known, then it is refused and nothing else is shown for it."""
+    for ask in (
+        lambda: fork(compacted, tmp_path / "fork.db", at=moment),
+        lambda: replay(compacted, until=moment),
+        lambda: rerun(compacted, until=moment),
+        lambda: diff_moments(compacted, moment),
+        lambda: collect(compacted, until=moment),
+        lambda: why(compacted, "12-00a1", at=moment),
+    ):
+        with pytest.raises(EventLogError, match=r"got .*, but the events up to .* are compacted; name that moment"):
+            ask()
+    assert not list(tmp_path.glob("fork*"))
+
+
+def test_a_report_has_the_queues_without_events(tmp_path: Path, log: EventLog) -> None:
+    """Given a log of which no event is left, then the report still has its queues and their figures."""
+    copy = MemoryEventLog()
+    fork_into(log, copy)
+    for _ in Compactor(copy, RetentionPolicy(keep_events=0, least_events=1), lambda: 0.0).steps():
+        pass
+    assert list(copy.read_all()) == []
+    figures = collect(copy)
+    assert sorted(figures.queues) == ["mail", "orders"]
+    assert figures.queues["orders"].statistics == collect(log).queues["orders"].statistics
 
 
 def test_what_needs_the_first_events_says_so(compacted: EventLog) -> None:

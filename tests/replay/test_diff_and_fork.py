@@ -12,14 +12,15 @@ from mpreg_mq.events import Append, EventLog, MemoryEventLog, RecordedEvent
 from mpreg_mq.events import types as e
 from mpreg_mq.replay import Moment, ReadingStoppedError, open_history
 from mpreg_mq.replay.diff import diff_logs, diff_moments
-from mpreg_mq.replay.fork import fork, fork_into
+from mpreg_mq.replay.fork import Forked, fork, fork_into
+from mpreg_mq.replay.verify import verify
 from tests.support.history import History
 from tests.support.incident import START
 
 
 def test_a_fork_holds_the_same_events_at_the_same_places(log: EventLog, tmp_path: Path) -> None:
     """Given a moment, then the fork is the log up to it, with its streams, versions and positions."""
-    assert fork(log, tmp_path / "fork.db", at=Moment(position=100)) == 100
+    assert fork(log, tmp_path / "fork.db", at=Moment(position=100)) == Forked(100, 100)
     copy = open_history(tmp_path / "fork.db")
     assert list(copy.read_all()) == list(log.read_all())[:100]
     copy.close()
@@ -46,6 +47,24 @@ def test_an_unfinished_fork_is_removed(tmp_path: Path) -> None:
     with pytest.raises(ReadingStoppedError, match="the disk is gone"):
         fork(broken, tmp_path / "fork.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fork_ends_with_a_whole_decision(log: EventLog) -> None:
+    """Given every position of a log, then the fork up to there keeps every promise, and lacks at most the events of
+    the decision that goes on after it."""
+    records = list(log.read_all())
+    cut = 0
+    for position in range(len(records) + 1):
+        copy = MemoryEventLog()
+        forked = fork_into(log, copy, at=Moment(position=position))
+        assert verify(copy).ok, verify(copy).violations
+        assert [record.event for record in copy.read_all()] == [record.event for record in records[: forked.events]]
+        left_out = records[forked.position : position]
+        cut += len(left_out)
+        assert {(record.stream, record.event.at) for record in left_out} <= {
+            (record.stream, record.event.at) for record in records[position : position + 1]
+        }
+    assert cut, "some positions are within a decision"
 
 
 def test_a_fork_of_interleaved_streams_keeps_their_order(log: EventLog) -> None:

@@ -120,6 +120,13 @@ def test_a_rerun_may_end_earlier(log: EventLog) -> None:
     assert rerun(log, changes={"max_retries": 1}, until=Moment(position=110)).count == 0
 
 
+def test_a_rerun_may_end_anywhere(log: EventLog) -> None:
+    """Given a position within a decision, then that decision does not count, and nothing differs."""
+    decisions = [rerun(log, until=Moment(position=position)).decisions for position in range(1, 125)]
+    assert decisions == sorted(decisions)
+    assert [rerun(log, until=Moment(position=position)).count for position in range(1, 125)] == [0] * 124
+
+
 # --- a story as a test ------------------------------------------------------------------------------------
 
 

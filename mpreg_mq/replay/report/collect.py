@@ -14,7 +14,7 @@ from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.events import types as e
 from mpreg_mq.model import QueueStatistics
 from mpreg_mq.projections import Message, QueueState
-from mpreg_mq.replay.base import base_state
+from mpreg_mq.replay.base import base_states
 from mpreg_mq.replay.endings import ends
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
@@ -95,13 +95,16 @@ def collect(
     """The figures of a log, or of one queue.
 
     Raises:
-        EventLogError: there is no such queue.
+        EventLogError: there is no such queue, or the log begins only after the moment.
         ReadingStoppedError: the log cannot be read to its end.
     """
     if queue is not None:
         require_queue(log, queue)
     figures = LogFigures(log.location)
-    collectors: dict[str, _Collector] = {}
+    collectors = {
+        QUEUE_STREAMS + name: _Collector(QUEUE_STREAMS + name, figures, state)
+        for name, state in base_states(log, queue, until).items()
+    }
     position = 0
     with folding():
         for record in read(log, queue=queue, until=until, progress=progress):
@@ -109,9 +112,7 @@ def collect(
             if record.stream.startswith(QUEUE_STREAMS):
                 collector = collectors.get(record.stream)
                 if collector is None:
-                    collector = collectors[record.stream] = _Collector(
-                        record.stream, figures, base_state(log, record.stream)
-                    )
+                    collector = collectors[record.stream] = _Collector(record.stream, figures, QueueState())
                 try:
                     collector.take(record)
                 except ProjectionError as error:

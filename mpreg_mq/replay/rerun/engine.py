@@ -21,10 +21,10 @@ from mpreg_mq.payload import decode_payload, fingerprint
 from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.deadlines import DeadlineKind
 from mpreg_mq.replay.base import base_state
+from mpreg_mq.replay.groups import Group, groups
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.rerun.decisions import Events, decided, replaced
-from mpreg_mq.replay.rerun.groups import Group, groups
 from mpreg_mq.replay.source import QUEUE_STREAMS
 from mpreg_mq.replay.travel import require_queue
 from mpreg_mq.replay.wording import in_words, message_ids
@@ -112,11 +112,12 @@ def rerun(
 ) -> Rerun:
     """Decide again what the log records, with today's code and, where ``changes`` are given, other settings.
 
-    One pass for each queue; memory is bounded by what is unfinished.
+    A decision counts where all its events had happened ``until`` then. One pass for each queue; memory is bounded by
+    what is unfinished.
 
     Raises:
         ConfigurationError: a setting is unknown or out of its range.
-        EventLogError: there is no such queue.
+        EventLogError: there is no such queue, or the log begins only after ``until``.
         ReadingStoppedError: the log cannot be read, or contradicts itself.
     """
     if queue is not None:
@@ -126,10 +127,12 @@ def rerun(
     names = [name.removeprefix(QUEUE_STREAMS) for name in log.streams() if name.startswith(QUEUE_STREAMS)]
     with folding():
         for name in names if queue is None else [queue]:
-            engine = Engine(name, changes or {}, result, base_state(log, QUEUE_STREAMS + name))
-            records = read(log, queue=name, until=until, progress=progress)
+            engine = Engine(name, changes or {}, result, base_state(log, QUEUE_STREAMS + name, until))
             position = 0
-            for group in groups(records, engine.is_entered):
+            for group in groups(read(log, queue=name, progress=progress), engine.is_entered):
+                # A decision that is recorded only in part by then would differ from the whole one.
+                if until is not None and not until.includes(group[-1]):
+                    break
                 try:
                     engine.take(group)
                 except ProjectionError as error:
