@@ -41,6 +41,11 @@ class Rule:
         assert configuration is not None
         return configuration
 
+    @property
+    def unseen(self) -> bool:
+        """Whether the event is about a message that may have been accepted before the first event that is there."""
+        return self.facts.message is None and not self.facts.complete
+
     def violated(
         self,
         record: RecordedEvent,

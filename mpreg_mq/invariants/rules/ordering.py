@@ -23,14 +23,16 @@ class _Order(Rule):
             return
         self.facts.ready.advance(event.at)
         first = self.facts.ready.overtaken(slot, event.subscriber_id, event.at)
-        if first is not None:
-            self.violated(
-                record,
-                f"{event.message_id} is delivered to {event.subscriber_id} before {first.message.id}, {self.AS}",
-                first.message.record,
-                first.scheduled,
-                slot.message.record,
-            )
+        if first is None or (first.message.group_id is not None and not self.facts.complete):
+            # A message that was not seen to be accepted may hold back the others of its group.
+            return
+        self.violated(
+            record,
+            f"{event.message_id} is delivered to {event.subscriber_id} before {first.message.id}, {self.AS}",
+            first.message.record,
+            first.scheduled,
+            slot.message.record,
+        )
 
 
 class Fifo(_Order):

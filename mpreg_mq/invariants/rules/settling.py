@@ -48,6 +48,8 @@ class Leases(Rule):
             )
 
     def _on_expired(self, record: RecordedEvent, event: e.LeaseExpired) -> None:
+        if self.unseen:
+            return
         slot = self.facts.slot
         lease = None if slot is None else slot.lease
         if slot is None or lease is None or not _is_of(lease, event.subscriber_id, event.attempt):
@@ -93,11 +95,15 @@ class Refusals(Rule):
     }
 
     def _on_failed(self, record: RecordedEvent, event: e.DeliveryFailed) -> None:
+        if self.unseen:
+            return
         slot = self.facts.slot
         if slot is None or slot.lease is None or not _is_of(slot.lease, event.subscriber_id, event.attempt):
             self.violated(record, f"{event.subscriber_id} fails an attempt that is not its own", _latest(slot))
 
     def _on_extended(self, record: RecordedEvent, event: e.LeaseExtended) -> None:
+        if self.unseen:
+            return
         slot = self.facts.slot
         if slot is None or slot.lease is None or not _is_of(slot.lease, event.subscriber_id, None):
             self.violated(record, f"{event.subscriber_id} extends a lease it does not have", _latest(slot))
@@ -240,7 +246,11 @@ def backoff_bounds(configuration: QueueConfiguration, attempts: int) -> tuple[fl
 
 
 class Circuit(Rule):
-    """R3: a circuit opens at so many failures in a row, lets nothing through, probes with one message, then closes."""
+    """R3: a circuit opens at so many failures in a row, lets nothing through, probes with one message, then closes.
+
+    Where the beginning of the history is missing, nobody's failures in a row are known, and a circuit only once it was
+    seen to change.
+    """
 
     id = "R3"
     HANDLED: ClassVar[Mapping[type[e.Event], str]] = {
@@ -269,6 +279,10 @@ class Circuit(Rule):
                 subscriber.last_delivery,
             )
 
+    def _is_known(self, subscriber: SubscriberFacts) -> bool:
+        """Whether the facts say what its circuit is."""
+        return self.facts.complete or subscriber.circuit_set is not None
+
     def _trips(self, subscriber: SubscriberFacts) -> bool:
         threshold = self.configuration.circuit_breaker_failure_threshold
         if threshold is None or not subscriber.subscriptions or subscriber.circuit is CircuitState.OPEN:
@@ -277,7 +291,9 @@ class Circuit(Rule):
 
     def _on_failed(self, record: RecordedEvent, event: Failure) -> None:
         subscriber = self.facts.subscriber
-        if subscriber is None or self.configuration.circuit_breaker_failure_threshold is None:
+        if subscriber is None or not self.facts.complete:
+            return
+        if self.configuration.circuit_breaker_failure_threshold is None:
             return
         if not getattr(event, "process_ended", False):
             self.expect(lambda following: self._opens_at_once(subscriber, record, following))
@@ -305,6 +321,13 @@ class Circuit(Rule):
             if self.facts.complete:
                 self.violated(record, f"the circuit of {event.subscriber_id} opens, which is not there")
             return
+        if self.facts.complete:
+            self._check_failures(record, event, subscriber)
+        recovery = self.configuration.circuit_breaker_recovery_seconds
+        if abs(event.at + recovery - event.until) > ROUNDING_SECONDS:
+            self.violated(record, f"the circuit is open for {event.until - event.at:g} s, expected {recovery:g} s")
+
+    def _check_failures(self, record: RecordedEvent, event: e.CircuitOpened, subscriber: SubscriberFacts) -> None:
         if not self._trips(subscriber):
             self.violated(
                 record,
@@ -312,19 +335,16 @@ class Circuit(Rule):
                 subscriber.circuit_set,
                 self.facts.previous,
             )
-        elif event.failures != subscriber.failures and self.facts.complete:
+        elif event.failures != subscriber.failures:
             self.violated(
                 record,
                 f"{subscriber.id} failed {subscriber.failures} times in a row, the log says {event.failures}",
                 self.facts.previous,
             )
-        recovery = self.configuration.circuit_breaker_recovery_seconds
-        if abs(event.at + recovery - event.until) > ROUNDING_SECONDS:
-            self.violated(record, f"the circuit is open for {event.until - event.at:g} s, expected {recovery:g} s")
 
     def _on_half_opened(self, record: RecordedEvent, event: e.CircuitHalfOpened) -> None:
         subscriber = self._subscriber(event)
-        if subscriber is None:
+        if subscriber is None or not self._is_known(subscriber):
             return
         if subscriber.circuit is not CircuitState.OPEN:
             self.violated(record, f"the circuit of {subscriber.id} was not open", subscriber.circuit_set)
@@ -335,7 +355,7 @@ class Circuit(Rule):
 
     def _on_closed(self, record: RecordedEvent, event: e.CircuitClosed) -> None:
         subscriber = self._subscriber(event)
-        if subscriber is None:
+        if subscriber is None or not self._is_known(subscriber):
             return
         previous = self.facts.previous
         acknowledged = previous is not None and isinstance(previous.event, e.MessageAcknowledged)
