@@ -12,6 +12,7 @@ from mpreg_mq.events import types as e
 from mpreg_mq.invariants import InvariantChecker
 from mpreg_mq.invariants.rules import ALL_RULES
 from mpreg_mq.model import DeliveryGuarantee, OverflowPolicy, QueueType, RejectionReason
+from mpreg_mq.payload import fingerprint
 from tests.support.history import History
 
 BROADCAST, QUORUM = DeliveryGuarantee.BROADCAST, DeliveryGuarantee.QUORUM
@@ -379,7 +380,11 @@ BAD: list[tuple[str, str, Callable[[], History]]] = [
         "refused for another message",
         lambda: History().sent("1-r", key="k").sent("2-r", key="l").add(e.DuplicateRejected(1000.0, "t", "k", "2-r")),
     ),
-    ("U1", "another key than named", lambda: History().sent("1-r", key="k", deduplication_id="d")),
+    (
+        "U1",
+        "its fingerprint and not the key that was named",
+        lambda: History().sent("1-r", key=fingerprint("t", "p", None), deduplication_id="d"),
+    ),
     ("C1", "beyond the limit", lambda: History(max_size=1).sent("1-r").sent("2-r")),
     (
         "C1",

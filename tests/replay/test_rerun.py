@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +11,17 @@ import pytest
 
 from mpreg_mq import model
 from mpreg_mq.actors.decider import settling
+from mpreg_mq.clock import VirtualClock
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import ConfigurationError, EventLogError
-from mpreg_mq.events import EventLog
+from mpreg_mq.events import EventLog, MemoryEventLog
 from mpreg_mq.events import types as e
-from mpreg_mq.model import RejectionReason
+from mpreg_mq.model import DeliveryGuarantee, RejectionReason
+from mpreg_mq.queue import MessageQueue
 from mpreg_mq.replay import Moment
 from mpreg_mq.replay.rerun import assert_same_story, rerun, rerun_events, story_of
 from mpreg_mq.replay.rerun.story import as_code, story_as_test
+from mpreg_mq.replay.verify import verify
 from tests.support.history import History
 
 
@@ -81,6 +85,45 @@ def test_deduplication_that_was_off_uses_the_keys_that_sends_would_have_had() ->
     (difference,) = rerun_events(events, changes={"enable_deduplication": True}).differences
     assert isinstance(difference.decided[0], e.DuplicateRejected)
     assert difference.decided[0].duplicate_of == "1"
+
+
+@pytest.mark.parametrize("deduplicates", [False, True])
+def test_u1_a_key_of_send_once_is_decided_and_verified_as_it_was(deduplicates: bool) -> None:
+    """Given keys of ``send_once``, with and without a deduplication id, on a queue that deduplicates or not, then every
+    promise is kept, every decision comes out the same, and what was refused as a duplicate is so still where the
+    queue's own keys are switched off."""
+    log = MemoryEventLog()
+
+    async def story() -> None:
+        clock = VirtualClock()
+        configuration = QueueConfiguration("q", enable_deduplication=deduplicates)
+        async with MessageQueue(configuration, log=log, clock=clock) as queue:
+            for payload in (1, 2):
+                await queue.send_once("once", "t", payload)
+                await queue.send_once("other", "t", payload, deduplication_id="mine")
+                await queue.send_once("gone", "t", payload, DeliveryGuarantee.FIRE_AND_FORGET)
+            assert queue.get_statistics().messages_duplicate == 3
+
+    asyncio.run(story())
+    assert verify(log).violations == ()
+    assert rerun(log).differences == []
+    off = {
+        difference.recorded[0].deduplication_key
+        for difference in rerun(log, changes={"enable_deduplication": False}).differences
+        if isinstance(difference.recorded[0], e.DuplicateRejected)
+    }
+    # The payload of a message to whoever is there is not kept, so whose key it has cannot be told.
+    assert off == ({"gone"} if deduplicates else set())
+
+
+def test_each_send_that_would_be_accepted_is_told() -> None:
+    """Given sends that were refused as duplicates of different messages, when deduplication is switched off, then each
+    is told: that none of them has an id does not make them one message."""
+    history = History(enable_deduplication=True)
+    history.sent("1", key="k", deduplication_id="k").sent("2", key="l", deduplication_id="l")
+    history.add(e.DuplicateRejected(1000.0, "t", "k", "1"), e.DuplicateRejected(1000.0, "t", "l", "2"))
+    result = rerun_events(history.events, changes={"enable_deduplication": False})
+    assert result.by_kind == {"DuplicateRejected -> MessageEnqueued": 2}
 
 
 def test_another_order(log: EventLog) -> None:

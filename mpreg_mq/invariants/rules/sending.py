@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from heapq import heappop, heappush
 from typing import Any, ClassVar
 
+from mpreg_mq.errors import PayloadError
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.invariants.rule import Rule
 from mpreg_mq.model import DeliveryGuarantee, OverflowPolicy, RejectionReason
+from mpreg_mq.payload import decode_payload, fingerprint
 from mpreg_mq.topics import topic_problem
 
 
@@ -133,15 +135,26 @@ class Deduplication(Rule):
         key = event.deduplication_key
         if key is None:
             return
-        named = event.options.deduplication_id if isinstance(event, e.MessageEnqueued) else None
-        if named is not None and named != key:
-            self.violated(record, f"the message claims the key {key!r}, its sender named {named!r}")
+        if isinstance(event, e.MessageEnqueued):
+            self._check_key(record, event, key)
         held = holders.get(key)
         if held is not None and event.at < held[0]:
             self.violated(record, f"the key {key!r} is claimed again {held[0] - event.at:g} s too early", held[1])
         until = event.at + self.configuration.deduplication_window_seconds
         holders[key] = (until, record)
         heappush(ends, (until, key))
+
+    def _check_key(self, record: RecordedEvent, event: e.MessageEnqueued, key: str) -> None:
+        """A key that was named goes before the fingerprint; that of ``send_once``, which may be any, before both."""
+        named = event.options.deduplication_id
+        if named is None or named == key:
+            return
+        try:
+            fallback = fingerprint(event.topic, decode_payload(event.payload), event.options.headers)
+        except PayloadError:
+            return
+        if key == fallback:
+            self.violated(record, f"the message claims its fingerprint {key!r}, its sender named {named!r}")
 
     def _on_rejected(self, record: RecordedEvent, event: e.DuplicateRejected) -> None:
         held = self._holders.get(event.deduplication_key)

@@ -118,8 +118,10 @@ def _fired(state: QueueState, recorded: Events, context: Context, _: QueueConfig
 def _duplicate(state: QueueState, recorded: Events, context: Context, _: QueueConfiguration) -> Decided:
     event = recorded[0]
     assert isinstance(event, e.DuplicateRejected)
-    key = event.deduplication_key if state.configuration.enable_deduplication else None
-    yield decide(state, c.Send(event.topic, b"", fingerprint=key), context).events
+    key = event.deduplication_key
+    # Whoever holds it where the queue does not deduplicate was sent with ``send_once``, and so was this.
+    claims = state.configuration.enable_deduplication or state.deduplication.holder(key, context.now) is not None
+    yield decide(state, c.Send(event.topic, b"", fingerprint=key if claims else None), context).events
 
 
 def _rejected(state: QueueState, recorded: Events, context: Context, _: QueueConfiguration) -> Decided:

@@ -63,6 +63,12 @@ class Difference:
         return f"{self.queue} at position {self.position}: recorded: {then}; now: {now}"
 
 
+def _known_ids(answer: Events) -> set[str]:
+    """The messages of an answer that were there before: what it would accept has an id that others would get, too."""
+    made = {event.message_id for event in answer if isinstance(event, e.MessageEnqueued)}
+    return {name for event in answer for name in message_ids(event)} - made
+
+
 def _types(events: Events) -> str:
     return " + ".join(type(event).__name__ for event in events) or "nothing"
 
@@ -209,15 +215,29 @@ class Engine:
             return replaced(event, configuration=changed(event.configuration, self._changes))
         if isinstance(event, e.MessageEnqueued) and event.redriven_from is None:
             return replaced(event, deduplication_key=self._key(event))
+        if isinstance(event, e.FireAndForgetSent) and self._deduplicated and not self._deduplicates:
+            return replaced(event, deduplication_key=None)
         return event
 
+    @property
+    def _deduplicates(self) -> bool:
+        return self._state.created and self._state.configuration.enable_deduplication
+
+    @property
+    def _deduplicated(self) -> bool:
+        return self._recorded_configuration is not None and self._recorded_configuration.enable_deduplication
+
     def _key(self, event: e.MessageEnqueued) -> str | None:
-        if not self._state.created or not self._state.configuration.enable_deduplication:
-            return None
-        if event.deduplication_key is not None:
-            return event.deduplication_key
+        """The key that the send would claim: that of ``send_once``, else the queue's own where it deduplicates."""
+        recorded = event.deduplication_key
+        deduplicates = self._deduplicates
+        if (recorded is None) is not deduplicates:
+            return recorded
         options = event.options
-        return options.deduplication_id or fingerprint(event.topic, decode_payload(event.payload), options.headers)
+        own = options.deduplication_id or fingerprint(event.topic, decode_payload(event.payload), options.headers)
+        if deduplicates:
+            return own
+        return recorded if recorded != own else None
 
     # --- comparing ----------------------------------------------------------------------------------------
 
@@ -242,7 +262,7 @@ class Engine:
         if self._alone and isinstance(recorded[-1], e.MessageDelivered | e.AudienceFixed):
             result.given[type(recorded[0]).__name__] += 1
             return
-        if any(name in self._parted for event in said[0] for name in message_ids(event)):
+        if any(name in self._parted for name in _known_ids(said[0])):
             result.followed += 1
             return
         self._differs(recorded, said[0], position)
@@ -261,7 +281,8 @@ class Engine:
         self._result.count += 1
         if len(self._result.differences) < MAX_KEPT:
             self._result.differences.append(difference)
-        self._parted.update(difference.message_ids)
+        self._parted.update(name for event in recorded for name in message_ids(event))
+        self._parted.update(_known_ids(answer))
 
     def _look_for_expiries(self, now: float, position: int) -> None:
         """Messages that the changed time to live of the queue would have ended before ``now``."""
