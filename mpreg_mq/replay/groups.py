@@ -21,8 +21,6 @@ FOLLOWERS = (
 """Events that are a consequence of the one before them, where that began a decision at the same time."""
 
 _LEADERS = (e.SubscriberLeft, e.MessageAcknowledged, e.DeliveryFailed, e.LeaseExpired)
-_FETCHED = (e.AudienceFixed, e.MessageExpired, e.MessageDelivered)
-
 Group = list[RecordedEvent]
 
 Enters = Callable[[e.AudienceFixed], bool]
@@ -32,16 +30,19 @@ Enters = Callable[[e.AudienceFixed], bool]
 def groups(records: Iterable[RecordedEvent], enters: Enters) -> Iterator[Group]:
     """The records of one stream, divided into the decisions that recorded them; each is given when the next begins.
 
+    What one receive brought is a decision for each message, as if they had been fetched one by one: that decides the
+    same, and several receives at one moment cannot be told apart.
+
     ``enters`` is asked of an audience that may have come with a subscriber, once all decisions before were given.
     """
     group: Group = []
     for record in records:
         if group and not _belongs(group, record.event, enters):
-            yield from _settled(group)
+            yield group
             group = []
         group.append(record)
     if group:
-        yield from _settled(group)
+        yield group
 
 
 def _belongs(group: Group, event: Any, enters: Enters) -> bool:
@@ -63,8 +64,8 @@ def _belongs(group: Group, event: Any, enters: Enters) -> bool:
         return isinstance(event, e.QueueDeleted)
     if isinstance(last, e.MessageEnqueued):
         return isinstance(event, e.DeadLetterRedriven) and event.new_message_id == last.message_id
-    if isinstance(first, _FETCHED) and isinstance(event, _FETCHED):
-        return not isinstance(last, e.MessageDelivered) or _fetcher(last) is not None
+    if isinstance(last, e.AudienceFixed):
+        return isinstance(event, e.MessageDelivered) and event.pull and bool(event.message_id == last.message_id)
     return False
 
 
@@ -74,34 +75,3 @@ def _same_subject(first: Any, event: Any) -> bool:
     if isinstance(event, e.CircuitOpened | e.CircuitClosed):
         return bool(event.subscriber_id == first.subscriber_id)
     return bool(event.message_id == first.message_id)
-
-
-def _fetcher(event: Any) -> str | None:
-    """Who fetched, where the event is a delivery to somebody that fetches."""
-    return event.subscriber_id if isinstance(event, e.MessageDelivered) and event.pull else None
-
-
-def _settled(group: Group) -> Iterator[Group]:
-    """Tell what one receive brought from expiries, audiences and deliveries that came by themselves."""
-    if not isinstance(group[0].event, _FETCHED):
-        yield group
-        return
-    start = 0
-    while start < len(group):
-        end = start
-        while end < len(group) and not isinstance(group[end].event, e.MessageDelivered):
-            end += 1
-        fetcher = _fetcher(group[end].event) if end < len(group) else None
-        if fetcher is None:
-            yield [group[start]]
-            start += 1
-            continue
-        taken = end + 1
-        for number in range(taken, len(group)):
-            delivered = isinstance(group[number].event, e.MessageDelivered)
-            if delivered and _fetcher(group[number].event) != fetcher:
-                break
-            if delivered:
-                taken = number + 1
-        yield group[start:taken]
-        start = taken

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+import pytest
+from hypothesis import HealthCheck, given, settings
 
 from mpreg_mq.actors import commands as c
+from mpreg_mq.events import Append, MemoryEventLog, RecordedEvent
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DeliveryGuarantee
 from mpreg_mq.projections import QueueState
-from mpreg_mq.replay.rerun import rerun_events
+from mpreg_mq.replay import Moment
+from mpreg_mq.replay.fork import fork_into
+from mpreg_mq.replay.rerun import rerun, rerun_events
+from mpreg_mq.replay.verify import verify
+from mpreg_mq.testing.strategies import histories
 from tests.decider.test_properties import QueueStory
 from tests.support.effort import repetitions
 from tests.support.given import Scenario
@@ -30,6 +36,45 @@ class RerunStory(QueueStory):
 
 TestRerunStory = RerunStory.TestCase
 TestRerunStory.settings = settings(max_examples=repetitions(test=60, soak=2000), stateful_step_count=40, deadline=None)
+
+
+@given(histories())
+@settings(max_examples=repetitions(test=100, soak=10_000), suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_any_history_is_decided_again_as_it_was(records: list[RecordedEvent]) -> None:
+    """Given any legal history, with options of any kind, then every decision comes out as it was."""
+    result = rerun_events(record.event for record in records)
+    assert result.differences == [], [str(difference) for difference in result.differences]
+
+
+@given(histories())
+@settings(max_examples=repetitions(test=30, soak=2000), suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_any_history_may_be_decided_again_and_forked_up_to_anywhere(records: list[RecordedEvent]) -> None:
+    """Given any position of any legal history, then nothing differs up to there, and a fork keeps every promise."""
+    log = MemoryEventLog()
+    log.append([Append(records[0].stream, 0, [record.event for record in records])])
+    for position in range(1, len(records) + 1):
+        assert rerun(log, until=Moment(position=position)).differences == []
+        copy = MemoryEventLog()
+        fork_into(log, copy, at=Moment(position=position))
+        assert verify(copy).violations == ()
+
+
+@pytest.mark.parametrize("own", [None, 2.0])
+@pytest.mark.parametrize("timeouts", [(None, 2.0), (2.0, None), (None, None), (2.0, 2.0)], ids=str)
+def test_l1_each_receive_has_its_own_timeout(own: float | None, timeouts: tuple[float | None, float | None]) -> None:
+    """Given receives at one moment with timeouts of their own, and a message with one of the same value, then they are
+    decided as they were; another default changes the leases that had it, and no others."""
+    q = Scenario(default_visibility_timeout_seconds=8)
+    q.subscribe("r", pull=True)
+    options = [None, own, None, own]
+    for seconds in options:
+        q.send("t", visibility_timeout_seconds=seconds)
+    for seconds in timeouts:
+        q.when(c.Receive("r", 2, visibility_timeout_seconds=seconds))
+    assert rerun_events(q.history).differences == []
+    asked = [timeouts[0]] * 2 + [timeouts[1]] * 2
+    by_default = sum(not (mine or receiver) for mine, receiver in zip(options, asked, strict=True))
+    assert rerun_events(q.history, changes={"default_visibility_timeout_seconds": 5}).count == by_default
 
 
 def test_what_a_newcomer_fetches_at_once_is_one_decision() -> None:

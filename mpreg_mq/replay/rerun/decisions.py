@@ -6,7 +6,7 @@ a refused send, whether a refusal named its delay), the recorded outcome is take
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import attrs
@@ -156,7 +156,7 @@ def _delivered(state: QueueState, recorded: Events, context: Context, given: Que
     if isinstance(last, e.MessageDelivered) and last.pull:
         # What has come due may or may not have been made ready when somebody asked.
         for _ in range(2):
-            yield decide(state, _receive(state, recorded, last), context).events
+            yield decide(state, _receive(state, last, given), context).events
             state.messages.promote(context.now)
         return
     yield decide_dispatch(state, context).events
@@ -176,21 +176,17 @@ def _other_copy(state: QueueState, delivered: e.MessageDelivered, context: Conte
         yield (deliver(state, slot, subscriber, context),)
 
 
-def _receive(state: QueueState, recorded: Sequence[e.Event], last: e.MessageDelivered) -> c.Receive:
-    """The receive that brought these messages; a timeout that is nobody's default was asked for."""
-    count = sum(isinstance(event, e.MessageDelivered) for event in recorded)
-    seconds = last.deadline - last.at
-    message = state.messages.get(last.message_id)
+def _receive(state: QueueState, delivered: e.MessageDelivered, given: QueueConfiguration) -> c.Receive:
+    """The receive that brought this message; a timeout that was neither its own nor the queue's was asked for."""
+    seconds = delivered.deadline - delivered.at
+    message = state.messages.get(delivered.message_id)
     own = None if message is None else message.event.options.visibility_timeout_seconds
-    usual = own or state.configuration.default_visibility_timeout_seconds
+    usual = own or given.default_visibility_timeout_seconds
     asked = None if abs(seconds - usual) < 1e-6 else seconds
-    return c.Receive(last.subscriber_id, count, visibility_timeout_seconds=asked)
+    return c.Receive(delivered.subscriber_id, visibility_timeout_seconds=asked)
 
 
-def _expired(state: QueueState, recorded: Events, context: Context, given: QueueConfiguration) -> Decided:
-    if len(recorded) > 1:
-        yield from _delivered(state, recorded, context, given)
-        return
+def _expired(state: QueueState, recorded: Events, context: Context, _: QueueConfiguration) -> Decided:
     yield decide_tick(state, context).events
     yield decide_dispatch(state, context).events
     event = recorded[0]
