@@ -2,39 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from mpreg_mq.events import Append, Event, MemoryEventLog
 from mpreg_mq.events import types as e
-from mpreg_mq.events.log import RecordedEvent, Snapshot
-from mpreg_mq.projections import QueueState
+from mpreg_mq.events.log import RecordedEvent
+from mpreg_mq.model import DeliveryGuarantee
 from mpreg_mq.replay.verify import verify
 from mpreg_mq.testing.scenario import SCENARIOS
 from mpreg_mq.testing.simulation import simulate
 from mpreg_mq.testing.strategies import histories
+from tests.support.cuts import cut_logs
 from tests.support.effort import repetitions
+from tests.support.history import History
 
 SEEDS = repetitions(test=1, soak=30)
 CUTS = repetitions(test=40, soak=400)
-
-
-def cut_logs(events: Sequence[Event], cuts: Iterable[int]) -> Iterable[MemoryEventLog]:
-    """What is left of a queue's log after each cut, as retention leaves it; the configuration is said again at once,
-    so that no rule has to keep silent for want of it."""
-    wanted = set(cuts)
-    state = QueueState()
-    for number, event in enumerate(events, 1):
-        state.apply(event)
-        if number not in wanted or state.deleted:
-            continue
-        log = MemoryEventLog()
-        log.adopt(number, {"queue:q": Snapshot("queue:q", number, state.dump())})
-        again = e.QueueReconfigured(state.last_at, state.configuration)
-        log.append([Append("queue:q", number, (again, *events[number:]))])
-        yield log
 
 
 @given(histories())
@@ -54,3 +37,14 @@ def test_what_is_left_of_a_real_history_breaks_nothing(scenario: str) -> None:
         events = [record.event for record in records if record.stream == records[0].stream]
         for log in cut_logs(events, range(1, len(events) + 1, max(1, len(events) // CUTS))):
             assert verify(log).violations == ()
+
+
+def test_an_unseen_subscription_keeps_a_subscriber_in_its_audiences() -> None:
+    """Given a subscriber with a subscription from before the cut, when another one of it ends, then it may stay in the
+    audience of a message."""
+    history = History().joined("a")
+    cut = len(history.events)
+    history.add(e.SubscriberJoined(1000.0, "a", "a/2", "t", 1000)).sent("1", "t", DeliveryGuarantee.BROADCAST)
+    history.audience("1", "a").delivered("1", "a").add(e.SubscriberLeft(1000.0, "a", "a/2", True))
+    (log,) = cut_logs(history.events, [cut])
+    assert verify(log).violations == ()

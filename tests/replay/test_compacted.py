@@ -29,6 +29,8 @@ from mpreg_mq.replay.source import log_info
 from mpreg_mq.replay.subjects import MessageNotFoundError
 from mpreg_mq.replay.trace import trace
 from mpreg_mq.replay.verify import verify
+from tests.support.cuts import cut_logs
+from tests.support.history import History
 from tests.support.incident import START
 
 
@@ -156,6 +158,19 @@ def test_a_report_has_the_queues_without_events(tmp_path: Path, log: EventLog) -
     figures = collect(copy)
     assert sorted(figures.queues) == ["mail", "orders"]
     assert figures.queues["orders"].statistics == collect(log).queues["orders"].statistics
+
+
+def test_a_report_of_no_events_is_of_their_time() -> None:
+    """Given a log of which no event is left, then its report counts only keys that were held when the last happened."""
+    history = History(enable_deduplication=True, deduplication_window_seconds=5.0)
+    history.sent("1", key="k", deduplication_id="k").at(2000.0).joined("a")
+    (log,) = cut_logs(history.events, [len(history.events)])
+    for _ in Compactor(log, RetentionPolicy(keep_events=0, least_events=1), lambda: 0.0).steps():
+        pass
+    assert list(log.read_all()) == []
+    statistics = collect(log).queues["q"].statistics
+    assert statistics is not None
+    assert statistics.current_deduplication_key_count == 0
 
 
 def test_what_needs_the_first_events_says_so(compacted: EventLog) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.decider import Context
+from mpreg_mq.actors.decider.sending import decide_wait_over
 from mpreg_mq.events import Append, MemoryEventLog, RecordedEvent
 from mpreg_mq.events import types as e
-from mpreg_mq.model import DeliveryGuarantee
+from mpreg_mq.model import DeliveryGuarantee, OverflowPolicy
 from mpreg_mq.projections import QueueState
 from mpreg_mq.replay import Moment
 from mpreg_mq.replay.fork import fork_into
-from mpreg_mq.replay.rerun import rerun, rerun_events
+from mpreg_mq.replay.rerun import assert_same_story, rerun, rerun_events
 from mpreg_mq.replay.verify import verify
 from mpreg_mq.testing.strategies import histories
 from tests.decider.test_properties import QueueStory
+from tests.support.cuts import cut_logs
 from tests.support.effort import repetitions
 from tests.support.given import Scenario
 
@@ -75,6 +79,44 @@ def test_l1_each_receive_has_its_own_timeout(own: float | None, timeouts: tuple[
     asked = [timeouts[0]] * 2 + [timeouts[1]] * 2
     by_default = sum(not (mine or receiver) for mine, receiver in zip(options, asked, strict=True))
     assert rerun_events(q.history, changes={"default_visibility_timeout_seconds": 5}).count == by_default
+
+
+@given(histories())
+@settings(max_examples=repetitions(test=20, soak=1000), suppress_health_check=[HealthCheck.too_slow], deadline=None)
+def test_what_is_left_of_any_history_is_decided_again(records: list[RecordedEvent]) -> None:
+    """Given any legal history, when its first events are taken away at any place, within a decision as well, then
+    nothing differs in the rest."""
+    events = [record.event for record in records]
+    for log in cut_logs(events, range(1, len(events) + 1)):
+        assert rerun(log).differences == []
+
+
+def test_c1_a_send_that_waits_is_refused_as_one_that_waited() -> None:
+    """Given a send that waits for room, when its queue is told to refuse at once, then its refusal says that it waited,
+    and is decided so again."""
+    q = Scenario(max_size=1, overflow_policy=OverflowPolicy.WAIT, overflow_wait_seconds=2.0)
+    q.send("t")
+    late = decide_wait_over(q.state, c.Send("t", b"\xa1p"), Context(q.now)).events
+    rejecting = attrs.evolve(q.state.configuration, overflow_policy=OverflowPolicy.REJECT)
+    history = [*q.history, e.QueueReconfigured(q.now, rejecting), *late]
+    assert rerun_events(history).differences == []
+
+
+def test_who_left_first_with_the_process_is_no_decision_of_a_story() -> None:
+    """Given a subscriber that is remembered for a message it holds, when it comes again and the process ends, then the
+    story of another message is told the same way, without the first place that it had in the queue."""
+    q = Scenario()
+    subscription = q.subscribe("z")
+    q.send("t")
+    q.dispatch()
+    q.when(c.Unsubscribe(subscription))
+    q.subscribe("a")
+    q.subscribe("z")
+    q.send("t")
+    q.when(c.Detach())
+    own = [event for event in q.history if getattr(event, "message_id", "2-r") == "2-r"]
+    assert [event.subscriber_id for event in own if isinstance(event, e.SubscriberLeft)] == ["z", "z", "a"]
+    assert_same_story(own)
 
 
 def test_what_a_newcomer_fetches_at_once_is_one_decision() -> None:

@@ -163,7 +163,8 @@ class Broadcast(Rule):
 
     def _on_left(self, record: RecordedEvent, event: e.SubscriberLeft) -> None:
         subscriber = self.facts.subscribers.by_id.get(event.subscriber_id)
-        if not event.unsubscribed or subscriber is None:
+        # A subscription that was not seen to begin may keep the subscriber in its audiences.
+        if not event.unsubscribed or subscriber is None or not self.facts.complete:
             return
         others = [other for other in subscriber.subscriptions if other != event.subscription_id]
         leaving = {

@@ -158,7 +158,8 @@ class _Collector:
     def finish(self) -> None:
         """The log is at its end."""
         self._report.series.extend(self._figures.last_at)
-        self._report.statistics = self._state.report(self._figures.last_at)
+        # Of a queue that has no event left, the figures know no time.
+        self._report.statistics = self._state.report(max(self._figures.last_at, self._state.last_at))
 
     def _ended(self, message: Message, event: e.Event) -> None:
         report = self._report

@@ -134,10 +134,9 @@ def _rejected(state: QueueState, recorded: Events, context: Context, _: QueueCon
     found = decide(state, send, context).events
     if found:
         yield found
-        yield decide(state, c.SendBatch((send,)), context).events
-    else:
-        yield decide_wait_over(state, send, context).events
-        yield decide(state, c.SendBatch((send,)), context).events
+    # Whoever waits goes on to wait where the queue is told meanwhile to reject at once.
+    yield decide_wait_over(state, send, context).events
+    yield decide(state, c.SendBatch((send,)), context).events
 
 
 def _left(state: QueueState, recorded: Events, context: Context, _: QueueConfiguration) -> Decided:
