@@ -29,7 +29,6 @@ from mpreg_mq.replay.source import log_info
 from mpreg_mq.replay.subjects import MessageNotFoundError
 from mpreg_mq.replay.trace import trace
 from mpreg_mq.replay.verify import verify
-from tests.support.cuts import cut_logs
 from tests.support.history import History
 from tests.support.incident import START
 
@@ -164,7 +163,8 @@ def test_a_report_of_no_events_is_of_their_time() -> None:
     """Given a log of which no event is left, then its report counts only keys that were held when the last happened."""
     history = History(enable_deduplication=True, deduplication_window_seconds=5.0)
     history.sent("1", key="k", deduplication_id="k").at(2000.0).joined("a")
-    (log,) = cut_logs(history.events, [len(history.events)])
+    log = MemoryEventLog()
+    log.append([Append("queue:q", 0, history.events)])
     for _ in Compactor(log, RetentionPolicy(keep_events=0, least_events=1), lambda: 0.0).steps():
         pass
     assert list(log.read_all()) == []
