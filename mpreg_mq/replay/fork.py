@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -13,8 +13,9 @@ from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import Append, Event, EventLog, RecordedEvent, SQLiteEventLog
 from mpreg_mq.events.log import retaining
 from mpreg_mq.events.transfer import bases_of
+from mpreg_mq.events.types import AudienceFixed, MessageDelivered
 from mpreg_mq.replay.base import base_states, check_reaches
-from mpreg_mq.replay.groups import groups
+from mpreg_mq.replay.groups import Group, groups
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, read, silent
 
@@ -114,8 +115,32 @@ def _whole_decisions(log: EventLog, at: Moment | None, progress: Progress) -> It
         yield from read(log, until=at, progress=progress)
         return
     for _, records in groupby(read(log, progress=progress), lambda record: record.stream):
-        # Who enters an audience that was there already does so with its subscription; as if each were there.
-        for group in groups(records, lambda _: True):
+        for group in _divided(records):
             if group[-1].position > at.position:
                 return
             yield from group
+
+
+def _divided(records: Iterable[RecordedEvent]) -> Iterator[Group]:
+    """The records of one stream by decisions; some that may be two are together.
+
+    Whether an audience was there before a subscription that came at the same time takes a fold to know. It is kept with
+    the subscription, which may have entered it, and with the fetch, which may have fixed it.
+    """
+    kept: Group = []
+    for group in groups(records, lambda _: True):
+        if kept and not _may_have_fixed(group[0].event, kept[-1].event):
+            yield kept
+            kept = []
+        kept = kept + group
+    if kept:
+        yield kept
+
+
+def _may_have_fixed(event: Event, before: Event) -> bool:
+    return (
+        isinstance(before, AudienceFixed)
+        and isinstance(event, MessageDelivered)
+        and event.pull
+        and (event.at, event.message_id) == (before.at, before.message_id)
+    )

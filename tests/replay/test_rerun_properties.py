@@ -128,6 +128,11 @@ def test_what_a_newcomer_fetches_at_once_is_one_decision() -> None:
     q.when(c.Receive("r", 1))
     assert [type(event) for event in q.history[-3:]] == [e.SubscriberJoined, e.AudienceFixed, e.MessageDelivered]
     assert rerun_events(q.history).differences == []
+    log, copy = MemoryEventLog(), MemoryEventLog()
+    log.append([Append("queue:q", 0, q.history)])
+    fork_into(log, copy, at=Moment(position=len(q.history) - 1))
+    assert rerun(copy).differences == []
+    assert verify(copy).ok
 
 
 def test_a_newcomer_enters_audiences_in_the_order_of_their_messages() -> None:
