@@ -22,11 +22,13 @@ DeadReference = str | MessageId | DeadLetter
 _OPTIONAL = ("callback", "auto_acknowledge", "max_in_flight", "blocking")
 """The parameters of a subscription that can be left out, and so be misspelt without being missed."""
 
-_MISTAKABLE = ("auto_acknowledge", "max_in_flight")
-"""Those of them that no word for something else is like."""
-
-_LIKENESS = 0.65
-"""So much alike are ``auto_ack`` and ``auto_acknowledge``, and hardly anything that says something of a subscriber."""
+_MISTAKABLE = {
+    "auto_ack": "auto_acknowledge",
+    "autoack": "auto_acknowledge",
+    "max_in_f": "max_in_flight",
+    "max_infl": "max_in_flight",
+}
+"""How a name begins that is meant for one of them, and for nothing that says something of a subscriber."""
 
 
 def check_subscription(
@@ -50,15 +52,13 @@ def check_subscription(
 def _check_metadata(metadata: Mapping[str, Any]) -> None:
     for key, value in metadata.items():
         # What is misspelt would be kept as metadata, and the default be in force without a word.
-        alike = (
-            get_close_matches(key, _MISTAKABLE, 1, _LIKENESS)
-            if isinstance(value, str)
-            else get_close_matches(key, _OPTIONAL, 1)
-        )
-        if alike:
+        meant = [name for start, name in _MISTAKABLE.items() if key.startswith(start)]
+        if not meant and not isinstance(value, str):
+            meant = get_close_matches(key, _OPTIONAL, 1)
+        if meant:
             raise InvalidOptionError(
-                f"metadata: got {describe(key)}: {describe(value)}; did you mean {alike[0]}? "
-                "Metadata are strings under names that are less like those of arguments"
+                f"metadata: got {describe(key)}: {describe(value)}; did you mean {meant[0]}? "
+                "Metadata are strings under names that do not begin as those of arguments do"
             )
     require("metadata", text_entries, metadata)
 

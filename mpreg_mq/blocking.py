@@ -84,24 +84,23 @@ class BlockingMessageQueueManager:
                 "BlockingMessageQueueManager: called on its own loop's thread, where it would wait for itself; "
                 "subscribe this callback with blocking=True"
             )
+        if self._process != os.getpid():
+            # Nor is the lock to be asked for, which another thread may have had.
+            coroutine.close()
+            raise QueueClosedError(f"the queue manager {FORKED}")
         with self._asking:
             if self._ended or not self._thread.is_alive():
                 coroutine.close()
-                raise self._closed_error()
+                raise _closed_error()
             asked = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return asked.result()
         except concurrent.futures.CancelledError:
-            raise self._closed_error() from None
+            raise _closed_error() from None
         except BaseException:
             # Nothing but an interruption ends the wait before the answer is there: nobody is left to take one.
             asked.cancel()
             raise
-
-    def _closed_error(self) -> QueueClosedError:
-        if self._process != os.getpid():
-            return QueueClosedError(f"the queue manager {FORKED}")
-        return QueueClosedError("the queue manager is closed; make a new one")
 
     @property
     def config(self) -> QueueManagerConfiguration:
@@ -315,13 +314,30 @@ class BlockingMessageQueueManager:
         return self._wait(self._manager.compact())
 
     def shutdown(self) -> None:
-        """Close every queue and the log, and end the thread. Calling it again does nothing."""
+        """Close every queue and the log, and end the thread. Calling it again does nothing.
+
+        Where Ctrl-C ends the wait it goes on, and calling it again waits for it.
+
+        Raises:
+            EventLogError: what a queue still had to store is not in the log; everything is closed all the same.
+        """
+        if self._process != os.getpid():
+            return
         with self._closing:
             if not self._thread.is_alive():
                 return
-            self._wait(self._manager.shutdown())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+            try:
+                self._wait(self._manager.shutdown())
+            except KeyboardInterrupt:
+                raise
+            except BaseException:
+                self._end_thread()
+                raise
+            self._end_thread()
+
+    def _end_thread(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -330,6 +346,10 @@ class BlockingMessageQueueManager:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
+
+
+def _closed_error() -> QueueClosedError:
+    return QueueClosedError("the queue manager is closed; make a new one")
 
 
 async def _end_the_others() -> None:

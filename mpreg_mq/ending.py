@@ -16,68 +16,77 @@ _under_way: set[asyncio.Task[None]] = set()
 """A loop does not hold its tasks, and nobody else may hold these any more."""
 
 
+@attrs.frozen(eq=False)
+class _Try:
+    """One try to come to the end, on one loop."""
+
+    task: asyncio.Task[None]
+    ended: concurrent.futures.Future[None] = attrs.field(factory=concurrent.futures.Future)
+    """For those who wait on other loops; it is cancelled where the task was."""
+
+    async def wait(self) -> None:
+        """Wait until it has ended, in whatever way; what it raised is raised."""
+        if self.task.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([self.task])
+        else:
+            await asyncio.wait([asyncio.wrap_future(self.ended)])
+        if self.task.done() and not self.task.cancelled():
+            self.task.result()
+
+
 @attrs.define(eq=False)
 class Ending:
     """Something that is done once, to its end, whoever waits for it and however often it is asked for."""
 
-    _over: concurrent.futures.Future[None] = attrs.field(factory=concurrent.futures.Future)
-    _task: asyncio.Task[None] | None = None
+    over: bool = False
+    """Whether it has come to its end."""
+    _latest: _Try | None = None
     _waiting: int = 0
-
-    @property
-    def over(self) -> bool:
-        """Whether it has come to its end."""
-        return self._over.done()
 
     @property
     def under_way(self) -> bool:
         """Whether it has begun and goes on: the loop that it is on runs."""
-        task = self._task
-        return not self.over and task is not None and not task.done() and task.get_loop().is_running()
+        found = self._latest
+        return not self.over and found is not None and not found.task.done() and found.task.get_loop().is_running()
 
     async def reach(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin it, or wait for what somebody has begun, on this loop or another; nothing where it is over.
 
         It begins anew where it was cancelled or its loop has ended. What it raises is raised for those who wait.
         """
-        if not self.over:
+        while not self.over:
             if not self.under_way:
-                self._task = task = asyncio.get_running_loop().create_task(end())
+                task = asyncio.get_running_loop().create_task(end())
+                self._latest = _Try(task)
                 _under_way.add(task)
                 task.add_done_callback(self._ended)
             await self.joined()
 
     async def joined(self) -> None:
-        """Wait for what is under way."""
-        task = self._task
-        assert task is not None
+        """Wait until what is under way has come to its end, or been cancelled."""
+        found = self._latest
+        assert found is not None
         self._waiting += 1
         try:
-            if task.get_loop() is asyncio.get_running_loop():
-                await asyncio.shield(task)
-            else:
-                await asyncio.shield(asyncio.wrap_future(self._over))
+            await found.wait()
         finally:
             self._waiting -= 1
 
     def reach_now(self, end: Callable[[], None]) -> None:
         """Come to the end on this thread, whether or not it is under way; nothing where it is over."""
-        if self.over:
-            return
-        try:
-            end()
-        finally:
-            if not self.over:
-                self._over.set_result(None)
+        if not self.over:
+            try:
+                end()
+            finally:
+                self.over = True
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         _under_way.discard(task)
-        if self.over or task.cancelled():
-            return
-        error = task.exception()
-        if error is None:
-            self._over.set_result(None)
-            return
-        if not self._waiting:
-            logger.error("what nobody waits for any more failed", exc_info=error)
-        self._over.set_exception(error)
+        found = self._latest
+        if not task.cancelled():
+            self.over = True
+            error = task.exception()
+            if error is not None and not self._waiting:
+                logger.error("what nobody waits for any more failed", exc_info=error)
+        if found is not None and found.task is task:
+            found.ended.set_result(None)

@@ -7,6 +7,7 @@ the messages.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 from asyncio import AbstractEventLoop, _get_running_loop
@@ -38,6 +39,17 @@ BUSY = object()
 """What :meth:`LoopInbox.try_now` returns where the caller has to queue for the actor."""
 
 R = TypeVar("R")
+
+
+def _in_child() -> None:
+    # Without the lock of pykka's registry, which another thread may have had.
+    for ref in list(pykka.ActorRegistry._actor_refs):
+        if isinstance(ref.actor_inbox, LoopInbox):
+            ref.actor_inbox.forget_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 class MailboxFullError(MessageQueueError):
@@ -212,6 +224,12 @@ class LoopInbox:
         """See to messages left behind by a loop that stopped running before it handled them."""
         if self.loop is None or not self.loop.is_running():
             self._dispatch()
+
+    def forget_in_child(self) -> None:
+        """In a forked child: wait for no other thread, for none went along; whoever calls handles the messages."""
+        self._turn, self._guard, self._woken = threading.Lock(), threading.RLock(), None
+        if self.loop is not _get_running_loop():
+            self.loop = None
 
     # --- who handles what, and when -----------------------------------------------------------------------
 

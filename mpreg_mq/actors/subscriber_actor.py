@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import threading
 from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable
 from enum import Enum
@@ -289,12 +290,13 @@ async def _guarded(awaitable: Awaitable[Any]) -> Outcome:
 def _failed(error: BaseException) -> str:
     """The outcome of a callback that raised, whatever that was.
 
-    ``SystemExit`` included: one callback must not end the process of all the others. Ctrl-C is meant for the program,
-    which gets it as soon as the failure has been seen to.
+    ``SystemExit`` included: one callback must not end the process of all the others. Ctrl-C, which no other thread than
+    the first gets, is meant for the program, which gets it as soon as the failure has been seen to.
     """
-    loop = _get_running_loop()
-    if isinstance(error, KeyboardInterrupt) and loop is not None:
-        loop.call_soon(_interrupt, error)
+    if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        loop = _get_running_loop()
+        if loop is not None:
+            loop.call_soon(_interrupt, error)
     return error_text(error)
 
 

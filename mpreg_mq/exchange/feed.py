@@ -73,7 +73,25 @@ class QueueFeed:
     _closing: asyncio.Event = attrs.field(factory=asyncio.Event)
     _complained: set[RouteKey] = attrs.field(factory=set)
     _sending: Counter[RouteKey] = attrs.field(factory=Counter)
+    _removed: set[RouteKey] = attrs.field(factory=set)
+    """Routes that are no more, and of which messages still wait."""
     _closed: bool = False
+
+    def begin(self, key: RouteKey) -> None:
+        """A route has been made."""
+        self._removed.discard(key)
+
+    def end(self, key: RouteKey) -> None:
+        """A route is no more; its counts go with the last message that waits of it."""
+        self._removed.add(key)
+        self._forget_if_done(key)
+
+    def _forget_if_done(self, key: RouteKey) -> None:
+        counts = self.counts.get(key)
+        if key in self._removed and (counts is None or not counts.buffered):
+            self._removed.discard(key)
+            self._complained.discard(key)
+            self.counts.pop(key, None)
 
     def statistics(self, route: Route) -> TopicRouteStatistics:
         """The counts of a route into this queue; live."""
@@ -230,6 +248,8 @@ class QueueFeed:
             counts.duplicates += 1
         else:
             self.refuse(route, result.error_message or "the queue refused it")
+        if self._removed:
+            self._forget_if_done(route.key)
         return True
 
     async def _pause(self, seconds: float) -> bool:

@@ -134,6 +134,9 @@ class TopicRouter:
                     )
                 )
             self.bind()
+            feed = self._feeds.get(queue_name)
+            if feed is not None:
+                feed.begin((topic_pattern, queue_name))
             subscription = self._subscribe(topic_pattern)
             if known is None and backlog_seconds:
                 self._take_backlog(topic_pattern, queue_name, backlog_seconds)
@@ -159,6 +162,9 @@ class TopicRouter:
     async def _remove(self, topic_pattern: str, queue_name: str) -> str | None:
         """End a route, under the lock; the subscription that ended with it."""
         await self._record(e.TopicRouteRemoved(self._clock.now(), topic_pattern, queue_name))
+        feed = self._feeds.get(queue_name)
+        if feed is not None:
+            feed.end((topic_pattern, queue_name))
         return None if self.table.of_pattern(topic_pattern) else self._unsubscribe(topic_pattern)
 
     @contextlib.asynccontextmanager

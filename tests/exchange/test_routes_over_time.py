@@ -194,3 +194,39 @@ def test_a_route_that_nobody_waits_for_is_made_all_the_same(tmp_path: Path) -> N
             assert [one.payload for one in pending(manager)] == ["a", "b"]
 
     asyncio.run(story())
+
+
+def test_a_route_that_ended_leaves_nothing_behind() -> None:
+    """Given routes that are made, take a message and end, then no more is kept of them than of those that are there;
+    one that is made again begins to count anew."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.route_topic_to_queue("kept", "q")
+            for number in range(20):
+                pattern = f"t.{number % 2}"
+                await manager.route_topic_to_queue(pattern, "q")
+                await manager.publish_to_topic_exchange(pattern, number)
+                await settled(manager)
+                assert counts_of(manager, pattern).received == 1
+                await manager.unroute_topic_from_queue(pattern, "q")
+            feed = manager._router._feeds["q"]
+            assert set(feed.counts) <= {("kept", "q")}
+            assert not feed._removed
+
+    asyncio.run(story())
+
+
+def test_messages_that_wait_of_a_route_that_ended_still_come() -> None:
+    """Given a route that ends while a message of it waits, then the message comes, and then nothing is kept of it."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.route_topic_to_queue("t", "q")
+            await manager.publish_to_topic_exchange("t", 1)
+            await manager.unroute_topic_from_queue("t", "q")
+            await settled(manager)
+            await until(lambda: len(pending(manager)) == 1)
+            await until(lambda: not manager._router._feeds["q"].counts)
+
+    asyncio.run(story())

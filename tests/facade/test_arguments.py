@@ -115,10 +115,10 @@ def test_flags_of_a_subscription_are_true_or_false(name: str, value: Any) -> Non
     ("given_name", "value", "meant"),
     [
         ("auto_ack", "yes", "auto_acknowledge"),
-        ("acknowledge", "no", "auto_acknowledge"),
+        ("acknowledge", False, "auto_acknowledge"),
         ("auto_acknowledgement", "no", "auto_acknowledge"),
         ("max_inflight", "10", "max_in_flight"),
-        ("in_flight", "10", "max_in_flight"),
+        ("in_flight", 10, "max_in_flight"),
         ("auto_ack", False, "auto_acknowledge"),
         ("max_inflight", 10, "max_in_flight"),
         ("block", True, "blocking"),
@@ -135,7 +135,10 @@ def test_a_misspelt_argument_of_a_subscription_is_no_metadata(given_name: str, v
 
 def test_metadata_may_have_the_names_that_one_would_give_it() -> None:
     """Given what programs say of their subscribers, then it is kept as metadata."""
-    names = "source team region owner version host service instance max_retries max_age created_by automatic flight"
+    names = (
+        "source team region owner version host service instance max_retries max_age created_by automatic flight "
+        "max_weight max_height max_light acknowledged_by knowledge max_in_memory in_flight"
+    )
     metadata: dict[str, Any] = dict.fromkeys([*names.split(), "booking", "topic", "pattern", "subscriber", "name"], "x")
     queue = make_queue()
     subscription = queue.subscribe("s", "#", None, **metadata)

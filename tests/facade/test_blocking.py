@@ -15,7 +15,14 @@ from unittest import mock
 
 import pytest
 
-from mpreg_mq import BlockingMessageQueueManager, MessageQueueManager, QueueClosedError, RejectionReason
+from mpreg_mq import (
+    BlockingMessageQueueManager,
+    EventLogError,
+    MessageQueueManager,
+    QueueClosedError,
+    QueueConfiguration,
+    RejectionReason,
+)
 from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.events import SQLiteEventLog
 from tests.support.running import PATIENCE_SECONDS, wait_until
@@ -158,6 +165,36 @@ def test_sums_can_be_asked_for_while_queues_are_made() -> None:
         del inner._queues["another"]
 
 
+def test_l4_an_interruption_that_is_none_ends_no_loop(tmp_path: Path) -> None:
+    """Given a callback on the manager's own thread that raises what Ctrl-C raises, which that thread never gets, then
+    it is a failed attempt, and everything goes on and can be closed."""
+    manager = BlockingMessageQueueManager(log=tmp_path / "log.db")
+    manager.create_queue("q", QueueConfiguration("q", max_retries=0))
+
+    def fail(message: Any) -> None:
+        raise KeyboardInterrupt
+
+    manager.subscribe_to_queue("q", "w", "#", fail, blocking=False)
+    manager.send_message("q", "t", 1)
+    wait_until(lambda: len(manager.list_dead_letters("q")) == 1)
+    assert manager.send_message("q", "t", 2).success
+    manager.shutdown()
+    SQLiteEventLog(tmp_path / "log.db").close()
+
+
+def test_c3_a_shutdown_that_fails_ends_the_thread() -> None:
+    """Given a manager whose end raises, then that is raised, and its thread has ended all the same."""
+    manager = BlockingMessageQueueManager()
+
+    async def fail(_: object) -> None:
+        raise EventLogError("no disk")
+
+    with mock.patch.object(MessageQueueManager, "_end", fail), pytest.raises(EventLogError, match="no disk"):
+        manager.shutdown()
+    assert not manager._thread.is_alive()
+    manager.shutdown()
+
+
 def in_a_child(use: Callable[[], bool]) -> bool:
     """Whether a forked child found what it was to find."""
     with warnings.catch_warnings():
@@ -190,12 +227,29 @@ def test_a_manager_is_not_used_after_a_fork(tmp_path: Path, durability: str) -> 
         return asyncio.run(story())
 
     def close() -> bool:
-        with contextlib.suppress(MessageQueueError):
-            manager.shutdown_sync()
+        for verb in (manager.shutdown_sync, lambda: asyncio.run(manager.shutdown())):
+            with contextlib.suppress(MessageQueueError):
+                verb()
         return True
+
+    def change() -> bool:
+        try:
+            manager.pause_queue("q")
+        except EventLogError as error:
+            return "before this process was forked" in str(error)
+        return False
 
     assert in_a_child(send)
     assert in_a_child(close)
+
+    async def forked_beside_the_loop() -> None:
+        # What the loop's own thread would see to, nobody does in the child.
+        assert (await manager.send_message("q", "other", "before")).success
+        for use in (send, change, close):
+            assert await asyncio.to_thread(in_a_child, use)
+        assert await manager.purge_queue("q") == 1
+
+    asyncio.run(forked_beside_the_loop())
 
     async def go_on() -> None:
         assert (await manager.send_message("q", "t", "parent")).success
@@ -220,5 +274,14 @@ def test_a_blocking_manager_is_not_used_after_a_fork() -> None:
                 return "before this process was forked" in str(error)
             return False
 
-        assert in_a_child(send)
+        def ends() -> bool:
+            for verb in (manager.pause_queue, manager.get_queue_statistics, manager.list_dead_letters):
+                verb("q")
+            manager.shutdown()
+            return True
+
+        with manager._asking:
+            # As if another thread were about to ask.
+            assert in_a_child(send)
+        assert in_a_child(ends)
         assert manager.send_message("q", "t", 1).success

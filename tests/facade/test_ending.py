@@ -17,7 +17,7 @@ from mpreg_mq.configuration import QueueManagerConfiguration
 from mpreg_mq.ending import Ending
 from mpreg_mq.errors import EventLogError, LogLockedError
 from mpreg_mq.events import SQLiteEventLog
-from tests.support.running import FlakyLog, make_queue, until
+from tests.support.running import PATIENCE_SECONDS, FlakyLog, make_queue, until
 
 STEPS = pytest.mark.parametrize("steps", range(8))
 
@@ -293,6 +293,37 @@ def test_what_is_awaited_on_another_loop_ends_as_well() -> None:
     asyncio.run(join())
     thread.join()
     assert ended == ["once"]
+
+
+def test_who_waits_on_another_loop_takes_it_up_when_its_loop_ends() -> None:
+    """Given an end under way on a loop that ends before it, then who waits for it on another loop comes to it there."""
+    ending, begun, joined = Ending(), threading.Event(), threading.Event()
+    ended: list[str] = []
+
+    async def never() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def begin() -> None:
+        task = asyncio.create_task(ending.reach(never))
+        await until(joined.is_set)
+        task.cancel()
+
+    async def end() -> None:
+        ended.append("on the other loop")
+
+    async def join() -> None:
+        waiting = asyncio.ensure_future(ending.reach(end))
+        await asyncio.sleep(0)
+        joined.set()
+        await asyncio.wait_for(waiting, PATIENCE_SECONDS)
+
+    thread = threading.Thread(target=lambda: asyncio.run(begin()))
+    thread.start()
+    begun.wait()
+    asyncio.run(join())
+    thread.join()
+    assert ended == ["on the other loop"]
 
 
 def test_what_nobody_waits_for_is_logged_where_it_fails(caplog: pytest.LogCaptureFixture) -> None:

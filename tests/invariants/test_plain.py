@@ -63,7 +63,9 @@ def test_changed_histories_get_the_same_verdict(scenario: str) -> None:
 
 
 def change(events: list[e.Event], random: Random) -> None:
-    """Lose, repeat, move or change one event after the first."""
+    """Lose, repeat, move or change one event after the first, if there is one."""
+    if len(events) < 2:
+        return
     index = random.randrange(1, len(events))
     event = events[index]
     how = random.choice(("lose", "repeat", "swap", "borrow", "borrow", "alter", "alter"))

@@ -39,6 +39,7 @@ whole file included. Opening says in a warning what is missing.
 
 DEFAULT_RESERVE_BYTES = 8 << 20
 """Twice what the write-ahead log holds: as much is needed to empty it into the file, before anything can be written."""
+MOST_RESERVE_BYTES = 1 << 40
 RECORDS_PER_STEP = 200
 """Records that one call of :meth:`SQLiteEventLog.reclaim` removes."""
 _PAGES_PER_STEP = 500
@@ -88,9 +89,10 @@ class SQLiteEventLog:
             raise ConfigurationError(
                 f"SQLiteEventLog.synchronous: got {describe(synchronous)}, expected {', '.join(SYNCHRONOUS_MODES)}"
             )
-        if type(reserve_bytes) is not int or reserve_bytes < 0:
+        if type(reserve_bytes) is not int or not 0 <= reserve_bytes <= MOST_RESERVE_BYTES:
             raise ConfigurationError(
-                f"SQLiteEventLog.reserve_bytes: got {describe(reserve_bytes)}, expected a whole number of bytes"
+                f"SQLiteEventLog.reserve_bytes: got {describe(reserve_bytes)}, expected a whole number of bytes from 0 "
+                f"to {MOST_RESERVE_BYTES}"
             )
         if type(writes_on_loop) is not bool:
             raise ConfigurationError(
@@ -109,7 +111,7 @@ class SQLiteEventLog:
         self._writes_on_loop = writes_on_loop
         self._loop_waits_seconds = float(loop_waits_seconds)
         self.read_only = read_only
-        self._path = Path(os.path.abspath(path))
+        self._path = _absolute(path)
         self._lock = threading.Lock()
         self._file = LogFile(self._path, synchronous, read_only, reserve_bytes)
         self._reader = self._file.reader
@@ -395,3 +397,18 @@ class SQLiteEventLog:
         """Close the file, which leaves one file without a write-ahead log; calling it again does nothing."""
         with self._lock, explained("close", self._path):
             self._file.close()
+
+
+def _absolute(path: str | os.PathLike[str]) -> Path:
+    """A path that no change of the working directory moves.
+
+    Raises:
+        ConfigurationError: no file can have it.
+    """
+    text = os.fspath(path)
+    try:
+        if "\0" not in text and os.fsencode(text):
+            return Path(os.path.abspath(text))
+    except UnicodeEncodeError:
+        pass
+    raise ConfigurationError(f"SQLiteEventLog.path: got {describe(path)}, which no file can be called; name a file")

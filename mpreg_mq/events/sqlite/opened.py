@@ -27,6 +27,8 @@ BUSY_SECONDS = 5.0
 CHECKPOINT_PAGES = 1000
 """So many pages of the write-ahead log are copied into the file, and it begins anew."""
 
+_MORE_LOOKS = 4
+
 # The last record whose place is noted and which is there: most likely the first that is looked at.
 _STREAMS = (
     "SELECT id, name, base_version, "
@@ -71,6 +73,8 @@ class OpenedFile:
         self._identity = (0, 0)
         """Device and number of the file that is open for writing."""
         self._data_version: int | None = None
+        self._stored = EMPTY
+        """Where the log itself says that it ends."""
         self._unplaced = Unplaced()
         self.places_are_noted = True
         """Whether it has a table for them; logs of older releases, which are only read, have an index."""
@@ -114,24 +118,9 @@ class OpenedFile:
     def _open(self) -> None:
         if not self._read_only:
             self._lock = WriterLock(self.path)
-        # Before the log itself: it is written after it, so what it says is in the log that is read then.
-        recorded = read_head(self.path)
-        has_wal = size_of(f"{self.path}-wal") > 0
-        if not has_wal and size_of(f"{self.path}-journal") == 0:
-            # With one, writing was interrupted, and SQLite knows how to go on.
-            check_size(self.path)
+        recorded, has_wal = self._beside()
         if self._read_only:
-            self.reader.replace(self._connect_reader())
-            version = schema.check_owner(self._reading, self.path)
-            if version < schema.OLDEST_READ:
-                raise EventLogError(
-                    f"open {self.path}: an older release wrote it; open it for writing once, which brings it up to date"
-                )
-            if version < schema.FIRST_WITH_PLACES:
-                self.places_are_noted = False
-                self.reader.places = "records"
-            self.load()
-            self._check_head(recorded, has_wal)
+            self._open_to_read(recorded, has_wal)
             return
         self._writer = self._connect("rwc")
         migrated = self._prepare(self._writer)
@@ -142,6 +131,41 @@ class OpenedFile:
         self._note_places()
         certain = self._synchronous == "FULL"
         self._head_file = HeadFile(self.path, self.head, certain=certain, reserve_bytes=self._reserve_bytes)
+
+    def _beside(self) -> tuple[RecordedHead | None, bool]:
+        """What the files beside the log say: where it ends, and whether there is a write-ahead log.
+
+        To be read before the log itself, which is written before them, so that what they say is in it.
+        """
+        recorded = read_head(self.path)
+        has_wal = size_of(f"{self.path}-wal") > 0
+        if not has_wal and size_of(f"{self.path}-journal") == 0:
+            # With one, writing was interrupted, and SQLite knows how to go on.
+            check_size(self.path)
+        return recorded, has_wal
+
+    def _open_to_read(self, recorded: RecordedHead | None, has_wal: bool) -> None:
+        self.reader.replace(self._connect_reader())
+        version = schema.check_owner(self._reading, self.path)
+        if version < schema.OLDEST_READ:
+            raise EventLogError(
+                f"open {self.path}: an older release wrote it; open it for writing once, which brings it up to date"
+            )
+        self._use_places(version)
+        for _ in range(_MORE_LOOKS):
+            try:
+                self.load()
+                self._check_head(recorded, has_wal)
+                return
+            except CorruptLogError:
+                # Somebody may have begun or ended to write between one look and the next; damage is there again.
+                recorded, has_wal = self._beside()
+        self.load()
+        self._check_head(recorded, has_wal)
+
+    def _use_places(self, version: int) -> None:
+        self.places_are_noted = version >= schema.FIRST_WITH_PLACES
+        self.reader.places = "places" if self.places_are_noted else "records"
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         return sqlite3.connect(
@@ -265,6 +289,10 @@ class OpenedFile:
         connection.execute("BEGIN")
         try:
             base = schema.read_head(connection, "base", self.path)
+            self._stored = schema.read_head(connection, "head", self.path)
+            if not self.places_are_noted:
+                # Whoever opened it for writing has brought it up to date.
+                self._use_places(schema.read_meta(connection, "schema_version"))
             row = connection.execute("SELECT position, checksum FROM records ORDER BY position DESC LIMIT 1").fetchone()
             found = connection.execute(_STREAMS.format(places=self.reader.places)).fetchall()
             head = base if row is None or row[0] <= base.position else Head(*row)
@@ -294,9 +322,8 @@ class OpenedFile:
         Raises:
             CorruptLogError: events are missing that were on disk, or those there are not what was written.
         """
-        stored = schema.read_head(self._reading, "head", self.path)
         clean = recorded is None and not dirty
-        self._require(stored, exact=clean)
+        self._require(self._stored, exact=clean)
         if recorded is None:
             if dirty and not self._read_only and self.head != EMPTY:
                 logger.warning("log %s: it has no head file, so that a lost end would not show", self.path)

@@ -10,14 +10,14 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from mpreg_mq.errors import CorruptLogError, EventLogError, LogLockedError
+from mpreg_mq.errors import ConfigurationError, CorruptLogError, EventLogError, LogLockedError
 from mpreg_mq.events import Append, QueuePaused, Snapshot, SQLiteEventLog
 from mpreg_mq.events.sqlite.file import LogFile
 from tests.support.quick_sqlite import STREAM, land, quick, write
@@ -257,3 +257,84 @@ def test_a_reader_that_follows_asks_no_more_than_it_has_to(path: Path) -> None:
             log.append([Append("queue:b", 0, events(1))])
             assert reader.streams() == ["queue:a", "queue:b"]
             assert load.call_count == 2
+
+
+def _writes(path: Path, *, closes: bool = False) -> Callable[[], None]:
+    """Open the log for writing, add an event, and note in the file where it ends, or close it."""
+
+    def write_meanwhile() -> None:
+        log = SQLiteEventLog(path, reserve_bytes=0)
+        log.append([Append("queue:a", log.stream_version("queue:a"), events(9))])
+        if closes:
+            log.close()
+        else:
+            _kept.append(log)
+
+    return write_meanwhile
+
+
+_kept: list[SQLiteEventLog] = []
+"""Logs that somebody else is writing."""
+
+
+@pytest.fixture
+def _others() -> Iterator[None]:
+    yield
+    while _kept:
+        _kept.pop().close()
+
+
+@pytest.mark.usefixtures("_others")
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("does", ["begins", "begins and ends", "goes on"])
+def test_a_sound_log_is_opened_whatever_a_writer_does_meanwhile(
+    path: Path, monkeypatch: pytest.MonkeyPatch, when: str, does: str
+) -> None:
+    """Given a writer that begins, goes on or ends between two looks of a reader that opens the log, then the reader
+    finds the log sound, and what is in it by then."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+    if does == "goes on":
+        _writes(path)()
+    load = LogFile.load
+    looks: list[int] = []
+
+    def meanwhile() -> None:
+        if does == "goes on":
+            (log,) = _kept
+            log.append([Append("queue:a", log.stream_version("queue:a"), events(9))])
+            log._file.note_head()
+        else:
+            _writes(path, closes=does == "begins and ends")()
+
+    def load_beside(file: LogFile) -> None:
+        first = file._read_only and not looks
+        if first:
+            looks.append(1)
+            if when == "before":
+                meanwhile()
+        load(file)
+        if first and when == "after":
+            meanwhile()
+
+    monkeypatch.setattr(LogFile, "load", load_beside)
+    with closing(SQLiteEventLog(path, read_only=True)) as reader:
+        assert reader.last_position() == (3 if does == "goes on" else 2)
+        assert [record.version for record in reader.read_stream("queue:a")] == list(
+            range(1, reader.last_position() + 1)
+        )
+
+
+@pytest.mark.parametrize("reserve_bytes", [-1, 1.5, True, 2**63])
+def test_a_reserve_that_no_disk_has_is_refused(path: Path, reserve_bytes: object) -> None:
+    """Given a reserve that is no number of bytes, or more than any disk has, then that is said, and nothing is made."""
+    with pytest.raises(ConfigurationError, match="reserve_bytes: got"):
+        SQLiteEventLog(path, reserve_bytes=reserve_bytes)  # type: ignore[arg-type]
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["a\0.db", "\ud800.db", ""])
+def test_what_no_file_can_be_called_is_refused(name: str) -> None:
+    """Given a name that no file can have, then that is said, and not that the log is damaged."""
+    with pytest.raises(ConfigurationError, match=r"SQLiteEventLog\.path: got"):
+        SQLiteEventLog(name)

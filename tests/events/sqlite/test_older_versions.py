@@ -110,6 +110,21 @@ def test_an_older_log_is_read_as_it_is(version: int, path: Path) -> None:
 
 
 @VERSIONS
+def test_who_reads_an_older_log_goes_on_when_it_is_brought_up_to_date(version: int, path: Path) -> None:
+    """Given a reader of a file of version 2 or 3, when somebody opens it for writing, which replaces its index, and
+    adds to it, then the reader finds each stream, by the table that there is now."""
+    make_version(version, path)
+    with closing(SQLiteEventLog(path, read_only=True)) as reader:
+        assert reader.streams() == ["queue:a", "queue:b"]
+        assert reader._reader.places == "records"
+        with opened(path) as log:
+            log.append([Append("queue:a", 2, events(4))])
+            found = [record.event for record in reader.read_stream("queue:a")]
+            assert found == [*events(1), *events(2), *events(4)]
+            assert reader._reader.places == "places"
+
+
+@VERSIONS
 def test_an_older_log_goes_on_as_one_of_today(version: int, path: Path) -> None:
     """Given a file of version 2 or 3 that is written on, then all of it is read, each stream as well, the index is
     gone, and who knows that version only does not take the file."""
