@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mpreg_mq._validation import describe, queue_name_problem, seconds, whole
+from mpreg_mq._validation import describe, queue_name_problem, seconds, storable, whole
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.views import queued_message
 from mpreg_mq.arguments import (
@@ -432,7 +432,7 @@ class ClusterQueueManager:
     ) -> bool:
         """Give a message back (L3); False if there is no such queue."""
         require("delay_seconds", seconds(0.0), delay_seconds)
-        command = c.NegativeAcknowledge(id_text(message_id), subscriber_id, str(reason), delay_seconds)
+        command = c.NegativeAcknowledge(id_text(message_id), subscriber_id, storable(str(reason)), delay_seconds)
         return bool(await self._settle(queue_name, command, False))
 
     async def extend_lease(

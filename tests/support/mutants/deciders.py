@@ -162,7 +162,7 @@ def _lease_of_another_length(deliver: Any) -> Any:
 
 
 DECIDER_MUTANTS: tuple[Mutant, ...] = (
-    Mutant("a capacity rejection keeps the deduplication key", "U1", f"{DECIDERS}[Send]", _keeps_key),
+    Mutant("a capacity rejection keeps the deduplication key", "U1", f"{DECIDERS}[Send]", _keeps_key, "calm"),
     Mutant("one failed attempt makes a dead letter", "R1", f"{DECIDERS}[NegativeAcknowledge]", events(_dead_at_once)),
     Mutant("a quorum is met by strangers", "G4", f"{DECIDERS}[Acknowledge]", rewriting(_strangers_count)),
     Mutant("a quorum is met by one acknowledgment too few", "G4", f"{SETTLING}:audience_outcome", _one_short),
