@@ -38,8 +38,13 @@ def interrupted_while(call: Callable[[], Any], begun: Callable[[], bool]) -> Non
         os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        _interruptible(thread, call)
+    # What runs in the background may have been told to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            _interruptible(thread, call)
+    finally:
+        signal.signal(signal.SIGINT, before)
     thread.join()
 
 
