@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -39,7 +40,9 @@ def crash(
     loop.close()
     for task in tasks:
         coroutine: Any = task.get_coro()
-        coroutine.close()
+        # One that gives a lock back has nobody to tell of it.
+        with contextlib.suppress(RuntimeError):
+            coroutine.close()
     for coroutine in unstarted:
         coroutine.close()
     for queue in queues:
