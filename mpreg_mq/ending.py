@@ -22,7 +22,7 @@ class _Try:
 
     task: asyncio.Task[None]
     ended: concurrent.futures.Future[None] = attrs.field(factory=concurrent.futures.Future)
-    """For those who wait on other loops; it is cancelled where the task was."""
+    """For those who wait on other loops: that it is no more under way, whatever became of it."""
 
     async def wait(self) -> None:
         """Wait until it has ended, in whatever way; what it raised is raised."""

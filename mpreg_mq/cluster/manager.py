@@ -56,9 +56,6 @@ from mpreg_mq.sending import batch_entries, failed_result, send_command
 
 logger = logging.getLogger("mpreg_mq")
 
-KNOWN_SECONDS = 1.0
-"""How long a node waits to hear of a queue that it has made; one that it does not hear of by then is gone again."""
-
 
 class ClusterQueueManager:
     """Named queues on several nodes: every node takes sends, receives and acknowledgments for all of them.
@@ -190,7 +187,7 @@ class ClusterQueueManager:
             if node is not None:
                 try:
                     created: bool = await self._router.ask_member(candidates[node], name, c.Open(configuration))
-                    if await self._is_known_soon(name) or created:
+                    if await self.node.hears_of(name) or created:
                         return created
                     # It was deleted meanwhile, and there is room for another one.
                 except EventLogError as failed:
@@ -198,15 +195,6 @@ class ClusterQueueManager:
             self.node.look_soon()
             await directory.changed(self.node.configuration.look_seconds)
         raise error
-
-    async def _is_known_soon(self, name: str) -> bool:
-        """Whether this node hears of a queue that was there just now."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + KNOWN_SECONDS
-        while name not in self.node.directory.queues and loop.time() < end:
-            self.node.look_soon()
-            await self.node.directory.changed(0.1)
-        return name in self.node.directory.queues
 
     async def delete_queue(self, name: str) -> bool:
         """Delete a queue with all that is in it; False if there is none."""
@@ -282,7 +270,7 @@ class ClusterQueueManager:
         if not self.config.enable_auto_queue_creation or queue_name_problem(queue_name) is not None:
             raise QueueNotFoundError(f"Queue {describe(queue_name)} does not exist; create it first")
         await self.create_queue(queue_name)
-        seen = self.node.directory.queues.get(queue_name)
+        seen = self._seen(queue_name)
         if seen is None:
             raise QueueNotFoundError(f"Queue {describe(queue_name)} was deleted by somebody else just now; send again")
         return seen.record.configuration

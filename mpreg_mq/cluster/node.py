@@ -33,6 +33,8 @@ from mpreg_mq.events.nats.subjects import PREFIX, token
 
 logger = logging.getLogger("mpreg_mq")
 
+KNOWN_SECONDS = 1.0
+"""How long a node waits to hear of a queue that was made; one that it does not hear of by then is gone again."""
 SHORTEST_PAUSE_SECONDS = 0.02
 """Between two looks, however often somebody says that something changed."""
 
@@ -262,6 +264,15 @@ class Node:
     def look_soon(self) -> None:
         """Look now instead of at the next interval."""
         self._nudged.set()
+
+    async def hears_of(self, queue: str) -> bool:
+        """Wait until this node knows of a queue that was there just now; False where it is gone again by then."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + KNOWN_SECONDS
+        while queue not in self.directory.queues and loop.time() < end:
+            self.look_soon()
+            await self.directory.changed(0.1)
+        return queue in self.directory.queues
 
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
