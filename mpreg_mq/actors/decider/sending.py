@@ -223,13 +223,6 @@ def decide_fire_and_forget(state: QueueState, send: Send, context: Context) -> D
 
     Capacity does not matter, because such a message is never pending.
     """
-    if (
-        send.options is DEFAULT_OPTIONS
-        and send.fingerprint is None
-        and len(send.payload) <= state.configuration.max_payload_bytes
-    ):
-        # As in decide_send: the rules that need a closer look have nothing to say here.
-        return NOTHING
     problem = delay_problem(send.guarantee, send.options)
     if problem is not None:
         return Decision(*_reject(send.topic, RejectionReason.INVALID_OPTION, problem, context))
