@@ -92,13 +92,7 @@ class MemoryEventLog:
                 if stream is not self._latest:
                     if stream.number == len(self._numbered):
                         self._register(stream)
-                    position = events.start + len(tail)
-                    self._run_streams.append(stream.number)
-                    self._run_positions.append(position)
-                    runs = stream.runs
-                    runs.append(version)
-                    runs.append(position)
-                    self._latest = stream
+                    self._begin_run(stream, events.start + len(tail))
                 tail += added
                 stream.version = version + len(added)
             if len(tail) >= events.size:
@@ -107,11 +101,13 @@ class MemoryEventLog:
             self._lock.release()
 
     def append_next(self, stream: str, version: int, events: Sequence[Event]) -> None:
-        """:meth:`append` of one append, by the shortest way for what a queue does again and again: its run goes on."""
+        """:meth:`append` of one append, by the shortest way for what a queue does again and again."""
         self._lock.acquire()
         try:
             latest = self._latest
-            if latest is not None and latest.name == stream and latest.version == version and not self._closed:
+            if latest is None or latest.name != stream or latest.version != version or self._closed:
+                latest = self._of_next_run(stream, version, events)
+            if latest is not None:
                 chunks = self._events
                 tail = chunks.tail
                 tail += events
@@ -122,6 +118,22 @@ class MemoryEventLog:
         finally:
             self._lock.release()
         self.append((Append(stream, version, events),))
+
+    def _of_next_run(self, name: str, version: int, events: Sequence[Event]) -> Stream | None:
+        """The stream that these events begin a run of; None where they do not, or cannot be appended."""
+        stream = self._streams.get(name)
+        if stream is None or stream.version != version or not events or self._closed:
+            return None
+        self._begin_run(stream, self._events.start + len(self._events.tail))
+        return stream
+
+    def _begin_run(self, stream: Stream, position: int) -> None:
+        self._run_streams.append(stream.number)
+        self._run_positions.append(position)
+        runs = stream.runs
+        runs.append(stream.version)
+        runs.append(position)
+        self._latest = stream
 
     def _register(self, stream: Stream) -> None:
         self._streams[stream.name] = stream
