@@ -127,7 +127,8 @@ class MessageQueue(ClosableQueue, QueueInspection):
             before = actor.deliveries
             await asyncio.sleep(0)
             yielded = True
-            if actor.deliveries == before:
+            # Where many queues have much to deliver, its turn may come later.
+            if actor.deliveries == before and not actor.waits_for_turn:
                 break
         try:
             reply = actor.try_send(send)

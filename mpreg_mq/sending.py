@@ -10,7 +10,7 @@ from mpreg_mq import topics
 from mpreg_mq._validation import describe
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.messages import Stored
-from mpreg_mq.actors.store import Turns
+from mpreg_mq.actors.turns import Turns
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import (
     InvalidOptionError,

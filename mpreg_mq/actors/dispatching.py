@@ -1,6 +1,6 @@
 """A layer of a queue actor: who waits, what is due, and when something is delivered.
 
-Deliveries are made in turns of the event loop, one short slice of time each.
+Deliveries are made in turns, each of which ends after a short time: see :mod:`mpreg_mq.actors.turns`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from asyncio import AbstractEventLoop, _get_running_loop
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import TURN, Abandon, Turn
 from mpreg_mq.actors.store import Store
+from mpreg_mq.actors.turns import LoopTurns
 from mpreg_mq.actors.views import queued_message
 from mpreg_mq.actors.waiting import ParkedSend, WaitingReceive
 from mpreg_mq.clock import Clock, TimerHandle
@@ -30,9 +32,6 @@ from mpreg_mq.events import types as e
 from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
-
-SLICE_SECONDS = 0.004
-"""Longest a queue delivers before the loop's other tasks get their turn."""
 
 STEPS_BETWEEN_LOOKS = 16
 """Deliveries between two looks at the clock of a slice."""
@@ -62,6 +61,7 @@ class DispatchingActor(DeliveringActor):
         "_ahead_limit",
         "_closing",
         "_gathered",
+        "_loop_turns",
         "_parked",
         "_receivers",
         "_rejoin",
@@ -73,6 +73,7 @@ class DispatchingActor(DeliveringActor):
         "sends_before_look",
         "started",
         "turns",
+        "waits_for_turn",
     )
 
     def __init__(self, name: str, store: Store, clock: Clock, run: str, state: QueueState | None = None) -> None:
@@ -91,6 +92,9 @@ class DispatchingActor(DeliveringActor):
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._rejoin = False
         self.turns = store.turns
+        self._loop_turns: LoopTurns | None = None
+        self.waits_for_turn = False
+        """Whether it has planned a turn that has not begun."""
 
     def has_to_yield(self, yielded: bool) -> bool:
         """Whether a sender that never suspends should let queues deliver before its next send (C1).
@@ -160,7 +164,7 @@ class DispatchingActor(DeliveringActor):
         if loop is not None and loop.is_running():
             wait, self._retry_seconds = self._retry_seconds, min(self._retry_seconds * 2, LAST_RETRY_SECONDS)
             self._turn_scheduled = True
-            self._clock.call_at(loop, self._clock.now() + wait, self._take_turn)
+            self._clock.call_at(loop, self._clock.now() + wait, self._time_has_come)
 
     # --- those who wait: for room, for a message ----------------------------------------------------------
 
@@ -270,13 +274,27 @@ class DispatchingActor(DeliveringActor):
     def _schedule_turn(self) -> None:
         loop = self.loop
         if loop is not None and self.started and loop.is_running():
-            self._turn_scheduled = True
-            self.turns.planned += 1
-            loop.call_soon(self._take_turn)
+            self._plan_turn_on(loop)
 
-    def _take_turn(self) -> None:
-        self._turn_scheduled = False
-        self.turns.planned = 0
+    def _plan_turn_on(self, loop: AbstractEventLoop) -> None:
+        self._turn_scheduled = self.waits_for_turn = True
+        turns = self._loop_turns
+        if turns is None or turns.loop is not loop:
+            turns = self._loop_turns = self.turns.on(loop)
+        turns.plan(self)
+
+    def _time_has_come(self) -> None:
+        """Of a timer: have a turn, also where nothing is to be delivered."""
+        loop = self.loop
+        if loop is not None and _get_running_loop() is loop:
+            self._plan_turn_on(loop)
+        else:
+            # The actor has moved since.
+            self.take_turn()
+
+    def take_turn(self) -> None:
+        """Deliver what can be delivered, and act on what is due, as far as there is time."""
+        self._turn_scheduled = self.waits_for_turn = False
         if self._recovering is None and self.actor_inbox.try_now(self._on_turn, TURN) is not BUSY:
             return
         try:
@@ -306,7 +324,7 @@ class DispatchingActor(DeliveringActor):
     def _on_timer(self) -> None:
         self._timer = None
         if not self._turn_scheduled:
-            self._take_turn()
+            self._time_has_come()
 
     def _on_turn(self, message: Turn) -> None:
         if self._gathered:
@@ -320,7 +338,9 @@ class DispatchingActor(DeliveringActor):
         rebuilt = self._rebuilt
         more = False
         try:
-            end = time.perf_counter() + SLICE_SECONDS
+            turns = self._loop_turns
+            # Where another turn has been given since, it is over after its first steps.
+            end = time.perf_counter() if turns is None else turns.ends_at
             if self._rejoin and self._recovering is None:
                 self._join_again()
             self._context()

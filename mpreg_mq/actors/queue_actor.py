@@ -296,7 +296,7 @@ class QueueActor(AcceptingActor):
     def on_loop_changed(self) -> None:
         """The timers and turns of the loop before are lost; plan them anew."""
         self._timer = None
-        self._turn_scheduled = False
+        self._turn_scheduled = self.waits_for_turn = False
         self._take_in()
         self.send_off()
         self._after()

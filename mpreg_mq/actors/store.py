@@ -9,6 +9,7 @@ import attrs
 
 from mpreg_mq.actors.journal import Journal
 from mpreg_mq.actors.submissions import OnDone
+from mpreg_mq.actors.turns import Turns
 from mpreg_mq.errors import ConfigurationError
 from mpreg_mq.events.log import Append, EventLog, Snapshot, retaining
 from mpreg_mq.events.memory import MemoryEventLog
@@ -28,34 +29,6 @@ LEAST_EVENTS_AT_THE_END = 100
 def stream_of(queue_name: str) -> str:
     """The stream of a queue."""
     return STREAM_PREFIX + queue_name
-
-
-LONE_SENDS = 2
-"""So many sends in a row that nobody else was beside, and the next one is taken for a lone one as well."""
-
-
-@attrs.define(eq=False)
-class Turns:
-    """Who of all that use a store is about to do something on the loop; roughly, with several threads."""
-
-    planned: int = 0
-    """Queues that have planned a turn since one of them took its turn."""
-    senders: int = 0
-    """Sends that wait for their commit, or let others do something after it."""
-    lone_sends: int = 0
-    """How many in a row found no other that did."""
-
-    def is_lone_sender(self) -> bool:
-        """Whether nobody sends beside the one that sends now, as was so the last times; it counts.
-
-        Not from the first time on: of many that begin together the first would commit by itself, and they would go on
-        in two groups, each with commits of its own.
-        """
-        if self.senders:
-            self.lone_sends = 0
-            return False
-        self.lone_sends += 1
-        return self.lone_sends > LONE_SENDS
 
 
 @attrs.frozen(eq=False)

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from mpreg_mq import MessageQueue
-from mpreg_mq.actors.store import LONE_SENDS
+from mpreg_mq.actors.turns import LONE_SENDS
 from mpreg_mq.events import types as e
 from tests.support.journals import settled
 from tests.support.quick_logs import QuickLog

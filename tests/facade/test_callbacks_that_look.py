@@ -224,7 +224,7 @@ def events_of(look: bool, messages: list[tuple[str, DeliveryGuarantee]], subscri
         mock.patch("mpreg_mq.actors.queue_actor.secrets.token_hex", return_value="run"),
         mock.patch("mpreg_mq.queue.uuid.uuid4", side_effect=lambda: UUID(int=next(numbers))),
         # A slice of real time would end elsewhere in each run.
-        mock.patch("mpreg_mq.actors.dispatching.SLICE_SECONDS", 1e6),
+        mock.patch("mpreg_mq.actors.turns.SLICE_SECONDS", 1e6),
     ):
         return asyncio.run(Story(look, messages, subscribers).run())
 

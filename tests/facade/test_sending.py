@@ -21,14 +21,9 @@ from mpreg_mq import (
     RejectionReason,
     VirtualClock,
 )
-from mpreg_mq.actors import dispatching
-from mpreg_mq.actors.dispatching import (
-    BURST_LIMIT,
-    MOST_TURNS_PLANNED,
-    RUN_LIMIT,
-    SLICE_SECONDS,
-    STEPS_BETWEEN_LOOKS,
-)
+from mpreg_mq.actors import turns
+from mpreg_mq.actors.dispatching import BURST_LIMIT, MOST_TURNS_PLANNED, RUN_LIMIT, STEPS_BETWEEN_LOOKS
+from mpreg_mq.actors.turns import SLICE_SECONDS
 from tests.support.running import Recorder, assert_fold_equality, make_queue, until
 
 
@@ -80,7 +75,7 @@ def test_o2_only_the_first_part_of_a_long_run_is_a_burst(
     """Given senders that never pause, on a machine that delivers everything in a turn or one that delivers little, then
     10,000 messages are accepted before the first is delivered, and at most 1,000 between later deliveries; after a
     pause of an iteration there is room for a burst again."""
-    monkeypatch.setattr(dispatching, "SLICE_SECONDS", slice_seconds)
+    monkeypatch.setattr(turns, "SLICE_SECONDS", slice_seconds)
 
     async def story() -> None:
         queue = make_queue(max_size=1_000_000)

@@ -173,7 +173,9 @@ class _Half(SimulatedArchive):
 
 
 STORAGE_MUTANTS: tuple[Mutant, ...] = (
-    Mutant("a buffered queue risks all that it likes", "I5", f"{RECORDING}._may_risk_more", returning(True), "storage"),
+    Mutant(
+        "a buffered queue risks all that it likes", "I5", f"{RECORDING}._may_risk_more", returning(True), "durability"
+    ),
     Mutant("ids of lost messages are given again", "I7", f"{RECORDING}._rebuild", _ids_again, "storage"),
     Mutant("a buffered queue is made again too early", "I3", f"{RECORDING}._record", _risks_all, "shutdowns"),
     Mutant(
