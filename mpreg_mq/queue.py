@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Iterable, Mapping
+from contextvars import copy_context
 from os import PathLike
 from typing import Any
 
@@ -246,8 +247,9 @@ class MessageQueue(ClosableQueue, QueueInspection):
         Args:
             subscriber_id: who receives; several subscriptions of one subscriber count as one in G2-G4.
             topic_pattern: ``*`` is one level, ``#`` zero or more.
-            callback: a function or coroutine function of one message. A function runs on the event loop. Without
-                a callback the subscriber fetches with :meth:`receive_messages`.
+            callback: a function or coroutine function of one message. A function runs on the event loop. Both run in
+                the context (:mod:`contextvars`) of this call, whoever sends the message. Without a callback the
+                subscriber fetches with :meth:`receive_messages`.
             auto_acknowledge: acknowledge when the callback has come to its end (L4).
             max_in_flight: most messages leased to it at once (C2); default of the queue, or 1 where blocking.
             blocking: run the callback on a thread of its own.
@@ -272,6 +274,7 @@ class MessageQueue(ClosableQueue, QueueInspection):
                 max_in_flight,
                 blocking,
                 metadata,
+                copy_context(),
             )
         )
         return subscription_id

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from contextvars import Context
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -22,6 +22,7 @@ from mpreg_mq.actors.subscriber_actor import (
     Later,
     Outcome,
     Report,
+    Started,
     SubscriberActor,
 )
 from mpreg_mq.model import QueuedMessage
@@ -46,6 +47,11 @@ def _tell(ref: pykka.ActorRef[Any], message: object) -> bool:
     return True
 
 
+def _attach(subscribe: Subscribe) -> Attach:
+    assert subscribe.callback is not None, "who pulls has no actor"
+    return Attach(subscribe.subscription_id, subscribe.callback, subscribe.context or Context())
+
+
 @attrs.define(eq=False)
 class Attachment:
     """A push subscriber of this process: its actor and its subscriptions."""
@@ -60,11 +66,10 @@ class Attachment:
 
     def attach(self, subscribe: Subscribe) -> None:
         """Take a subscription with its callback; blocking ones share a thread, the others the loop."""
-        assert subscribe.callback is not None
         self.subscriptions[subscribe.subscription_id] = subscribe
         if subscribe.auto_acknowledge and not subscribe.blocking and not _is_coroutine_function(subscribe.callback):
             self.end_at_once.add(subscribe.subscription_id)
-        attach = Attach(subscribe.subscription_id, subscribe.callback)
+        attach = _attach(subscribe)
         if subscribe.blocking:
             if self._thread is None:
                 self._thread = BlockingSubscriberActor.start(self.report)
@@ -112,10 +117,10 @@ class Attachment:
         """What calls a subscription for many messages, until :meth:`end_row`; None where it is busy."""
         return None if self._loop_actor is None else self._loop_actor.begin_row(subscription_id)
 
-    def go_on(self, awaitable: Awaitable[Any], delivery: Deliver) -> Outcome | Later:
-        """Have it awaited what a callback of a row has returned."""
+    def go_on(self, started: Started, delivery: Deliver) -> Later:
+        """Have the outcome reported of a callback of a row that has not come to its end."""
         assert self._loop_actor is not None
-        return self._loop_actor.go_on(awaitable, delivery)
+        return self._loop_actor.go_on(started, delivery)
 
     def end_row(self) -> None:
         """No more of what :meth:`begin_row` has begun."""
@@ -136,8 +141,8 @@ class Attachment:
             self._thread.stop(block=False)
             self._thread = BlockingSubscriberActor.start(self.report)
             for other in self.subscriptions.values():
-                if other.blocking and other.callback is not None:
-                    self._thread.tell(Attach(other.subscription_id, other.callback))
+                if other.blocking:
+                    self._thread.tell(_attach(other))
 
     def cancel_all(self) -> None:
         """Cancel every coroutine that runs."""

@@ -5,6 +5,7 @@ They are msgspec Structs, which are made in a sixth of the time that attrs class
 
 from __future__ import annotations
 
+from contextvars import Context
 from typing import Any
 
 import msgspec
@@ -55,6 +56,8 @@ class Subscribe(msgspec.Struct, frozen=True):
     max_in_flight: int | None = None
     blocking: bool = False
     metadata: dict[str, str] = msgspec.field(default_factory=dict)
+    context: Context | None = None
+    """Where the callback runs; an empty one where this is None."""
 
 
 class Unsubscribe(msgspec.Struct, frozen=True):

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import pykka
 
@@ -20,7 +19,7 @@ from mpreg_mq.actors.decider.settling import acknowledge
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.recording import RecordingActor
 from mpreg_mq.actors.store import Store
-from mpreg_mq.actors.subscriber_actor import CallNow, Deliver, Later, Outcome, Settled
+from mpreg_mq.actors.subscriber_actor import CallNow, Deliver, Later, Outcome, Settled, Started
 from mpreg_mq.actors.views import queued_message
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, PayloadError
@@ -99,13 +98,13 @@ class DeliveringActor(RecordingActor):
                 # One that is handed over by itself.
                 break
             made += 1
-            outcome: Outcome | Later | Awaitable[Any]
+            outcome: Outcome | Started | Later
             # As in _hand_over, in place.
             self._unopened = event
             self._calling_out = True
             try:
                 outcome = call(copy)
-                if outcome is not None and not isinstance(outcome, str):
+                if type(outcome) is Started:
                     delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
                     outcome = attachment.go_on(outcome, delivery)
             finally:

@@ -1,6 +1,7 @@
 """Subscriber actors: they call the user's callbacks, and nothing a callback does gets past them (SEMANTICS L4).
 
-A callback may raise anything, return at once, return an awaitable, or, on a thread of its own, take its time.
+A callback may raise anything, return at once, return an awaitable, or, on a thread of its own, take its time. It runs
+in the context (:mod:`contextvars`) in which it was subscribed, whoever has sent the message.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ import logging
 import threading
 from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from enum import Enum
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, final
 
 import attrs
 import msgspec
@@ -47,15 +49,24 @@ class Later(Enum):
     REPORTED = "reported"
 
 
-CallNow = Callable[[QueuedMessage], Outcome | Awaitable[Any]]
+@final
+class Started(msgspec.Struct, frozen=True, gc=False):
+    """What a callback has returned is awaited by a task."""
+
+    task: asyncio.Future[Outcome]
+    awaitable: Awaitable[Any]
+
+
+CallNow = Callable[[QueuedMessage], Outcome | Started]
 
 
 @attrs.frozen
 class Attach:
-    """A subscription of this subscriber has this callback."""
+    """A subscription of this subscriber has this callback, which runs in this context."""
 
     subscription_id: str
     callback: Callback
+    context: Context
 
 
 @attrs.frozen
@@ -110,9 +121,8 @@ class SubscriberActor(LoopActor):
     def __init__(self, report: Report) -> None:
         super().__init__()
         self._report = report
-        self._callbacks: dict[str, Callback] = {}
+        self._callbacks: dict[str, CallNow] = {}
         self._tasks: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
-        self._outer: QueuedMessage | None = None
 
     def on_receive(self, message: Any) -> Any:
         """Handle one of this module's messages."""
@@ -121,7 +131,9 @@ class SubscriberActor(LoopActor):
             if outcome is not Later.REPORTED:
                 self._report(Settled.of(message, outcome))
         elif type(message) is Attach:
-            self._callbacks[message.subscription_id] = message.callback
+            # One call at a time is in that context: each is made in this actor's turn.
+            run: Callable[..., Outcome | Started] = message.context.run
+            self._callbacks[message.subscription_id] = partial(run, _call, message.callback)
         elif type(message) is Detach:
             self._callbacks.pop(message.subscription_id, None)
         elif type(message) is Cancel:
@@ -132,21 +144,11 @@ class SubscriberActor(LoopActor):
 
     def deliver(self, delivery: Deliver) -> Outcome | Later:
         """Call the callback; the outcome, unless the callback returned an awaitable."""
-        callback = self._callbacks.get(delivery.subscription_id)
-        if callback is None:
+        call = self._callbacks.get(delivery.subscription_id)
+        if call is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
-        outer, message = current_delivery.get(), delivery.message
-        # As _call, in place.
-        current_delivery.set(message)
-        try:
-            returned = callback(message)
-            if returned is None or not inspect.isawaitable(returned):
-                return None
-            return self._await(returned, delivery)
-        except BaseException as error:
-            return _failed(error)
-        finally:
-            current_delivery.set(outer)
+        outcome = call(delivery.message)
+        return self.go_on(outcome, delivery) if type(outcome) is Started else outcome
 
     def call_alone(self, message: QueuedMessage, subscription_id: str, subscriber_id: str, attempt: int) -> Any:
         """:meth:`deliver` by the shortest way, in a turn of its own; ``BUSY`` where it has to take the longer one."""
@@ -154,20 +156,15 @@ class SubscriberActor(LoopActor):
         # As try_now and deliver, in place.
         here = _get_running_loop()
         mine = here is inbox.loop or inbox.claim(here)
-        callback = self._callbacks.get(subscription_id)
-        if callback is None or not mine or not inbox._open or inbox._queue or not inbox._turn.acquire(False):
+        call = self._callbacks.get(subscription_id)
+        if call is None or not mine or not inbox._open or inbox._queue or not inbox._turn.acquire(False):
             return BUSY
-        outer = current_delivery.get()
         try:
-            current_delivery.set(message)
-            returned = callback(message)
-            if returned is None or not inspect.isawaitable(returned):
-                return None
-            return self._await(returned, Deliver(message, subscription_id, subscriber_id, attempt))
-        except BaseException as error:
-            return _failed(error)
+            outcome = call(message)
+            if type(outcome) is Started:
+                return self.go_on(outcome, Deliver(message, subscription_id, subscriber_id, attempt))
+            return outcome
         finally:
-            current_delivery.set(outer)
             inbox._turn.release()
             if inbox._queue:
                 inbox._dispatch()
@@ -175,48 +172,26 @@ class SubscriberActor(LoopActor):
     def begin_row(self, subscription_id: str) -> CallNow | None:
         """Begin a turn for many deliveries to one subscription: what calls its callback, or None if the actor is busy.
 
-        That gives the outcome, or what is to be awaited for it: see :meth:`go_on`. What the actor is told until
-        :meth:`end_row` it handles then.
+        That gives the outcome, or what awaits it: see :meth:`go_on`. What the actor is told until :meth:`end_row` it
+        handles then.
         """
-        callback = self._callbacks.get(subscription_id)
-        if callback is None or not self.actor_inbox.enter():
-            return None
-        self._outer = current_delivery.get()
-        return partial(self._call, callback)
+        call = self._callbacks.get(subscription_id)
+        return call if call is not None and self.actor_inbox.enter() else None
 
     def end_row(self) -> None:
         """End the turn of :meth:`begin_row`."""
-        try:
-            current_delivery.set(self._outer)
-        finally:
-            self.actor_inbox.leave()
+        self.actor_inbox.leave()
 
-    @staticmethod
-    def _call(callback: Callback, message: QueuedMessage) -> Outcome | Awaitable[Any]:
-        current_delivery.set(message)
-        try:
-            returned = callback(message)
-            return returned if returned is not None and inspect.isawaitable(returned) else None
-        except BaseException as error:
-            return _failed(error)
-
-    def go_on(self, awaitable: Awaitable[Any], delivery: Deliver) -> Outcome | Later:
-        """Await what the callback of a delivery has returned; its outcome will be reported."""
-        try:
-            return self._await(awaitable, delivery)
-        except BaseException as error:
-            return error_text(error)
-
-    def _await(self, awaitable: Awaitable[Any], delivery: Deliver) -> Later:
+    def go_on(self, started: Started, delivery: Deliver) -> Later:
+        """A task awaits what the callback of a delivery has returned; its outcome will be reported."""
         key = (delivery.message.id.id, delivery.attempt)
-        task = asyncio.ensure_future(_guarded(awaitable))
-        self._tasks[key] = task
+        task = self._tasks[key] = started.task
 
         def finished(done: asyncio.Future[Outcome]) -> None:
             self._tasks.pop(key, None)
             if done.cancelled():
                 # Cancelled before its first step, the callback's coroutine was never awaited.
-                close = getattr(awaitable, "close", None)
+                close = getattr(started.awaitable, "close", None)
                 if close is not None:
                     close()
                 self._report(Settled.of(delivery, "CancelledError: the callback was cancelled"))
@@ -248,32 +223,48 @@ class BlockingSubscriberActor(pykka.ThreadingActor):
     def __init__(self, report: Report) -> None:
         super().__init__()
         self._report = report
-        self._callbacks: dict[str, Callback] = {}
+        self._callbacks: dict[str, Attach] = {}
 
     def on_receive(self, message: Any) -> None:
         """Handle a message of this module; a thread cannot be cancelled, so Cancel does nothing."""
         if isinstance(message, Deliver):
             self._report(Settled.of(message, self._run(message)))
         elif isinstance(message, Attach):
-            self._callbacks[message.subscription_id] = message.callback
+            self._callbacks[message.subscription_id] = message
         elif isinstance(message, Detach):
             self._callbacks.pop(message.subscription_id, None)
 
     def _run(self, delivery: Deliver) -> Outcome:
-        callback = self._callbacks.get(delivery.subscription_id)
-        if callback is None:
+        attached = self._callbacks.get(delivery.subscription_id)
+        if attached is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
-        token = current_delivery.set(delivery.message)
         try:
-            returned = callback(delivery.message)
-            if inspect.isawaitable(returned):
-                asyncio.run(_wait_for(returned))
+            # In a copy: a thread that was left behind may still be in it.
+            attached.context.copy().run(_call_and_wait, attached.callback, delivery.message)
         # In pykka a BaseException would stop every actor of the process.
         except BaseException as error:
             return error_text(error)
-        finally:
-            current_delivery.reset(token)
         return None
+
+
+def _call(callback: Callback, message: QueuedMessage) -> Outcome | Started:
+    """Call a callback; the outcome, or the task that awaits what it returned. In the context of its subscription."""
+    try:
+        current_delivery.set(message)
+        returned = callback(message)
+        if returned is None or not inspect.isawaitable(returned):
+            return None
+        return Started(asyncio.ensure_future(_guarded(returned)), returned)
+    except BaseException as error:
+        return _failed(error)
+
+
+def _call_and_wait(callback: Callback, message: QueuedMessage) -> None:
+    """Call a callback on this thread, and wait for what it returns. In a copy of the context of its subscription."""
+    current_delivery.set(message)
+    returned = callback(message)
+    if inspect.isawaitable(returned):
+        asyncio.run(_wait_for(returned))
 
 
 async def _guarded(awaitable: Awaitable[Any]) -> Outcome:

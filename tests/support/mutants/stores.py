@@ -27,8 +27,8 @@ def _written_and_refused(attempt: Any) -> Any:
 
 
 def _not_awaited(wait: Any) -> Any:
-    def mutated(self: Any, awaitable: Any, delivery: Any) -> None:
-        wait(self, awaitable, delivery)
+    def mutated(self: Any, started: Any, delivery: Any) -> None:
+        wait(self, started, delivery)
 
     return mutated
 
@@ -102,7 +102,7 @@ STORE_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a coroutine that nobody waited for is acknowledged",
         "L4",
-        "mpreg_mq.actors.subscriber_actor:SubscriberActor._await",
+        "mpreg_mq.actors.subscriber_actor:SubscriberActor.go_on",
         _not_awaited,
     ),
     Mutant(
