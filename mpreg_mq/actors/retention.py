@@ -94,7 +94,8 @@ class Compactor:
 
     def _compact(self, base: int, cut: int) -> Iterator[None]:
         log = self._log
-        folds: dict[str, Fold] = {stream: Fold(log, stream) for stream in log.streams() if log.base_version(stream)}
+        # Of those queues alone that have events which go: each is as large as what it holds.
+        folds: dict[str, Fold] = {}
         archive = self._archive(base, cut)
         try:
             for count, record in enumerate(log.read_all(base), 1):
@@ -112,7 +113,7 @@ class Compactor:
         finally:
             if archive is not None:
                 archive.abandon()
-        log.truncate(cut, {stream: fold.snapshot() for stream, fold in folds.items() if fold.changed})
+        log.truncate(cut, {stream: fold.snapshot() for stream, fold in folds.items()})
         self.last = Compaction(cut, cut - base, path)
         logger.info("log %s: events up to %d are compacted", log.location, cut)
         yield
@@ -135,7 +136,6 @@ class Fold:
     def __init__(self, log: RetainingLog, stream: str) -> None:
         self._stream = stream
         self._is_queue = stream.startswith(STREAM_PREFIX)
-        self.changed = False
         self.version = log.base_version(stream)
         self._state = state_at_base(log, stream) if self._is_queue else QueueState()
         self._events: list[Event] = []
@@ -144,7 +144,6 @@ class Fold:
 
     def apply(self, record: RecordedEvent) -> None:
         """Fold an event in."""
-        self.changed = True
         self.version = record.version
         if self._is_queue:
             self._state.apply(record.event)

@@ -257,6 +257,16 @@ def base_version(log: EventLog, stream: str) -> int:
     return 0 if kept is None else kept.base_version(stream)
 
 
+def each_snapshot(log: RetainingLog, stream: str, version: int | None = None) -> Iterator[Snapshot]:
+    """What ``log.snapshots(stream)`` gives, or only the one at ``version``; read one by one where the log can do that.
+
+    For who needs one of them: each takes as much memory as what the queue holds.
+    """
+    one_by_one = getattr(log, "each_snapshot", None)
+    found = log.snapshots(stream) if one_by_one is None else one_by_one(stream, version)
+    return (snapshot for snapshot in found if version is None or snapshot.version == version)
+
+
 def read_events(log: EventLog, stream: str, after_version: int = 0) -> Iterator[Sequence[Event]]:
     """The events that ``log.read_stream(stream, after_version)`` gives, without their places and many at a time.
 

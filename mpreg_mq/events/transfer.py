@@ -21,7 +21,7 @@ from mpreg_mq.events.jsonlines import (
     LineWriter,
     open_lines,
 )
-from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot, retaining
+from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot, each_snapshot, retaining
 
 EVENTS_PER_STEP = 1000
 """Events between two calls of a progress callback, and in one append of an import."""
@@ -151,9 +151,8 @@ def base_of(log: RetainingLog, stream: str) -> Snapshot:
         CorruptLogError: it is damaged, so what remains of the stream cannot be folded.
     """
     version = log.base_version(stream)
-    for snapshot in log.snapshots(stream):
-        if snapshot.version == version:
-            return snapshot
+    for snapshot in each_snapshot(log, stream, version):
+        return snapshot
     raise CorruptLogError(
         f"log {log.location}: the snapshot of {stream!r} at version {version}, below which its events were truncated, "
         "is damaged; restore the log from a copy, or from its archives"

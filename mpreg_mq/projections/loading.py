@@ -6,7 +6,7 @@ import logging
 
 from mpreg_mq._collector import collector_paused
 from mpreg_mq.errors import CorruptLogError
-from mpreg_mq.events.log import EventLog, Snapshot, read_events, retaining
+from mpreg_mq.events.log import EventLog, Snapshot, each_snapshot, read_events, retaining
 from mpreg_mq.projections.queue_state import QueueState
 
 logger = logging.getLogger("mpreg_mq")
@@ -22,7 +22,7 @@ def load_state(log: EventLog, stream: str) -> QueueState:
     """
     kept = retaining(log)
     if kept is not None:
-        for snapshot in kept.snapshots(stream):
+        for snapshot in each_snapshot(kept, stream):
             state = _restored(snapshot)
             if state is not None:
                 return _caught_up(state, log, stream)
@@ -41,10 +41,10 @@ def state_at_base(log: EventLog, stream: str) -> QueueState:
     base = 0 if kept is None else kept.base_version(stream)
     if kept is None or not base:
         return QueueState()
-    for snapshot in kept.snapshots(stream):
-        state = _restored(snapshot) if snapshot.version == base else None
-        if state is not None:
-            return state
+    snapshot = next(each_snapshot(kept, stream, base), None)
+    state = None if snapshot is None else _restored(snapshot)
+    if state is not None:
+        return state
     raise CorruptLogError(
         f"log {log.location}: the events of {stream!r} up to version {base} were truncated, and there is no snapshot "
         "that can be read in their place; restore the log from a copy, or from its archives"

@@ -45,7 +45,7 @@ def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RetainingLog
     made.close()
 
 
-def fill(log: RetainingLog, messages: int = 40) -> dict[str, QueueState]:
+def fill(log: RetainingLog, messages: int = 40, payload: bytes = b"\x01") -> dict[str, QueueState]:
     """Two queues, a deleted one and a stream that is no queue; every third message is finished. The states."""
     states: dict[str, QueueState] = {}
 
@@ -63,7 +63,7 @@ def fill(log: RetainingLog, messages: int = 40) -> dict[str, QueueState]:
     for number in range(messages):
         stream = "queue:a" if number % 2 else "queue:b"
         at = float(number)
-        put(stream, e.MessageEnqueued(at, f"m{number}", "t", b"\x01"))
+        put(stream, e.MessageEnqueued(at, f"m{number}", "t", payload))
         put(stream, e.MessageDelivered(at, f"m{number}", "s", f"{stream[6:]}/1", 1, at + 1000.0))
         if number % 3 == 0:
             put(stream, e.MessageAcknowledged(at, f"m{number}", "s", True))
@@ -118,6 +118,37 @@ def test_what_remains_can_be_compacted_again_and_again(log: RetainingLog) -> Non
     states = fill(log)
     for keep in (100, 70, 40, 39, 10, 0):
         compact(log, keep_events=keep)
+        check(log, states)
+
+
+def test_a_queue_with_megabytes_of_messages_is_compacted_again_and_again(log: RetainingLog) -> None:
+    """Given queues that hold several megabytes each, then retention goes on after its first cut, a snapshot that is
+    saved in between takes no place from that at the base, and a start comes to the states of all events."""
+    states = fill(log, payload=bytes(300_000))
+    for keep in (60, 30, 0):
+        assert compact(log, keep_events=keep).last is not None
+        for stream, state in states.items():
+            log.save_snapshot(Snapshot(stream, state.version, state.dump()))
+        check(log, states)
+        for stream in states:
+            assert state_at_base(log, stream).version == log.base_version(stream)
+
+
+def test_a_start_does_not_need_the_newest_snapshot(tmp_path: Path) -> None:
+    """Given a large newest snapshot that is damaged, then the queue is that of all events, by way of an older one."""
+    with closing(SQLiteEventLog(tmp_path / "log.db", synchronous="OFF")) as log:
+        states = fill(log, payload=bytes(300_000))
+        compact(log, keep_events=0)
+        for stream, state in states.items():
+            event = e.QueuePaused(2000.0)
+            log.append([Append(stream, state.version, [event])])
+            state.apply(event)
+            log.save_snapshot(Snapshot(stream, state.version, state.dump()))
+        assert log._file._writer is not None
+        log._file._writer.execute(
+            "UPDATE snapshots SET body = zeroblob(2000000) WHERE version = "
+            "(SELECT max(version) FROM snapshots newest WHERE newest.stream_id = snapshots.stream_id)"
+        )
         check(log, states)
 
 

@@ -322,11 +322,12 @@ class SQLiteEventLog:
 
     def snapshots(self, stream: str) -> list[Snapshot]:
         """See :meth:`mpreg_mq.events.log.RetainingLog.snapshots`."""
+        return list(self.each_snapshot(stream))
+
+    def each_snapshot(self, stream: str, version: int | None = None) -> Iterator[Snapshot]:
+        """The same one by one, or the one at ``version``; see :func:`mpreg_mq.events.log.each_snapshot`."""
         found = self._find(stream)
-        if found is None:
-            return []
-        rows = self._reader.rows(s.FIND, found.id, found.base_version, found.version)
-        return s.checked(rows, found, self._path)
+        return iter(()) if found is None else s.read(self._reader.rows, found, self._path, version)
 
     def base_position(self) -> int:
         """Position up to which events were truncated; 0 where all are there."""

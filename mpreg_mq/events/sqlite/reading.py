@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ _CHUNKS_AHEAD = 4
 """More than one, because neither the reader nor who reads ahead takes the same time for each."""
 
 _COLUMNS = "r.position, r.stream_id, r.version, r.count, r.checksum, r.body"
+_BODY = 5
+"""Which of them is the body."""
 _BEFORE_IT = "LEFT JOIN records before ON before.position = r.position - r.count"
 _PLACED = (
     f"SELECT {_COLUMNS}, before.checksum "
@@ -123,21 +126,31 @@ class RecordReader:
             self.connection = connection
 
     def rows(self, statement: str, *parameters: object) -> list[Any]:
-        """Rows that are found, cut off once they hold a megabyte of bodies."""
+        """All rows that are found; for what finds few."""
+        with self._asking() as connection:
+            return connection.execute(statement, parameters).fetchall()
+
+    def chunk(self, statement: str, *parameters: object) -> list[Any]:
+        """The first records that are found, cut off once they hold a megabyte of bodies: ask on from the last."""
         rows: list[Any] = []
         size = 0
-        with self._lock, explained("read", self._path):
-            self._check_open()
-            assert self.connection is not None, "an open log has a connection"
-            cursor = self.connection.execute(statement, parameters)
+        with self._asking() as connection:
+            cursor = connection.execute(statement, parameters)
             for row in cursor:
                 rows.append(row)
-                if len(row) > 5 and isinstance(row[5], bytes):
-                    size += len(row[5])
+                if isinstance(row[_BODY], bytes):
+                    size += len(row[_BODY])
                     if size >= _CHUNK_BYTES:
                         break
             cursor.close()
         return rows
+
+    @contextmanager
+    def _asking(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, explained("read", self._path):
+            self._check_open()
+            assert self.connection is not None, "an open log has a connection"
+            yield self.connection
 
     def of_stream(self, stream: str, stream_id: int, after: int, last: int) -> Iterator[Found]:
         """The records of a stream that hold versions above ``after`` up to ``last``, the end of one."""
@@ -146,9 +159,9 @@ class RecordReader:
         def fetch(after: int, _: bytes | None) -> _Chunk:
             # Asked first, for what is placed meanwhile is found at either.
             unplaced = self._unplaced(stream_id)
-            rows = self.rows(_PLACED.format(places=self.places), stream_id, after, last)
+            rows = self.chunk(_PLACED.format(places=self.places), stream_id, after, last)
             if not rows and unplaced is not None:
-                rows = self.rows(_UNPLACED, unplaced, stream_id, after, last)
+                rows = self.chunk(_UNPLACED, unplaced, stream_id, after, last)
             expected = [
                 self._expected(before, stream, position, version, count, body)
                 for position, _, version, count, _, body, before in rows
@@ -174,7 +187,7 @@ class RecordReader:
         before: bytes | None = None
 
         def fetch(after: int, before: bytes | None) -> _Chunk:
-            rows = self.rows(_OF_LOG, after, last)
+            rows = self.chunk(_OF_LOG, after, last)
             expected = []
             for position, stream_id, version, count, sum_, body in rows:
                 expected.append(self._expected(before, self._name_of(stream_id), position, version, count, body))

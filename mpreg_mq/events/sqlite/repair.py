@@ -163,6 +163,12 @@ def _restore_tables(path: Path) -> None:
 
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection, path: Path) -> Head:
+    def fetch(statement: str, *parameters: object) -> list[Any]:
+        try:
+            return source.execute(statement, parameters).fetchall()
+        except UNREADABLE as error:
+            raise CorruptLogError(f"read {path}: {error}") from error
+
     base = EMPTY
     with suppress(*UNREADABLE, CorruptLogError):
         base = schema.read_head(source, "base", path)
@@ -184,9 +190,9 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, path: Path) ->
         if not stream.version:
             target.execute("DELETE FROM streams WHERE id = ?", (stream.id,))
             continue
-        rows = list(_readable(source, snapshots.FIND, stream.id, stream.base_version, stream.version))
-        for snapshot in snapshots.checked(rows, stream, path):
-            snapshots.save(target, stream, snapshot)
+        with suppress(CorruptLogError):
+            for snapshot in snapshots.read(fetch, stream, path):
+                snapshots.save(target, stream, snapshot)
     schema.write_head(target, "base", base)
     schema.write_head(target, "head", head)
     schema.note_all_places(target)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from mpreg_mq.errors import EventLogError
+from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events.log import Snapshot
 from mpreg_mq.events.sqlite import schema
 from mpreg_mq.events.sqlite.records import CHECKSUM_BYTES, Head
@@ -19,11 +20,24 @@ logger = logging.getLogger("mpreg_mq")
 KEPT = 2
 """Newest snapshots of a stream that are kept, besides its base: one more than is needed, should it be damaged."""
 
-# The body is the sixth column, by which the reader measures rows.
 FIND = (
-    "SELECT version, checksum, NULL, NULL, NULL, body FROM snapshots "
-    "WHERE stream_id = ? AND version >= ? AND version <= ? ORDER BY version DESC"
+    "SELECT version, checksum, body FROM snapshots "
+    "WHERE stream_id = ? AND version >= ? AND version <= ? ORDER BY version DESC LIMIT 1"
 )
+# To look something up SQLite reads the whole of rows that it passes, so that a damaged one hides those beside it. With
+# a plus it goes from row to row instead, and reads no more than the numbers of those that it does not look for.
+_VERSIONS = (
+    "SELECT version FROM snapshots WHERE +stream_id = ? AND +version >= ? AND +version <= ? ORDER BY +version DESC"
+)
+_FIND_SLOWLY = "SELECT version, checksum, body FROM snapshots WHERE +stream_id = ? AND +version = ?"
+
+Fetch = Callable[..., Sequence[Any]]
+"""Gives the rows that a statement finds with some parameters.
+
+Raises:
+    CorruptLogError: SQLite cannot read them.
+"""
+_Row = tuple[Any, Any, Any]
 
 
 class Place(Protocol):
@@ -69,17 +83,45 @@ def rebase(connection: sqlite3.Connection, base: Head, bases: Iterable[tuple[Pla
         connection.execute("UPDATE streams SET base_version = ? WHERE id = ?", (snapshot.version, stream.id))
 
 
-def checked(rows: Sequence[tuple[object, ...]], stream: Place, path: Path) -> list[Snapshot]:
-    """The snapshots of these rows that are what was written."""
-    found = []
-    for version, sum_, *_, body in rows:
-        if (
-            isinstance(version, int)
-            and isinstance(body, bytes)
-            and version >= 0
-            and sum_ == _checksum(stream.name, version, body)
-        ):
-            found.append(Snapshot(stream.name, version, body))
+def read(fetch: Fetch, stream: Place, path: Path, version: int | None = None) -> Iterator[Snapshot]:
+    """The snapshots that are what was written, newest first, or the one at a version; with a warning for any other.
+
+    Each is read when it is asked for, because one may be as large as all that a queue holds.
+    """
+    first, last = (stream.base_version, stream.version) if version is None else (version, version)
+    for row in _rows(fetch, stream.id, first, last):
+        if _is_whole(stream, *row):
+            found, _, body = row
+            yield Snapshot(stream.name, found, body)
         else:
-            logger.warning("log %s: the snapshot of %s at version %s is damaged; not used", path, stream.name, version)
-    return found
+            logger.warning("log %s: the snapshot of %s at version %s is damaged; not used", path, stream.name, row[0])
+
+
+def _rows(fetch: Fetch, stream_id: int, first: int, last: int) -> Iterator[_Row]:
+    """The rows of these versions, newest first; of one that SQLite cannot read only the version."""
+    try:
+        while rows := fetch(FIND, stream_id, first, last):
+            found = rows[0][0]
+            if not isinstance(found, int) or not first <= found <= last:
+                # They are not in their order.
+                break
+            yield rows[0]
+            last = found - 1
+        else:
+            return
+    except CorruptLogError:
+        pass
+    for (found,) in fetch(_VERSIONS, stream_id, first, last):
+        rows = [(found, None, None)]
+        with contextlib.suppress(CorruptLogError):
+            rows = fetch(_FIND_SLOWLY, stream_id, found)
+        yield from rows
+
+
+def _is_whole(stream: Place, version: object, sum_: object, body: object) -> bool:
+    return (
+        isinstance(version, int)
+        and isinstance(body, bytes)
+        and version >= 0
+        and sum_ == _checksum(stream.name, version, body)
+    )

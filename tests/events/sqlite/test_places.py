@@ -136,18 +136,18 @@ def test_a_reader_goes_on_while_places_are_noted(path: Path, monkeypatch: pytest
     with opened(path) as log:
         for _ in range(TOGETHER - 1):
             append(log, "queue:a")
-        rows = log._reader.rows
+        chunk = log._reader.chunk
         looked: list[str] = []
 
         def meanwhile(statement: str, *parameters: object) -> list[object]:
-            found = rows(statement, *parameters)
+            found = chunk(statement, *parameters)
             if not looked:
                 looked.append(statement)
                 append(log, "queue:b")
                 assert noted(path) == TOGETHER
             return found
 
-        monkeypatch.setattr(log._reader, "rows", meanwhile)
+        monkeypatch.setattr(log._reader, "chunk", meanwhile)
         assert len(list(log.read_stream("queue:a"))) == TOGETHER - 1
         assert looked
 
