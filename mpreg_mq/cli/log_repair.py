@@ -18,7 +18,8 @@ from mpreg_mq.replay.formats import plural
 def command(log: Path, output: Output) -> None:
     """Cut the damaged file LOG before its first damaged event; the damaged file is kept beside it.
 
-    No process may have LOG open. A log that is whole is not touched.
+    No process may have LOG open. A log that is whole is not touched, nor a file of which nothing says that it is a log:
+    an export or an archive is none. Exit status 0 also where events were lost, which the output counts.
     """
     done = repair_log(log)
     if output.as_json:
@@ -27,9 +28,11 @@ def command(log: Path, output: Output) -> None:
     elif done is None:
         output.line(f"{log} is whole: nothing to repair")
     else:
-        lost = max(0, done.known_last - done.kept_events)
+        lost = f"{plural(done.known_last - done.kept_events, 'event')} lost that are known to have been there"
+        if not done.known_last:
+            lost = "nothing of it can be read: how many events are lost is not known"
         output.line(f"{log}: {plural(done.kept_events, 'event')} kept, cut at position {done.cut_at:,}")
-        output.line(f"  {plural(lost, 'event')} lost that are known to have been there; {done.reason}")
+        output.line(f"  {lost}; {done.reason}")
         output.line(f"  the damaged file is {done.backup}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +339,29 @@ def test_a_damaged_log_is_repaired_beside_a_copy(run: Runner, tmp_path: Path) ->
     assert "the damaged file is" in text(run("log", "repair", str(path)))
     assert "every promise kept" in text(run("verify", str(path)))
     assert list(tmp_path.glob("copy.db.damaged-1"))
+
+
+def test_a_repair_says_what_was_lost(run: Runner, tmp_path: Path) -> None:
+    """Given a log that is cut, then how many events are lost, or that nobody knows; an archive is status 1 and is not
+    touched."""
+    path = tmp_path / "copy.db"
+    run("fork", "LOG", str(path))
+    content = path.read_bytes()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE records SET body = x'ff' WHERE position BETWEEN 60 AND 70")
+    kept = json.loads(run("log", "repair", str(path), "--json").stdout)["kept_events"]
+    path.write_bytes(content)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE records SET body = x'ff' WHERE position BETWEEN 60 AND 70")
+    assert f"{124 - kept} events lost that are known to have been there" in text(run("log", "repair", str(path)))
+    path.write_bytes(bytes(100) + content[100:])
+    assert "how many events are lost is not known" in text(run("log", "repair", str(path)))
+    archive = tmp_path / "archive.jsonl.gz"
+    run("log", "export", "LOG", str(archive))
+    content = archive.read_bytes()
+    refused = run("log", "repair", str(archive))
+    assert (refused.exit_code, archive.read_bytes()) == (1, content)
+    assert "found an export or an archive" in refused.stderr
 
 
 def test_log_compact(run: Runner, tmp_path: Path) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mpreg_mq.errors import EventLogError, LogLockedError
-from mpreg_mq.events import Append, RecordedEvent, Snapshot, SQLiteEventLog, check_log, repair_log
+from mpreg_mq.events import Append, RecordedEvent, Snapshot, SQLiteEventLog, check_log, export_log, repair_log
+from mpreg_mq.events.sqlite.records import Head
+from mpreg_mq.events.sqlite.writer_file import HeadFile
 from tests.support.effort import repetitions
 from tests.support.numbered_events import event
 
@@ -161,7 +166,8 @@ def test_a_damaged_record_is_cut_off_after_a_backup(closed: tuple[Files, list[Re
     content = path.read_bytes()
     repair = repair_log(path)
     assert repair is not None
-    assert (repair.kept_events, repair.cut_at, repair.reason) == (14, 15, damage.reason)
+    assert (repair.kept_events, repair.cut_at, repair.known_last) == (14, 15, len(records))
+    assert repair.reason == damage.reason
     assert repair.backup.read_bytes() == content
     with closing(SQLiteEventLog(path)) as log:
         assert list(log.read_all()) == records[:14]
@@ -214,6 +220,69 @@ def test_whatever_is_refused_can_be_repaired(crashed: tuple[Files, list[Recorded
             for file in place.iterdir():
                 file.unlink()
     assert repaired > 0
+
+
+@settings(deadline=None, max_examples=repetitions(test=100, soak=2000))
+@given(at=st.integers(0, 99), junk=st.binary(min_size=1, max_size=16), has_head=st.booleans())
+def test_a_log_whose_header_is_damaged_is_repaired_or_left_alone(at: int, junk: bytes, has_head: bool) -> None:
+    """For all damage to the first hundred bytes, by which a log is told from other files: nothing is wrong, or it is
+    refused and left as it is, or repaired; what is there then is a beginning, and what is lost is known."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = small_log(Path(directory))
+        records = read(path)
+        content = path.read_bytes()
+        damaged = content[:at] + junk + content[at + len(junk) :]
+        path.write_bytes(damaged)
+        if has_head:
+            HeadFile(path, Head(len(records), b"\0" * 16), certain=False, reserve_bytes=0).abandon()
+        try:
+            repair = repair_log(path)
+        except EventLogError:
+            assert path.read_bytes() == damaged
+            return
+        found = accepted(path, read_only=False)
+        assert found is not None
+        assert found == records[: len(found)]
+        assert repair is not None or len(found) == len(records)
+        if repair is not None:
+            assert repair.backup.read_bytes() == damaged
+            assert repair.kept_events == len(found)
+            assert repair.known_last == len(records) or not (found or has_head)
+
+
+def test_one_wrong_byte_at_the_beginning_costs_no_event(closed: tuple[Files, list[RecordedEvent]], place: Path) -> None:
+    """Given a log that does not say any more that it is in SQLite, then its tables do, and repair keeps every event."""
+    files, records = closed
+    path = write({"orders.db": b"X" + files["orders.db"][1:]}, place)
+    repair = repair_log(path)
+    assert repair is not None
+    assert (repair.kept_events, repair.known_last) == (len(records), len(records))
+    assert accepted(path, read_only=False) == records
+
+
+@pytest.mark.parametrize("name", ["archive.jsonl.gz", "export.jsonl", "settings.toml", "picture.png", "other.db"])
+def test_what_is_no_log_is_not_repaired(closed: tuple[Files, list[RecordedEvent]], place: Path, name: str) -> None:
+    """Given an export, or another program's file, whole or not, then checking and repairing it is refused, and it is as
+    it was, alone in its place."""
+    source = write(closed[0], place)
+    path = place / "others" / name
+    path.parent.mkdir()
+    if ".jsonl" in name:
+        with closing(SQLiteEventLog(source, read_only=True)) as log:
+            export_log(log, path)
+    elif name == "other.db":
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("CREATE TABLE records (id)")
+    else:
+        path.write_bytes(b"\x89PNG" if name.endswith("png") else b"a = 1\n")
+    whole = path.read_bytes()
+    for content in (whole, whole[: len(whole) * 2 // 3]):
+        path.write_bytes(content)
+        for use in (check_log, repair_log):
+            with pytest.raises(EventLogError, match=r"expected an? .*log|give another path|damaged"):
+                use(path)
+        assert path.read_bytes() == content
+        assert list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

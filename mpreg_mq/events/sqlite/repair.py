@@ -15,6 +15,7 @@ import attrs
 
 from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
 from mpreg_mq.events.codec import CODEC
+from mpreg_mq.events.jsonlines import FORMAT
 from mpreg_mq.events.sqlite import schema, snapshots
 from mpreg_mq.events.sqlite.failures import UNREADABLE
 from mpreg_mq.events.sqlite.log import SQLiteEventLog
@@ -23,6 +24,11 @@ from mpreg_mq.events.sqlite.transactions import Row, Stream
 from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head, sync_directory
 
 _ROWS = 200
+_MAGIC = b"SQLite format 3\0"
+_EXPORTS = (b"\x1f\x8b", b'{"format":"' + FORMAT.encode())
+"""How an export begins, with and without gzip."""
+_LARGEST_PAGE = 1 << 16
+"""The first page of a log says what its tables are."""
 
 OnChecked = Callable[[int, int], None]
 """Called now and then with the position that was reached and the last one."""
@@ -38,7 +44,10 @@ class Damage:
 
 @attrs.frozen
 class Repair:
-    """What a repair did. Events from ``cut_at`` on are gone; ``known_last`` is the last position ever recorded."""
+    """What a repair did. Events from ``cut_at`` on are gone.
+
+    ``known_last`` is the last position that anything in the damaged log speaks of; 0 where nothing does.
+    """
 
     path: Path
     backup: Path
@@ -54,11 +63,12 @@ def check_log(path: str | os.PathLike[str], *, on_progress: OnChecked | None = N
     It is opened read-only, and may be in use. O(size) time, O(1) memory.
 
     Raises:
-        EventLogError: the file is missing, another program's, or a newer release's.
+        EventLogError: the file is missing, no log in SQLite, another program's, or a newer release's.
     """
     try:
         log = SQLiteEventLog(path, read_only=True)
     except CorruptLogError as error:
+        _check_ours(Path(path), error)
         return Damage(error.position, str(error))
     with closing(log):
         try:
@@ -80,7 +90,8 @@ def repair_log(path: str | os.PathLike[str]) -> Repair | None:
 
     Raises:
         LogLockedError: the log is in use.
-        EventLogError: the file is missing or another program's, or there is no room for the copies.
+        EventLogError: the file is missing, an export or an archive, or nothing says that it is a log; or there is no
+            room for the copies.
     """
     log = Path(os.path.abspath(path))
     damage = check_log(log)
@@ -89,10 +100,9 @@ def repair_log(path: str | os.PathLike[str]) -> Repair | None:
     lock = WriterLock(log)
     try:
         backup = _back_up(log)
-        known = _known_last(log)
         repaired = log.with_name(log.name + ".repaired")
         repaired.unlink(missing_ok=True)
-        kept = _salvage(backup, repaired)
+        kept, known = _salvage(backup, repaired)
         _take_place(repaired, log)
     except OSError as error:
         raise EventLogError(f"repair {log}: {error}") from error
@@ -119,16 +129,46 @@ def _back_up(log: Path) -> Path:
     return backup
 
 
-def _known_last(log: Path) -> int:
+def _check_ours(path: Path, error: CorruptLogError) -> None:
+    """Raise where a file that cannot be read as a log may be anything: what takes its place would be an empty log."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(_LARGEST_PAGE)
+    except OSError as missing:
+        raise EventLogError(f"check {path}: {missing}") from error
+    if begin.startswith(_EXPORTS):
+        raise EventLogError(
+            f"check {path}: found an export or an archive, expected a log in SQLite; it is read as it is "
+            "(mpreg-mq verify), and one that is damaged cannot be repaired: make it again, or use another copy"
+        ) from error
+    of_log = begin.startswith(_MAGIC) and begin[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")
+    if not of_log and not any(table.encode() in begin for table in schema.TABLES) and _recorded_last(path) is None:
+        raise EventLogError(
+            f"check {path}: found a file that begins with {begin[:16]!r}, of which nothing says that it ever was an "
+            "event log; give another path, or restore the log from a copy"
+        ) from error
+
+
+def _recorded_last(log: Path) -> int | None:
+    """The last position that the head file knows; None where there is none that can be read."""
     with suppress(EventLogError):
         recorded = read_head(log)
         if recorded is not None:
             return recorded.head.position
-    return 0
+    return None
 
 
-def _salvage(damaged: Path, repaired: Path) -> Head:
-    """Copy the records up to the first that is damaged; the head of what was copied."""
+def _known_last(source: sqlite3.Connection, path: Path) -> int:
+    """The last position that anything in a damaged log speaks of."""
+    found = [_recorded_last(path) or 0]
+    with suppress(*UNREADABLE, CorruptLogError):
+        found.append(schema.read_head(source, "head", path).position)
+    found += [row[0] for row in _readable(source, "SELECT max(position) FROM records") if isinstance(row[0], int)]
+    return max(found)
+
+
+def _salvage(damaged: Path, repaired: Path) -> tuple[Head, int]:
+    """Copy the records up to the first that is damaged; the head of what was copied, and the last position known."""
     # Read from a copy of the backup: recovering its write-ahead log would change it.
     scratch = damaged.with_name(damaged.name + ".scratch")
     try:
@@ -146,14 +186,16 @@ def _salvage(damaged: Path, repaired: Path) -> Head:
             schema.create_tables(target_connection)
             head = _copy(source_connection, target_connection, scratch)
             target_connection.execute("COMMIT")
-            return head
+            return head, _known_last(source_connection, scratch)
     finally:
         for file in (scratch, *_sidecars(scratch)):
             file.unlink(missing_ok=True)
 
 
 def _restore_tables(path: Path) -> None:
-    """Have the file say what its tables are, which is the same in each: one wrong byte of that hides all they hold."""
+    """Have the file say what it is and what its tables are, as each log does: one wrong byte there hides all of it."""
+    with path.open("r+b") as file:
+        file.write(_MAGIC)
     with suppress(*UNREADABLE), closing(sqlite3.connect(path, isolation_level=None)) as connection:
         # Also has SQLite pass by what it does not understand there.
         connection.execute("PRAGMA writable_schema = ON")
