@@ -7,9 +7,10 @@ from pathlib import Path
 import attrs
 import click
 
+from mpreg_mq.cli.lazy import ERROR
 from mpreg_mq.cli.output import Output, json_option
 from mpreg_mq.events import repair_log
-from mpreg_mq.replay.formats import plural
+from mpreg_mq.replay.formats import plural, printable
 
 
 @click.command(epilog="\b\nExample:\n  mpreg-mq log repair orders.db")
@@ -19,7 +20,8 @@ def command(log: Path, output: Output) -> None:
     """Cut the damaged file LOG before its first damaged event; the damaged file is kept beside it.
 
     No process may have LOG open. A log that is whole is not touched, nor a file of which nothing says that it is a log:
-    an export or an archive is none. Exit status 0 also where events were lost, which the output counts.
+    an export or an archive is none. Exit status 0 also where events were lost, which the output counts; 1 where what
+    stands for compacted events is damaged, which no repair mends.
     """
     done = repair_log(log)
     if output.as_json:
@@ -34,6 +36,12 @@ def command(log: Path, output: Output) -> None:
         output.line(f"{log}: {plural(done.kept_events, 'event')} kept, cut at position {done.cut_at:,}")
         output.line(f"  {lost}; {done.reason}")
         output.line(f"  the damaged file is {done.backup}")
+    if done is not None and done.lost_bases:
+        output.note(
+            f"mpreg-mq: {', '.join(map(printable, done.lost_bases))}: the snapshot in place of compacted events is "
+            "damaged as well, which no repair mends; restore the log from a copy, or from its archives"
+        )
+        click.get_current_context().exit(ERROR)
 
 
 def _plain(value: object) -> object:

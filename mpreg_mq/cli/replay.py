@@ -40,7 +40,7 @@ def command(log: EventLog, until: str | None, queue: str | None, limit: int, out
     with progress(output, log, "replaying") as advance:
         found = replay(log, until=end, queue=queue, progress=advance)
     if not output.as_json:
-        when = format_time(found.now) if found.events else "before the first event"
+        when = format_time(found.now) if found.position else "before the first event"
         output.line(f"{plural(found.events, 'event')}, up to position {found.position:,}, {when}")
     for state in found.states.values():
         if not state.created:

@@ -122,18 +122,14 @@ class ExportFile:
 
 def _header(log: EventLog, streams: Collection[str] | None) -> Header:
     chosen = None if streams is None else sorted(streams)
-    bases = [
-        Base(stream=base.stream, version=base.version, body=base.body)
-        for base in bases_of(log).values()
-        if chosen is None or base.stream in chosen
-    ]
+    bases = [Base(stream=base.stream, version=base.version, body=base.body) for base in bases_of(log, streams).values()]
     kept = retaining(log)
     position = 0 if kept is None else kept.base_position()
     return Header(format=FORMAT, format_version=FORMAT_VERSION, streams=chosen, base_position=position, bases=bases)
 
 
-def bases_of(log: EventLog) -> dict[str, Snapshot]:
-    """The snapshot at the base of each stream whose first events were truncated.
+def bases_of(log: EventLog, streams: Collection[str] | None = None) -> dict[str, Snapshot]:
+    """The snapshot at the base of each stream, or of each of these, whose first events were truncated.
 
     Raises:
         CorruptLogError: one is damaged, so what remains of its stream cannot be folded.
@@ -141,7 +137,12 @@ def bases_of(log: EventLog) -> dict[str, Snapshot]:
     kept = retaining(log)
     if kept is None:
         return {}
-    return {stream: base_of(kept, stream) for stream in kept.streams() if kept.base_version(stream)}
+    return {stream: base_of(kept, stream) for stream in truncated(kept) if streams is None or stream in streams}
+
+
+def truncated(log: RetainingLog) -> list[str]:
+    """The streams whose first events were truncated, sorted."""
+    return [stream for stream in log.streams() if log.base_version(stream)]
 
 
 def base_of(log: RetainingLog, stream: str) -> Snapshot:
@@ -153,6 +154,9 @@ def base_of(log: RetainingLog, stream: str) -> Snapshot:
     version = log.base_version(stream)
     for snapshot in each_snapshot(log, stream, version):
         return snapshot
+    if log.base_version(stream) != version:
+        # It was truncated between the two looks.
+        return base_of(log, stream)
     raise CorruptLogError(
         f"log {log.location}: the snapshot of {stream!r} at version {version}, below which its events were truncated, "
         "is damaged; restore the log from a copy, or from its archives"

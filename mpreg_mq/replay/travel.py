@@ -6,6 +6,7 @@ import attrs
 
 from mpreg_mq.errors import EventLogError, ProjectionError
 from mpreg_mq.events import EventLog
+from mpreg_mq.events.log import retaining
 from mpreg_mq.projections import QueueState
 from mpreg_mq.replay.base import base_states
 from mpreg_mq.replay.moments import Moment
@@ -40,7 +41,9 @@ def replay(
         ReadingStoppedError: an event cannot be read or applied; it says how far the log is good.
     """
     states = base_states(log, queue, until)
-    count = position = 0
+    kept = retaining(log)
+    position = 0 if kept is None else kept.base_position()
+    count = 0
     stream = ""
     state = QueueState()
     with folding():

@@ -356,6 +356,15 @@ def test_a_repair_says_what_was_lost(run: Runner, tmp_path: Path) -> None:
     assert f"{124 - kept} events lost that are known to have been there" in text(run("log", "repair", str(path)))
     path.write_bytes(bytes(100) + content[100:])
     assert "how many events are lost is not known" in text(run("log", "repair", str(path)))
+    run("fork", "LOG", str(tmp_path / "compacted.db"))
+    path = tmp_path / "compacted.db"
+    run("log", "compact", str(path), "--keep-events", "60")
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE snapshots SET body = x'ff'")
+        connection.execute("UPDATE records SET body = x'ff' WHERE position > 110")
+    for words in ("queue:mail, queue:orders: the snapshot in place of", "no repair brings it back"):
+        result = run("log", "repair", str(path))
+        assert (result.exit_code, words in result.stderr) == (1, True)
     archive = tmp_path / "archive.jsonl.gz"
     run("log", "export", "LOG", str(archive))
     content = archive.read_bytes()

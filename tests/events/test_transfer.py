@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,10 +25,13 @@ from mpreg_mq.events import (
     MessageCompleted,
     MessageEnqueued,
     Progress,
+    Snapshot,
+    SQLiteEventLog,
     export_log,
     import_log,
     open_log,
 )
+from mpreg_mq.events.transfer import base_of
 from tests.support.events import values_of_class
 
 
@@ -139,6 +144,24 @@ def test_an_interrupted_export_leaves_nothing(log: EventLog, tmp_path: Path) -> 
     with pytest.raises(KeyboardInterrupt):
         export_log(log, tmp_path / "log.jsonl", on_progress=interrupt)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_base_that_moves_on_while_it_is_looked_up_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a log that another process truncates between the two looks that a base takes, then it is the new base."""
+    path = tmp_path / "log.db"
+    with closing(SQLiteEventLog(path)) as writer, closing(SQLiteEventLog(path, read_only=True)) as reader:
+        for number in (1, 2):
+            writer.append([Append("queue:a", number - 1, events(1))])
+        writer.truncate(1, {"queue:a": Snapshot("queue:a", 1, b"first")})
+        find = reader.each_snapshot
+
+        def meanwhile(stream: str, version: int | None = None) -> Iterator[Snapshot]:
+            if version == 1:
+                writer.truncate(2, {"queue:a": Snapshot("queue:a", 2, b"second")})
+            return find(stream, version)
+
+        monkeypatch.setattr(reader, "each_snapshot", meanwhile)
+        assert base_of(reader, "queue:a") == Snapshot("queue:a", 2, b"second")
 
 
 def test_an_export_to_nowhere_is_refused(log: EventLog, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpreg_mq.errors import EventLogError, LogLockedError
+from mpreg_mq.errors import CorruptLogError, EventLogError, LogLockedError
 from mpreg_mq.events import Append, RecordedEvent, Snapshot, SQLiteEventLog, check_log, export_log, repair_log
 from mpreg_mq.events.sqlite.records import Head
 from mpreg_mq.events.sqlite.writer_file import HeadFile
@@ -323,6 +323,39 @@ def test_what_a_table_is_can_be_repaired_without_loss(
     with closing(SQLiteEventLog(path, reserve_bytes=0)) as log:
         assert list(log.read_all()) == records
         assert log.snapshots("queue:a") == [Snapshot("queue:a", 6, b"state")]
+
+
+def test_what_stands_for_truncated_events_is_checked_and_not_mended(
+    closed: tuple[Files, list[RecordedEvent]], place: Path
+) -> None:
+    """Given a damaged base of one queue, then checking says so, and a repair refuses and changes nothing; where a
+    record is damaged as well, it cuts that off, and says what it cannot mend."""
+    path = write(closed[0], place)
+    with closing(SQLiteEventLog(path)) as log:
+        log.truncate(12, {"queue:a": Snapshot("queue:a", 8, b"a"), "queue:b": Snapshot("queue:b", 4, b"b")})
+    assert check_log(path) is None
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE snapshots SET body = x'ff' WHERE version = 8")
+    content = path.read_bytes()
+    damage = check_log(path)
+    assert damage is not None
+    assert (damage.position, damage.lost_bases) == (None, ("queue:a",))
+    assert "the snapshot of 'queue:a' at version 8" in damage.reason
+    with pytest.raises(CorruptLogError, match="no repair brings it back, and nothing was changed"):
+        repair_log(path)
+    assert path.read_bytes() == content
+    assert [file.name for file in place.iterdir() if not file.name.endswith(("-wal", "-shm"))] == [path.name]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE records SET body = zeroblob(5) WHERE position = 20")
+    repair = repair_log(path)
+    assert repair is not None
+    assert (repair.kept_events, repair.lost_bases) == (18, ("queue:a",))
+    after = check_log(path)
+    assert after is not None
+    assert after.lost_bases == ("queue:a",)
+    with closing(SQLiteEventLog(path)) as log:
+        assert [record.position for record in log.read_all()] == list(range(13, 19))
+        assert log.snapshots("queue:b") == [Snapshot("queue:b", 4, b"b")]
 
 
 def test_a_log_in_use_is_not_repaired(closed: tuple[Files, list[RecordedEvent]], place: Path) -> None:

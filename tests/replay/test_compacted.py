@@ -13,10 +13,11 @@ import pytest
 
 from mpreg_mq.actors.retention import Compactor
 from mpreg_mq.configuration import RetentionPolicy
-from mpreg_mq.errors import EventLogError
+from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events import Append, EventLog, MemoryEventLog, SQLiteEventLog
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Snapshot
+from mpreg_mq.events.transfer import export_log
 from mpreg_mq.queue import MessageQueue
 from mpreg_mq.replay import Moment, open_history, replay, why
 from mpreg_mq.replay.dead_letters import dead_letters
@@ -84,6 +85,57 @@ def test_it_is_verified_and_decided_again(compacted: EventLog) -> None:
     assert verify(compacted).ok, verify(compacted).violations
     assert rerun(compacted).count == 0
     assert rerun(compacted, changes={"max_retries": 0}).decisions > 0
+
+
+@pytest.fixture
+def emptied(path: Path) -> Path:
+    """That log, of which no event is left."""
+    with closing(SQLiteEventLog(path, synchronous="NORMAL")) as opened:
+        for _ in Compactor(opened, RetentionPolicy(keep_events=0, least_events=1), lambda: 0.0).steps():
+            pass
+    return path
+
+
+def damage_base(path: Path, stream: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (number,) = connection.execute("SELECT id FROM streams WHERE name = ?", (stream,)).fetchone()
+        connection.execute("UPDATE snapshots SET body = zeroblob(length(body)) WHERE stream_id = ?", (number,))
+
+
+def test_queues_without_an_event_are_counted_and_dated(emptied: Path) -> None:
+    """Given a log whose events are all compacted, then its queues are verified, and are those of its last position."""
+    with closing(open_history(emptied)) as log:
+        found = verify(log)
+        assert found.ok
+        assert (found.events, found.queues) == (0, 2)
+        assert (replay(log).events, replay(log).position, replay(log, queue="mail").position) == (0, 124, 124)
+        assert replay(log).now > START
+
+
+@pytest.mark.parametrize("stream", ["queue:orders", "queue:mail"])
+@pytest.mark.parametrize("events", ["few", "none"])
+def test_a_damaged_base_is_no_promise_kept(
+    path: Path, request: pytest.FixtureRequest, stream: str, events: str, tmp_path: Path
+) -> None:
+    """Given damage to what stands for the compacted events of a queue, whether it has others or not, then verify says
+    so; the other queue can still be taken out of the log."""
+    if events == "none":
+        request.getfixturevalue("emptied")
+    damage_base(path, stream)
+    with closing(open_history(path)) as log:
+        found = verify(log)
+        assert not found.ok
+        assert found.stopped is not None
+        assert f"the snapshot of {stream!r}" in found.stopped
+        assert found.queues == 2
+        assert found.violations == ()
+        (other,) = {"queue:orders", "queue:mail"} - {stream}
+        export_log(log, tmp_path / "rest.jsonl", streams=[other])
+        with pytest.raises(CorruptLogError, match="is damaged"):
+            export_log(log, tmp_path / "all.jsonl")
+    with closing(open_history(tmp_path / "rest.jsonl")) as rest:
+        assert verify(rest).ok
+        assert list(replay(rest).states) == [other.removeprefix("queue:")]
 
 
 def test_differences_are_seen(log: EventLog, compacted: EventLog) -> None:

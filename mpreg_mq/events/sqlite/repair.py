@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -22,6 +22,7 @@ from mpreg_mq.events.sqlite.log import SQLiteEventLog
 from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum, old_checksum
 from mpreg_mq.events.sqlite.transactions import Row, Stream
 from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head, sync_directory
+from mpreg_mq.events.transfer import base_of, truncated
 
 _ROWS = 200
 _MAGIC = b"SQLite format 3\0"
@@ -36,10 +37,15 @@ OnChecked = Callable[[int, int], None]
 
 @attrs.frozen
 class Damage:
-    """What is wrong with a log. ``position`` is that of the first event that cannot be believed, where it is known."""
+    """What is wrong with a log. ``position`` is that of the first event that cannot be believed, where it is known.
+
+    ``lost_bases`` are the streams that cannot be folded any more, because the snapshot in place of their truncated
+    events is damaged; what else may be wrong is then only seen where nothing of that is.
+    """
 
     position: int | None
     reason: str
+    lost_bases: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -47,6 +53,7 @@ class Repair:
     """What a repair did. Events from ``cut_at`` on are gone.
 
     ``known_last`` is the last position that anything in the damaged log speaks of; 0 where nothing does.
+    ``lost_bases`` are the streams that cannot be folded, before and after: see :class:`Damage`.
     """
 
     path: Path
@@ -55,10 +62,13 @@ class Repair:
     cut_at: int
     known_last: int
     reason: str
+    lost_bases: tuple[str, ...] = ()
 
 
 def check_log(path: str | os.PathLike[str], *, on_progress: OnChecked | None = None) -> Damage | None:
     """Read a whole log file, its checksums and SQLite's own structure; what is wrong with it, or None.
+
+    So is what stands for events that were truncated.
 
     It is opened read-only, and may be in use. O(size) time, O(1) memory.
 
@@ -77,9 +87,23 @@ def check_log(path: str | os.PathLike[str], *, on_progress: OnChecked | None = N
                 if on_progress is not None and record.position % 10_000 == 0:
                     on_progress(record.position, last)
             found = log.check_structure()
+            if found is not None:
+                return Damage(None, found)
+            lost = _lost_bases(log)
         except CorruptLogError as error:
             return Damage(error.position, str(error))
-    return None if found is None else Damage(None, found)
+    return Damage(None, next(iter(lost.values())), tuple(lost)) if lost else None
+
+
+def _lost_bases(log: SQLiteEventLog) -> dict[str, str]:
+    """By stream, what is wrong with the snapshot in place of its truncated events."""
+    lost = {}
+    for stream in truncated(log):
+        try:
+            base_of(log, stream)
+        except CorruptLogError as error:
+            lost[stream] = str(error)
+    return lost
 
 
 def repair_log(path: str | os.PathLike[str]) -> Repair | None:
@@ -90,6 +114,7 @@ def repair_log(path: str | os.PathLike[str]) -> Repair | None:
 
     Raises:
         LogLockedError: the log is in use.
+        CorruptLogError: all that is damaged is the snapshot in place of truncated events, which nothing brings back.
         EventLogError: the file is missing, an export or an archive, or nothing says that it is a log; or there is no
             room for the copies.
     """
@@ -97,18 +122,21 @@ def repair_log(path: str | os.PathLike[str]) -> Repair | None:
     damage = check_log(log)
     if damage is None:
         return None
+    if damage.lost_bases:
+        raise CorruptLogError(f"repair {log}: {damage.reason}; no repair brings it back, and nothing was changed")
     lock = WriterLock(log)
     try:
         backup = _back_up(log)
         repaired = log.with_name(log.name + ".repaired")
         repaired.unlink(missing_ok=True)
-        kept, known = _salvage(backup, repaired)
+        found = _salvage(backup, repaired)
         _take_place(repaired, log)
     except OSError as error:
         raise EventLogError(f"repair {log}: {error}") from error
     finally:
         lock.release()
-    return Repair(log, backup, kept.position, kept.position + 1, max(known, kept.position), damage.reason)
+    kept, known = found.head.position, found.known_last
+    return Repair(log, backup, kept, kept + 1, max(known, kept), damage.reason, found.lost_bases)
 
 
 def _sidecars(log: Path) -> list[Path]:
@@ -167,8 +195,16 @@ def _known_last(source: sqlite3.Connection, path: Path) -> int:
     return max(found)
 
 
-def _salvage(damaged: Path, repaired: Path) -> tuple[Head, int]:
-    """Copy the records up to the first that is damaged; the head of what was copied, and the last position known."""
+class _Salvaged(NamedTuple):
+    """What was copied, and what is known of the rest."""
+
+    head: Head
+    lost_bases: tuple[str, ...]
+    known_last: int
+
+
+def _salvage(damaged: Path, repaired: Path) -> _Salvaged:
+    """Copy the records up to the first that is damaged."""
     # Read from a copy of the backup: recovering its write-ahead log would change it.
     scratch = damaged.with_name(damaged.name + ".scratch")
     try:
@@ -184,9 +220,9 @@ def _salvage(damaged: Path, repaired: Path) -> tuple[Head, int]:
             target_connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
             target_connection.execute("BEGIN EXCLUSIVE")
             schema.create_tables(target_connection)
-            head = _copy(source_connection, target_connection, scratch)
+            head, lost = _copy(source_connection, target_connection, scratch)
             target_connection.execute("COMMIT")
-            return head, _known_last(source_connection, scratch)
+            return _Salvaged(head, lost, _known_last(source_connection, scratch))
     finally:
         for file in (scratch, *_sidecars(scratch)):
             file.unlink(missing_ok=True)
@@ -204,7 +240,7 @@ def _restore_tables(path: Path) -> None:
             connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (statement, name))
 
 
-def _copy(source: sqlite3.Connection, target: sqlite3.Connection, path: Path) -> Head:
+def _copy(source: sqlite3.Connection, target: sqlite3.Connection, path: Path) -> tuple[Head, tuple[str, ...]]:
     def fetch(statement: str, *parameters: object) -> list[Any]:
         try:
             return source.execute(statement, parameters).fetchall()
@@ -228,17 +264,23 @@ def _copy(source: sqlite3.Connection, target: sqlite3.Connection, path: Path) ->
         target.execute(f"{schema.INSERT_RECORD} (?, ?, ?, ?, ?, ?)", record)
         head = Head(record[0], record[4])
         streams[record[1]].version = record[2]
+    lost = []
     for stream in streams.values():
         if not stream.version:
             target.execute("DELETE FROM streams WHERE id = ?", (stream.id,))
             continue
+        needed = stream.base_version
         with suppress(CorruptLogError):
             for snapshot in snapshots.read(fetch, stream, path):
                 snapshots.save(target, stream, snapshot)
+                if snapshot.version == stream.base_version:
+                    needed = 0
+        if needed:
+            lost.append(stream.name)
     schema.write_head(target, "base", base)
     schema.write_head(target, "head", head)
     schema.note_all_places(target)
-    return head
+    return head, tuple(sorted(lost))
 
 
 def _readable(connection: sqlite3.Connection, statement: str, *parameters: int) -> Iterator[tuple[Any, ...]]:
