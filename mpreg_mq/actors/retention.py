@@ -20,7 +20,7 @@ from mpreg_mq.configuration import RetentionPolicy
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.codec import CODEC
 from mpreg_mq.events.log import EventLog, RecordedEvent, RetainingLog, Snapshot, base_version, read_events, retaining
-from mpreg_mq.events.transfer import ExportFile, base_of
+from mpreg_mq.events.transfer import ExportFile, base_of, remove_partials
 from mpreg_mq.events.types import Event
 from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.loading import state_at_base
@@ -28,6 +28,8 @@ from mpreg_mq.projections.loading import state_at_base
 logger = logging.getLogger("mpreg_mq")
 
 EVENTS_PER_STEP = 500
+_ARCHIVES = "[0-9]*-[0-9]*.jsonl.gz"
+"""What archives are called: by their first and last position."""
 
 
 @attrs.frozen
@@ -124,6 +126,8 @@ class Compactor:
             return None
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            # One process writes a log, so whoever began these is not there any more.
+            remove_partials(directory, _ARCHIVES)
         except OSError as error:
             raise EventLogError(f"archive to {directory}: {error}") from error
         # The same name after an interruption, so that the file of that time is replaced.

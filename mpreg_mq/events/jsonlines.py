@@ -108,11 +108,11 @@ class LineWriter:
         self._target.write(self._encode(footer) + b"\n")
 
 
-def open_lines(path: Path, mode: str) -> BinaryIO:
-    """The file, through gzip if its name says so."""
+def open_lines(path: Path) -> BinaryIO:
+    """The file for reading, through gzip if its name says so."""
     if path.name.endswith(".gz"):
-        return cast(BinaryIO, gzip.open(path, mode))
-    return cast(BinaryIO, path.open(mode))
+        return cast(BinaryIO, gzip.open(path))
+    return path.open("rb")
 
 
 class JSONLinesEventLog:
@@ -197,7 +197,7 @@ class JSONLinesEventLog:
         """Number, from 1, and content of each line."""
         number = 0
         try:
-            with open_lines(self._path, "rb") as file:
+            with open_lines(self._path) as file:
                 for number, line in enumerate(file, 1):
                     if not line.endswith(b"\n"):
                         raise self._damaged(number, "the line does not end")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from gzip import GzipFile
 from pathlib import Path
-from typing import BinaryIO
+from secrets import token_hex
+from typing import BinaryIO, cast
 
 import attrs
 
@@ -19,12 +21,14 @@ from mpreg_mq.events.jsonlines import (
     JSONLinesEventLog,
     Line,
     LineWriter,
-    open_lines,
 )
 from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot, each_snapshot, retaining
 
 EVENTS_PER_STEP = 1000
 """Events between two calls of a progress callback, and in one append of an import."""
+
+_PARTIAL = ".partial."
+"""Between the two parts of the hidden name that an export has until it is complete."""
 
 
 @attrs.frozen
@@ -71,7 +75,8 @@ class ExportFile:
     """An export that is being written; the file has its name when it is complete.
 
     Raises:
-        EventLogError: the file exists and is not to be replaced, or cannot be written; so does every method.
+        EventLogError: the file exists and is not to be replaced, or cannot be written; so does every method. Nothing is
+            left of one that could not be begun.
         CorruptLogError: the base of a stream is damaged.
     """
 
@@ -80,13 +85,19 @@ class ExportFile:
             raise EventLogError(f"export to {path}: the file exists; give another name, or remove it first")
         header = _header(log, streams)
         self._path = path
-        self._partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+        # Like no other's, for who finds that its own was taken away must not take another one for it.
+        self._partial = path.with_name(f".{token_hex(8)}{_PARTIAL}{path.name}")
         self._events = 0
-        self._file: BinaryIO | None = None
         with self._explained():
-            self._file = open_lines(self._partial, "wb")
-            self._writer = LineWriter(self._file)
-            self._writer.write(header)
+            self._disk = self._file = create(self._partial)
+            try:
+                if path.name.endswith(".gz"):
+                    self._file = cast(BinaryIO, GzipFile("", "wb", fileobj=self._disk))
+                self._writer = LineWriter(self._file)
+                self._writer.write(header)
+            except BaseException:
+                self.abandon()
+                raise
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -105,19 +116,38 @@ class ExportFile:
     def finish(self, last_position: int) -> Path:
         """Complete the file and put it in its place, on disk; where that is."""
         with self._explained():
-            assert self._file is not None, "a file that could not be opened is not finished"
             self._writer.finish(self._events, last_position)
-            self._file.close()
-            _sync_file(self._partial)
+            if self._file is not self._disk:
+                self._file.close()
+            self._disk.flush()
+            os.fsync(self._disk.fileno())
+            self._disk.close()
             self._partial.replace(self._path)
         return self._path
 
     def abandon(self) -> None:
         """Leave nothing behind, where it was not finished."""
+        # On a full disk to close it fails as well, for want of room for what is in its buffers.
+        for file in (self._file, self._disk):
+            with suppress(OSError):
+                file.close()
         with suppress(OSError):
-            if self._file is not None:
-                self._file.close()
             self._partial.unlink(missing_ok=True)
+
+
+def create(path: Path) -> BinaryIO:
+    """A new file to write to."""
+    return path.open("xb")
+
+
+def remove_partials(directory: Path, names: str) -> None:
+    """Remove what exports left whose process was killed, of files whose names match a pattern; that nobody writes now.
+
+    Raises:
+        OSError: the directory cannot be read, or a file in it cannot be removed.
+    """
+    for partial in directory.glob(f".*{_PARTIAL}{names}"):
+        partial.unlink(missing_ok=True)
 
 
 def _header(log: EventLog, streams: Collection[str] | None) -> Header:
@@ -181,11 +211,6 @@ def _write_events(
         on_progress(done)
     file.finish(last_position)
     return done
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def import_log(

@@ -184,6 +184,22 @@ def test_an_archive_is_a_log(log: RetainingLog, tmp_path: Path) -> None:
     check(log, states)
 
 
+def test_what_a_killed_process_left_of_its_archive_is_removed(log: RetainingLog, tmp_path: Path) -> None:
+    """Given archives that were begun and never ended, when the next one begins, then they alone are gone."""
+    fill(log)
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    for name in (".29317.partial.000000000000001-000000000000040.jsonl.gz", ".ab.partial.1-2.jsonl.gz"):
+        (archive / name).write_bytes(b"cut")
+    others = {".ab.partial.orders.jsonl.gz", "notes.txt", "000000000000001-000000000000002.jsonl.gz"}
+    for name in others:
+        (archive / name).write_bytes(b"mine")
+    done = compact(log, keep_events=20, archive_directory=archive).last
+    assert done is not None
+    assert done.archive is not None
+    assert {file.name for file in archive.iterdir()} == {*others, done.archive.name}
+
+
 def test_a_compacted_log_is_exported_and_imported_whole(log: RetainingLog, tmp_path: Path) -> None:
     """Given a log that was truncated, then its export holds what stands for the events that are gone."""
     states = fill(log)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import math
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,6 +34,7 @@ from mpreg_mq.events import (
     export_log,
     import_log,
     open_log,
+    transfer,
 )
 from mpreg_mq.events.transfer import base_of
 from tests.support.events import values_of_class
@@ -143,6 +148,57 @@ def test_an_interrupted_export_leaves_nothing(log: EventLog, tmp_path: Path) -> 
 
     with pytest.raises(KeyboardInterrupt):
         export_log(log, tmp_path / "log.jsonl", on_progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+class FullDisk(io.FileIO):
+    """A file on a disk that has so much room left."""
+
+    def __init__(self, path: Path, room: int) -> None:
+        super().__init__(path, "xb")
+        self.room = room
+
+    def write(self, content: Any) -> int:
+        if len(content) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= len(content)
+        return super().write(content)
+
+
+@settings(deadline=None)
+@given(room=st.integers(0, 3000), gzipped=st.booleans(), count=st.sampled_from([0, 1, 2000]))
+def test_an_export_that_finds_no_room_leaves_nothing(room: int, gzipped: bool, count: int) -> None:
+    """For all sizes of what is left of a disk: an export fits there and is whole, or raises, and then every file of it
+    is closed and gone."""
+    log = MemoryEventLog()
+    log.append([Append("queue:a", 0, events(count))])
+    opened: list[FullDisk] = []
+
+    def create(path: Path) -> io.BufferedWriter:
+        opened.append(FullDisk(path, room))
+        return io.BufferedWriter(opened[0])
+
+    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transfer, "create", create)
+        path = Path(directory) / ("log.jsonl.gz" if gzipped else "log.jsonl")
+        try:
+            export_log(log, path)
+        except EventLogError:
+            assert list(Path(directory).iterdir()) == []
+        else:
+            assert [file.name for file in Path(directory).iterdir()] == [path.name]
+            assert list(JSONLinesEventLog(path).read_all()) == list(log.read_all())
+        assert [file.closed for file in opened] == [True]
+
+
+def test_an_archive_that_finds_no_room_to_begin_leaves_nothing(
+    log: MemoryEventLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a base that is larger than what is left of the disk, then the file that was begun is gone as well."""
+    log.truncate(2, {name: Snapshot(name, 1, bytes(range(256)) * 1000) for name in ("queue:a", "queue:b")})
+    monkeypatch.setattr(transfer, "create", lambda path: io.BufferedWriter(FullDisk(path, 100)))
+    with pytest.raises(EventLogError, match="No space left"):
+        transfer.ExportFile(tmp_path / "1-2.jsonl", log, None, replace=True)
     assert list(tmp_path.iterdir()) == []
 
 
