@@ -204,7 +204,7 @@ class AcceptingActor(DispatchingActor):
         # As _context, in place.
         context = self._shared_context
         now = self._now()
-        context.now = now if now >= state.last_at else state.last_at
+        context.now = now if now >= state.last_at else self._behind(now, state.last_at)
         context.durable_version = self._durable
         try:
             decision = DECIDERS[c.Send](state, command, context)
@@ -270,18 +270,18 @@ class AcceptingActor(DispatchingActor):
 
     def _no_room_result(self) -> Any:
         detail = f"queue {self.name!r}: there is no room for messages on the disk of its log; make room, or wait"
-        return rejected(RejectionReason.STORE_ERROR, detail, self._clock.now())
+        return rejected(RejectionReason.STORE_ERROR, detail, self._now())
 
     def _closing_result(self) -> Any:
         detail = f"queue {self.name!r} is closing; it takes no more messages"
-        return rejected(RejectionReason.CLOSING, detail, self._clock.now())
+        return rejected(RejectionReason.CLOSING, detail, self._now())
 
     def _fire_and_forget(self, send: c.Send) -> Any:
         state = self.state
         # As _context and _decide, in place.
         context = self._shared_context
         now = self._now()
-        context.now = now if now >= state.last_at else state.last_at
+        context.now = now if now >= state.last_at else self._behind(now, state.last_at)
         context.durable_version = self._durable
         key = send.fingerprint
         # As decide_fire_and_forget, in place, where no other rule has anything to say.

@@ -175,7 +175,7 @@ class DeliveringActor(RecordingActor):
         now, last = self._now(), state.last_at
         if last < event.at:
             last = event.at
-        context.now = now if now >= last else last
+        context.now = now if now >= last else self._behind(now, last)
         context.durable_version = self._durable
         subscribe = attachment.subscriptions.get(event.subscription_id)
         settles = outcome is None and (subscribe is None or subscribe.auto_acknowledge)

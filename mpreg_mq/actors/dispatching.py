@@ -150,6 +150,10 @@ class DispatchingActor(DeliveringActor):
     def _after_commit(self) -> None:
         self._retry_seconds = FIRST_RETRY_SECONDS
 
+    def _after_step(self) -> None:
+        self._cancel_timer()
+        self._set_timer()
+
     def _join_again(self) -> None:
         """Record the subscriptions of this process that a rebuilt state does not know."""
         for attachment in self._attachments.values():

@@ -241,7 +241,7 @@ class QueueActor(AcceptingActor):
         return self._command(command)
 
     def _inspect(self, message: Inspect) -> Any:
-        return message.function(self.state, max(self._clock.now(), self.state.last_at))
+        return message.function(self.state, self._context().now)
 
     # --- beginning and end --------------------------------------------------------------------------------
 

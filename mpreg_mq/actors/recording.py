@@ -21,6 +21,7 @@ from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
 from mpreg_mq.actors.futures import LoopFuture, settle_future
 from mpreg_mq.actors.messages import Committed, Waiter
+from mpreg_mq.actors.queue_clock import STEP_SECONDS, QueueClock
 from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.actors.store import LEAST_EVENTS_AT_THE_END, Store, stream_of
 from mpreg_mq.clock import Clock
@@ -127,6 +128,9 @@ class RecordingActor(LoopActor):
     def _after_commit(self) -> None:
         """The store works."""
 
+    def _after_step(self) -> None:
+        """The time of the queue is another than before, measured by the clock."""
+
     # --- deciding and recording ---------------------------------------------------------------------------
 
     def _context(self) -> Context:
@@ -134,9 +138,19 @@ class RecordingActor(LoopActor):
         context = self._shared_context
         now = self._now()
         last = self.state.last_at
-        context.now = now if now >= last else last
+        context.now = now if now >= last else self._behind(now, last)
         context.durable_version = self._durable
         return context
+
+    def _behind(self, now: float, last: float) -> float:
+        """The time where the clock reads less than the ``last`` event's: not before that, and no standstill."""
+        if last - now >= STEP_SECONDS:
+            clock = self._clock
+            if type(clock) is not QueueClock:
+                clock = self._clock = QueueClock(clock, self.name, self._after_step)
+                self._now = clock.now
+            clock.go_on_from(last)
+        return last
 
     def _decide_command(self, command: Any) -> Decision:
         """Ask the decider of a command; a fault of ours rebuilds the queue and reaches the caller as an error."""
