@@ -1,6 +1,14 @@
-"""Where a log begins: at nothing, or at the snapshots that retention left in place of its first events."""
+"""Where a log begins: at nothing, or at the snapshots that retention left in place of its first events.
+
+Another process may compact the log while it is read, so that its beginning moves. :func:`~mpreg_mq.replay.records.read`
+notices where it is told from which base its events are folded, and :func:`unless_overtaken` begins again.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import EventLog
@@ -9,7 +17,39 @@ from mpreg_mq.events.transfer import base_of
 from mpreg_mq.projections import QueueState
 from mpreg_mq.replay.formats import format_time
 from mpreg_mq.replay.moments import Moment
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
+
+MOST_BEGINNINGS = 10
+"""How often reading a log begins before it is given up, because the log was compacted meanwhile each time."""
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def unless_overtaken(log: EventLog, attempt: Callable[[], T]) -> T:
+    """What ``attempt`` gives; it begins again where it fails and the log was compacted meanwhile.
+
+    Raises:
+        EventLogError: as ``attempt`` does, on a log that was not compacted meanwhile, or that was each time.
+    """
+    for beginning in range(1, MOST_BEGINNINGS + 1):
+        base = base_position(log)
+        try:
+            return attempt()
+        except EventLogError:
+            if beginning == MOST_BEGINNINGS or base_position(log) == base:
+                raise
+    raise AssertionError("the last beginning returns or raises")
+
+
+def again_if_overtaken(function: F) -> F:
+    """Have a function that reads a log from its base begin again as :func:`unless_overtaken` does."""
+
+    @wraps(function)
+    def beginning_again(log: EventLog, *args: Any, **kwargs: Any) -> Any:
+        return unless_overtaken(log, lambda: function(log, *args, **kwargs))
+
+    return cast(F, beginning_again)
 
 
 def base_state(log: EventLog, stream: str, until: Moment | None = None) -> QueueState:
@@ -60,10 +100,9 @@ def check_reaches(log: EventLog, until: Moment | None) -> None:
     Raises:
         EventLogError: it is; what was there then is not known any more.
     """
-    kept = retaining(log)
-    if kept is None or until is None or until.position is None:
+    if until is None or until.position is None:
         return
-    base = kept.base_position()
+    base = base_position(log)
     if until.position < base:
         raise _begins_later(log, until, f"position {base:,}")
 

@@ -12,10 +12,10 @@ import attrs
 from mpreg_mq.errors import InvalidOptionError, ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.projections import QueueState
-from mpreg_mq.replay.base import base_state
+from mpreg_mq.replay.base import again_if_overtaken, base_state
 from mpreg_mq.replay.moments import Moment, is_later
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 from mpreg_mq.replay.travel import replay
 
 
@@ -63,6 +63,7 @@ class LogDifference:
     changes: tuple[Change, ...]
 
 
+@again_if_overtaken
 def diff_moments(
     log: EventLog, start: Moment, end: Moment | None = None, *, queue: str | None = None, progress: Progress = silent
 ) -> Between:
@@ -75,10 +76,11 @@ def diff_moments(
     """
     if end is not None and is_later(start, end, log):
         raise InvalidOptionError(f"end: got {end}, which is before {start}; give the earlier moment first")
+    base = base_position(log)
     first = replay(log, until=start, queue=queue, progress=progress)
     before = {name: state.describe() for name, state in first.states.items()}
     counts: Counter[str] = Counter()
-    for record in read(log, until=end, queue=queue, progress=progress):
+    for record in read(log, base=base, until=end, queue=queue, progress=progress):
         if not start.includes(record):
             counts[type(record.event).__name__] += 1
     last = replay(log, until=end, queue=queue, progress=progress)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.projections import QueueState
-from mpreg_mq.replay.base import base_states
+from mpreg_mq.replay.base import base_states, unless_overtaken
 from mpreg_mq.replay.records import EventFilter, Progress, read, silent, stopped
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 
 POLL_SECONDS = 0.2
 """Time between two looks at a log that is followed: another process's log says nothing when it grows."""
@@ -60,17 +60,28 @@ class Follower:
 
     def __init__(self, log: EventLog) -> None:
         self._log = log
-        self.position = 0
-        self.states = base_states(log)
+        self.position = -1
+        self.states: dict[str, QueueState] = {}
 
     def catch_up(self, progress: Progress = silent) -> int:
-        """Fold in what the log has got meanwhile; the number of events.
+        """Fold in what the log has got meanwhile; the number of events that were read for it.
+
+        Where retention has taken some of them away, the snapshots that stand for them are read instead.
 
         Raises:
             ReadingStoppedError: an event cannot be read or applied.
         """
+        return unless_overtaken(self._log, lambda: self._catch_up(progress))
+
+    def _catch_up(self, progress: Progress) -> int:
+        base = base_position(self._log)
+        if self.position < base:
+            # Until all of it is read there is nothing to go on from.
+            self.position = -1
+            self.states = base_states(self._log)
+            self.position = base
         count = 0
-        for record in read(self._log, after=self.position, progress=progress):
+        for record in read(self._log, base=self.position, progress=progress):
             count += 1
             if record.stream.startswith(QUEUE_STREAMS):
                 name = record.stream.removeprefix(QUEUE_STREAMS)

@@ -14,10 +14,11 @@ from mpreg_mq.events import Append, Event, EventLog, RecordedEvent, SQLiteEventL
 from mpreg_mq.events.log import retaining
 from mpreg_mq.events.transfer import bases_of
 from mpreg_mq.events.types import AudienceFixed, MessageDelivered
-from mpreg_mq.replay.base import base_states, check_reaches
+from mpreg_mq.replay.base import again_if_overtaken, base_states, check_reaches
 from mpreg_mq.replay.groups import Group, groups
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, read, silent
+from mpreg_mq.replay.source import base_position
 
 EVENTS_PER_APPEND = 1000
 
@@ -30,6 +31,7 @@ class Forked:
     position: int
 
 
+@again_if_overtaken
 def fork(
     log: EventLog, target: str | os.PathLike[str], *, at: Moment | None = None, progress: Progress = silent
 ) -> Forked:
@@ -68,13 +70,14 @@ def fork_into(log: EventLog, copy: EventLog, *, at: Moment | None = None, progre
         ReadingStoppedError: the log cannot be read so far.
     """
     # Snapshots that are later than the moment are refused before anything is copied.
+    position = base = base_position(log)
     base_states(log, until=at)
-    position = _adopt_bases(log, copy)
+    _adopt_bases(log, base, copy)
     count = 0
     batch: list[Append] = []
     events: list[Event] = []
     pending = 0
-    for record in _whole_decisions(log, at, progress):
+    for record in _whole_decisions(log, base, at, progress):
         if not batch or batch[-1].stream != record.stream:
             events = []
             batch.append(Append(record.stream, record.version - 1, events))
@@ -89,32 +92,29 @@ def fork_into(log: EventLog, copy: EventLog, *, at: Moment | None = None, progre
     return Forked(count, position)
 
 
-def _adopt_bases(log: EventLog, copy: EventLog) -> int:
-    """Begin the copy where the log begins; that position."""
+def _adopt_bases(log: EventLog, base: int, copy: EventLog) -> None:
+    """Begin the copy where the log begins."""
     bases = bases_of(log)
-    kept = retaining(log)
-    if kept is None or not bases:
-        return 0
+    if not bases:
+        return
     into = retaining(copy)
     if into is None:
         raise EventLogError(
             f"fork: the first events of {log.location} are compacted, which {copy.location} cannot represent; "
             "fork into an SQLite log"
         )
-    position = kept.base_position()
-    into.adopt(position, bases)
-    return position
+    into.adopt(base, bases)
 
 
-def _whole_decisions(log: EventLog, at: Moment | None, progress: Progress) -> Iterator[RecordedEvent]:
+def _whole_decisions(log: EventLog, base: int, at: Moment | None, progress: Progress) -> Iterator[RecordedEvent]:
     """The records up to a moment, without those of a decision that goes on after it.
 
     The events of a decision have one time, so only a position can lie within one.
     """
     if at is None or at.position is None:
-        yield from read(log, until=at, progress=progress)
+        yield from read(log, base=base, until=at, progress=progress)
         return
-    for _, records in groupby(read(log, progress=progress), lambda record: record.stream):
+    for _, records in groupby(read(log, base=base, progress=progress), lambda record: record.stream):
         for group in _divided(records):
             if group[-1].position > at.position:
                 return

@@ -12,7 +12,7 @@ import attrs
 from mpreg_mq.errors import EventLogError, InvalidOptionError, MessageQueueError
 from mpreg_mq.events import EVENT_TYPES, EventLog, RecordedEvent
 from mpreg_mq.replay.moments import Moment
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 from mpreg_mq.replay.wording import message_ids
 from mpreg_mq.topics import check_pattern, matches
 
@@ -93,6 +93,7 @@ def read(
     log: EventLog,
     *,
     after: int = 0,
+    base: int | None = None,
     until: Moment | None = None,
     queue: str | None = None,
     stream: str | None = None,
@@ -100,16 +101,22 @@ def read(
 ) -> Iterator[RecordedEvent]:
     """The log's events in order, in bounded memory: of one queue or stream, or all.
 
+    ``base`` is for who folds them into states as they were at that position: nothing after it may be missing.
+
     Raises:
-        ReadingStoppedError: while iterating, where an event cannot be read; it says how far reading came.
+        ReadingStoppedError: while iterating, where an event cannot be read, or was compacted after ``base``; it says
+            how far reading came.
     """
-    position = after
+    position = after = max(after, base or 0)
     if queue is not None:
         stream = QUEUE_STREAMS + queue
     source = log.read_all(after) if stream is None else _of_stream(log, stream, after)
     last = until.position if until is not None else None
     count = 0
     try:
+        # Those who compact the log later than this the source itself notices.
+        if base is not None and (begin := base_position(log)) > base:
+            raise EventLogError(f"the events up to {begin} were compacted meanwhile; read the log again")
         for record in source:
             position = record.position
             count += 1

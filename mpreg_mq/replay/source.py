@@ -92,11 +92,16 @@ def open_to_write(log: EventLog) -> EventLog:
     return open_log(log.location if path is None else path)
 
 
+def base_position(log: EventLog) -> int:
+    """Position up to which the events of a log are compacted; 0 where all are there."""
+    kept = retaining(log)
+    return 0 if kept is None else kept.base_position()
+
+
 def log_info(log: EventLog) -> LogInfo:
     """Streams and sizes; O(streams), because no event is read."""
-    kept = retaining(log)
     streams = tuple(StreamInfo(name, log.stream_version(name), base_version(log, name)) for name in log.streams())
     path = file_of(log)
     files = [] if path is None else [path, path.with_name(path.name + "-wal")]
     size = sum(file.stat().st_size for file in files if file.exists()) if files else None
-    return LogInfo(log.location, log.last_position(), streams, size, 0 if kept is None else kept.base_position())
+    return LogInfo(log.location, log.last_position(), streams, size, base_position(log))

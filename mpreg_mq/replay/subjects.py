@@ -10,7 +10,7 @@ from mpreg_mq.events import types as e
 from mpreg_mq.replay.base import base_states
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, read, silent
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 from mpreg_mq.replay.wording import message_ids
 
 MAX_CANDIDATES = 1000
@@ -77,10 +77,11 @@ def find(
     """
     if text.startswith("@") and text[1:].isdigit():
         return _event_at(log, int(text[1:]))
+    base = base_position(log)
     candidates = _before_the_log(log, text, queue)
     refused: dict[str, list[RecordedEvent]] = {}
     holders: dict[str, str] = {}
-    for record in read(log, until=until, queue=queue, progress=progress):
+    for record in read(log, base=base, until=until, queue=queue, progress=progress):
         event = record.event
         for message_id in message_ids(event):
             if message_id.startswith(text):

@@ -8,10 +8,11 @@ import attrs
 
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.events import types as e
+from mpreg_mq.replay.base import again_if_overtaken
 from mpreg_mq.replay.endings import ends
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, read, silent
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 from mpreg_mq.replay.subjects import MessageNotFoundError, find_message
 from mpreg_mq.replay.wording import in_words, message_ids
 
@@ -61,6 +62,7 @@ class Trace:
         return list(dict.fromkeys((step.queue, step.message_id) for step in self.steps))
 
 
+@again_if_overtaken
 def trace(
     log: EventLog,
     message_id: str,
@@ -78,6 +80,7 @@ def trace(
         MessageNotFoundError: it names no message, or several.
         ReadingStoppedError: the log cannot be read to its end.
     """
+    base = base_position(log)
     found = find_message(log, message_id, until=until, queue=queue, progress=progress)
     if not found.records:
         raise MessageNotFoundError(
@@ -89,7 +92,7 @@ def trace(
     roots: set[Key] = set()
     while first is not None and first not in roots:
         roots.add(first)
-        records, first = _collect(log, first, until, progress)
+        records, first = _collect(log, base, first, until, progress)
     steps: list[Step] = []
     before = records[0][0].event.at
     for record, (name, found_id) in records:
@@ -108,13 +111,13 @@ def trace(
 
 
 def _collect(
-    log: EventLog, first: Key, until: Moment | None, progress: Progress
+    log: EventLog, base: int, first: Key, until: Moment | None, progress: Progress
 ) -> tuple[list[tuple[RecordedEvent, Key]], Key | None]:
     """Events of a message and what it was redriven as; and the dead letter that it was made from, if any."""
     family = {first}
     records: list[tuple[RecordedEvent, Key]] = []
     origin: Key | None = None
-    for record in read(log, until=until, progress=progress):
+    for record in read(log, base=base, until=until, progress=progress):
         if not record.stream.startswith(QUEUE_STREAMS):
             continue
         event = record.event

@@ -8,10 +8,10 @@ from mpreg_mq.errors import EventLogError, ProjectionError
 from mpreg_mq.events import EventLog
 from mpreg_mq.events.log import retaining
 from mpreg_mq.projections import QueueState
-from mpreg_mq.replay.base import base_states
+from mpreg_mq.replay.base import again_if_overtaken, base_states
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 
 
 @attrs.frozen
@@ -27,6 +27,7 @@ class Replay:
     now: float
 
 
+@again_if_overtaken
 def replay(
     log: EventLog, *, until: Moment | None = None, queue: str | None = None, progress: Progress = silent
 ) -> Replay:
@@ -40,6 +41,7 @@ def replay(
         EventLogError: there is no such queue, or the log begins only after the moment.
         ReadingStoppedError: an event cannot be read or applied; it says how far the log is good.
     """
+    base = base_position(log)
     states = base_states(log, queue, until)
     kept = retaining(log)
     position = 0 if kept is None else kept.base_position()
@@ -47,7 +49,7 @@ def replay(
     stream = ""
     state = QueueState()
     with folding():
-        for record in read(log, until=until, queue=queue, progress=progress):
+        for record in read(log, base=base, until=until, queue=queue, progress=progress):
             if record.stream != stream:
                 stream = record.stream
                 if not stream.startswith(QUEUE_STREAMS):

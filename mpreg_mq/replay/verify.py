@@ -7,7 +7,7 @@ what stands for events that were compacted is read, of a queue without any other
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,9 +20,9 @@ from mpreg_mq.events.transfer import base_of, truncated
 from mpreg_mq.invariants import ALL_RULES, InvariantChecker, Rule, Violation
 from mpreg_mq.invariants.rules.log import Fold
 from mpreg_mq.projections import QueueState
-from mpreg_mq.replay.base import base_state
+from mpreg_mq.replay.base import again_if_overtaken, base_state
 from mpreg_mq.replay.records import Progress, ReadingStoppedError, folding, read, silent
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 
 
 @attrs.frozen
@@ -45,53 +45,53 @@ class Verification:
         return not self.violations and self.stopped is None
 
 
+@again_if_overtaken
 def verify(log: EventLog, *, rules: Sequence[type[Rule]] = ALL_RULES, progress: Progress = silent) -> Verification:
     """Check a whole log; one pass, and memory bounded by what is unfinished."""
+    base = base_position(log)
+    states, damage = _bases(log, base)
     folds: dict[str, _FoldOfLog] = {}
     asked = [rule for rule in rules if rule is not Fold]
     gapless = isinstance(log, SQLiteEventLog | MemoryEventLog)
-    checker = InvariantChecker([*asked, partial(_FoldOfLog, log, folds)], gapless=gapless)
+    checker = InvariantChecker([*asked, partial(_FoldOfLog, log, states, folds)], gapless=gapless)
     stopped: str | None = None
     with folding():
         try:
-            checker.observe_all(read(log, progress=progress))
+            checker.observe_all(read(log, base=base, progress=progress))
         except ReadingStoppedError as error:
+            if base_position(log) != base:
+                raise
             stopped = str(error)
-    idle = _without_events(log, folds)
     if stopped is None and isinstance(log, SQLiteEventLog):
         stopped = log.check_structure()
     if stopped is None:
-        stopped = _damage_of_bases(log, folds, idle)
+        stopped = damage
     if stopped is not None:
         for fold in folds.values():
             fold.check()
     violations = sorted(checker.finish(cut=stopped is not None), key=lambda violation: violation.position)
     ids = tuple(sorted({*(rule.id for rule in asked), "I1", "I4"}))
-    queues = len(folds) + sum(stream.startswith(QUEUE_STREAMS) for stream in idle)
+    queues = len({*folds, *(stream for stream in states if stream.startswith(QUEUE_STREAMS))})
     return Verification(checker.events, queues, ids, tuple(violations), stopped)
 
 
-def _without_events(log: EventLog, folds: Collection[str]) -> list[str]:
-    """The streams of which nothing is left but what stands for truncated events."""
+def _bases(log: EventLog, base: int) -> tuple[dict[str, QueueState | None], str | None]:
+    """What stands for truncated events by stream, None where it cannot be gone on from, and what is wrong then."""
     kept = retaining(log)
-    return [] if kept is None else [stream for stream in truncated(kept) if stream not in folds]
-
-
-def _damage_of_bases(log: EventLog, folds: Mapping[str, _FoldOfLog], idle: Iterable[str]) -> str | None:
-    """What is wrong with what stands for truncated events; None where each of them can be gone on from."""
-    for fold in folds.values():
-        if fold.damage is not None:
-            return fold.damage
-    kept = retaining(log)
-    try:
-        for stream in idle:
+    states: dict[str, QueueState | None] = {}
+    damage: str | None = None
+    for stream in [] if kept is None else truncated(kept):
+        states[stream] = None
+        try:
             if stream.startswith(QUEUE_STREAMS):
-                base_state(log, stream)
+                states[stream] = base_state(log, stream)
             elif kept is not None:
                 base_of(kept, stream)
-    except EventLogError as error:
-        return str(error)
-    return None
+        except EventLogError as error:
+            if base_position(log) != base:
+                raise
+            damage = damage or str(error)
+    return states, damage
 
 
 class _FoldOfLog(Fold):
@@ -99,20 +99,16 @@ class _FoldOfLog(Fold):
 
     NEEDS_CONFIGURATION = False
 
-    def __init__(self, log: EventLog, folds: dict[str, _FoldOfLog], *arguments: Any) -> None:
+    def __init__(
+        self, log: EventLog, states: Mapping[str, QueueState | None], folds: dict[str, _FoldOfLog], *arguments: Any
+    ) -> None:
         super().__init__(*arguments)
         folds[self.facts.stream] = self
-        self._log = log
-        self.damage: str | None = None
-        """Why there is nothing that it can begin with, where that is so."""
+        self._states = states
         kept = retaining(log)
         if kept is not None:
             self.snapshots = {found.version: found.body for found in kept.snapshots(self.facts.stream)}
 
     def begin(self) -> QueueState | None:
         """The state before the first event that the log still has; None where that is not known any more."""
-        try:
-            return base_state(self._log, self.facts.stream)
-        except EventLogError as error:
-            self.damage = str(error)
-            return None
+        return self._states.get(self.facts.stream, QueueState())

@@ -16,14 +16,14 @@ from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.events import types as e
 from mpreg_mq.projections import QueueState
-from mpreg_mq.replay.base import base_state
+from mpreg_mq.replay.base import again_if_overtaken, base_state
 from mpreg_mq.replay.blockers import Blocker, Way, common_blockers, ways
 from mpreg_mq.replay.endings import ending, refusal
 from mpreg_mq.replay.formats import format_seconds, format_time, plural
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.sightings import Sightings
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 from mpreg_mq.replay.subjects import Found, FoundKey, find
 from mpreg_mq.replay.wording import in_words, message_ids
 
@@ -72,6 +72,7 @@ class Explanation:
         return tuple(dict.fromkeys((*self.common, *(blocker for way in self.ways for blocker in way.blockers))))
 
 
+@again_if_overtaken
 def why(
     log: EventLog,
     subject: str,
@@ -117,11 +118,12 @@ def _why(
 
 
 def _fold(log: EventLog, queue: str, until: Moment | None, progress: Progress) -> tuple[QueueState, Sightings, float]:
+    base = base_position(log)
     state = base_state(log, QUEUE_STREAMS + queue, until)
     seen = Sightings(state.subscribers)
     position = 0
     with folding():
-        for record in read(log, until=until, queue=queue, progress=progress):
+        for record in read(log, base=base, until=until, queue=queue, progress=progress):
             try:
                 state.apply(record.event)
             except ProjectionError as error:

@@ -14,12 +14,12 @@ from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.events import types as e
 from mpreg_mq.model import QueueStatistics
 from mpreg_mq.projections import Message, QueueState
-from mpreg_mq.replay.base import base_states
+from mpreg_mq.replay.base import again_if_overtaken, base_states
 from mpreg_mq.replay.endings import ends
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.report.series import Distribution, TimeSeries
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 from mpreg_mq.replay.travel import require_queue
 from mpreg_mq.replay.wording import message_ids
 
@@ -89,6 +89,7 @@ class LogFigures:
         return total
 
 
+@again_if_overtaken
 def collect(
     log: EventLog, *, queue: str | None = None, until: Moment | None = None, progress: Progress = silent
 ) -> LogFigures:
@@ -100,6 +101,7 @@ def collect(
     """
     if queue is not None:
         require_queue(log, queue)
+    base = base_position(log)
     figures = LogFigures(log.location)
     collectors = {
         QUEUE_STREAMS + name: _Collector(QUEUE_STREAMS + name, figures, state)
@@ -107,7 +109,7 @@ def collect(
     }
     position = 0
     with folding():
-        for record in read(log, queue=queue, until=until, progress=progress):
+        for record in read(log, base=base, queue=queue, until=until, progress=progress):
             figures.events += 1
             if record.stream.startswith(QUEUE_STREAMS):
                 collector = collectors.get(record.stream)

@@ -20,12 +20,12 @@ from mpreg_mq.model import RejectionReason
 from mpreg_mq.payload import decode_payload, fingerprint
 from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.deadlines import DeadlineKind
-from mpreg_mq.replay.base import base_state
+from mpreg_mq.replay.base import again_if_overtaken, base_state
 from mpreg_mq.replay.groups import Group, groups
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.rerun.decisions import Events, decided, replaced
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 from mpreg_mq.replay.travel import require_queue
 from mpreg_mq.replay.wording import in_words, message_ids
 
@@ -116,6 +116,7 @@ def changed(configuration: QueueConfiguration, changes: Mapping[str, Any]) -> Qu
     return attrs.evolve(configuration, **changes)
 
 
+@again_if_overtaken
 def rerun(
     log: EventLog,
     *,
@@ -138,12 +139,13 @@ def rerun(
         require_queue(log, queue)
     changed(QueueConfiguration("check"), changes or {})
     result = Rerun()
+    base = base_position(log)
     names = [name.removeprefix(QUEUE_STREAMS) for name in log.streams() if name.startswith(QUEUE_STREAMS)]
     with folding():
         for name in names if queue is None else [queue]:
             engine = Engine(name, changes or {}, result, base_state(log, QUEUE_STREAMS + name, until))
             position = 0
-            for group in groups(read(log, queue=name, progress=progress), engine.is_entered):
+            for group in groups(read(log, base=base, queue=name, progress=progress), engine.is_entered):
                 # A decision that is recorded only in part by then would differ from the whole one.
                 if until is not None and not until.includes(group[-1]):
                     break

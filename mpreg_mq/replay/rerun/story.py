@@ -14,10 +14,11 @@ from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import EventLog, base_version
 from mpreg_mq.events import types as e
 from mpreg_mq.model import MessageOptions
+from mpreg_mq.replay.base import again_if_overtaken
 from mpreg_mq.replay.endings import ends
 from mpreg_mq.replay.records import Progress, read, silent
 from mpreg_mq.replay.rerun.engine import rerun_events
-from mpreg_mq.replay.source import QUEUE_STREAMS
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 from mpreg_mq.replay.subjects import Found, MessageNotFoundError, find_message
 from mpreg_mq.replay.wording import in_words, message_ids
 
@@ -32,6 +33,7 @@ _ABOUT_THE_QUEUE = (
 )
 
 
+@again_if_overtaken
 def story_of(
     log: EventLog, message_id: str, *, queue: str | None = None, progress: Progress = silent
 ) -> tuple[Found, list[e.Event]]:
@@ -41,6 +43,7 @@ def story_of(
         MessageNotFoundError: the id names no message, or several.
         ReadingStoppedError: the log cannot be read to its end.
     """
+    base = base_position(log)
     found = find_message(log, message_id, queue=queue, progress=progress)
     if not found.records or base_version(log, QUEUE_STREAMS + found.queue):
         raise MessageNotFoundError(
@@ -51,7 +54,7 @@ def story_of(
     own = {record.position for record in found.records}
     events = [
         _narrowed(record.event, found.message_id)
-        for record in read(log, queue=found.queue, progress=progress)
+        for record in read(log, base=base, queue=found.queue, progress=progress)
         if record.position in own or (record.position < last and isinstance(record.event, _ABOUT_THE_QUEUE))
     ]
     return found, events
