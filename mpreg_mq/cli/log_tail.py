@@ -25,11 +25,18 @@ DEFAULT_COUNT = 10
 @click.option("-f", "--follow", "following", is_flag=True, help="Go on with what is appended, until Ctrl-C.")
 @json_option
 def command(log: EventLog, wanted: EventFilter, count: int, following: bool, output: Output) -> None:
-    """The last events of LOG; with -f also those to come, from the live log of another process."""
+    """The last events of LOG; with -f also those to come, from the live log of another process.
+
+    Which events were compacted before they could be shown is said on stderr.
+    """
     last = log.last_position()
-    for record in tail(log, count, wanted) if count else ():
+    for record in tail(log, count, wanted, last=last) if count else ():
         show_record(record, output)
+
+    def missed(first: int, last: int) -> None:
+        output.note(f"events {first:,} to {last:,} were compacted before they were read")
+
     if following:
         with contextlib.suppress(KeyboardInterrupt):
-            for record in follow(log, last, wanted):
+            for record in follow(log, last, wanted, missed=missed):
                 show_record(record, output)

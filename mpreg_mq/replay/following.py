@@ -9,22 +9,25 @@ from collections.abc import Callable, Iterator
 from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.projections import QueueState
-from mpreg_mq.replay.base import base_states, unless_overtaken
-from mpreg_mq.replay.records import EventFilter, Progress, read, silent, stopped
+from mpreg_mq.replay.base import again_if_overtaken, base_states, unless_overtaken
+from mpreg_mq.replay.moments import Moment
+from mpreg_mq.replay.records import EventFilter, Progress, ReadingStoppedError, read, silent, stopped
 from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 
 POLL_SECONDS = 0.2
 """Time between two looks at a log that is followed: another process's log says nothing when it grows."""
 
 
-def tail(log: EventLog, count: int, wanted: EventFilter) -> list[RecordedEvent]:
-    """The last events that are wanted, oldest first; reads back from the end in growing steps."""
-    last = log.last_position()
+@again_if_overtaken
+def tail(log: EventLog, count: int, wanted: EventFilter, *, last: int | None = None) -> list[RecordedEvent]:
+    """The last events that are wanted, oldest first; reads back from the end, or ``last``, in growing steps."""
+    if last is None:
+        last = log.last_position()
     step = max(1000, count)
     after = last
     while after > 0:
         after = max(0, after - step)
-        found = deque(wanted.select(read(log, after=after)), maxlen=count)
+        found = deque(wanted.select(read(log, after=after, until=Moment(position=last))), maxlen=count)
         if len(found) == count or after == 0:
             return list(found)
         step *= 4
@@ -32,25 +35,40 @@ def tail(log: EventLog, count: int, wanted: EventFilter) -> list[RecordedEvent]:
 
 
 def follow(
-    log: EventLog, after: int, wanted: EventFilter, *, wait: Callable[[float], object] = time.sleep
+    log: EventLog,
+    after: int,
+    wanted: EventFilter,
+    *,
+    wait: Callable[[float], object] = time.sleep,
+    missed: Callable[[int, int], object] = lambda first, last: None,
 ) -> Iterator[RecordedEvent]:
     """Events after a position that are wanted, for ever: ``wait`` is called whenever there is nothing new.
 
-    ``wait`` ends it by raising.
+    ``wait`` ends it by raising. ``missed`` is told the first and last position of events that were compacted before
+    they were read.
     """
     position = after
 
     def arriving() -> Iterator[RecordedEvent]:
         nonlocal position
         while True:
+            base = base_position(log)
+            if base > position:
+                missed(position + 1, base)
+                position = base
             last = log.last_position()
-            if last > position:
-                for record in read(log, after=position):
+            if last <= position:
+                wait(POLL_SECONDS)
+                continue
+            try:
+                for record in read(log, base=position):
                     position = record.position
                     yield record
-                position = max(position, last)
+            except ReadingStoppedError:
+                if base_position(log) <= position:
+                    raise
             else:
-                wait(POLL_SECONDS)
+                position = max(position, last)
 
     return wanted.select(arriving())
 

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from mpreg_mq.actors.retention import Compactor
 from mpreg_mq.cli.commands import root
+from mpreg_mq.configuration import RetentionPolicy
 from mpreg_mq.events import Append, SQLiteEventLog
 from mpreg_mq.events import types as e
 from mpreg_mq.replay import following
@@ -130,6 +132,31 @@ def test_log_tail_follows_a_live_log(tmp_path: Path, monkeypatch: pytest.MonkeyP
     writer.close()
     assert result.exit_code == 0, result.output
     assert [line.split("  ")[-1] for line in result.stdout.splitlines()] == ["paused: nothing is delivered", "resumed"]
+
+
+def test_log_tail_says_what_it_did_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given -f on a log that is compacted before it is looked at again, then which events are missing is said."""
+    path = tmp_path / "live.db"
+    events = History().joined("a").sent("1").sent("2").sent("3").events
+    looked = 0
+    with closing(SQLiteEventLog(path, synchronous="NORMAL")) as writer:
+        writer.append([Append("queue:q", 0, events[:1])])
+
+        def wait(seconds: float) -> None:
+            nonlocal looked
+            looked += 1
+            if looked == 2:
+                raise KeyboardInterrupt
+            for version in range(1, 5):
+                writer.append([Append("queue:q", version, events[version : version + 1])])
+            for _ in Compactor(writer, RetentionPolicy(keep_events=1, least_events=1), lambda: 0.0).steps():
+                pass
+
+        monkeypatch.setattr(following.follow, "__kwdefaults__", {"wait": wait})
+        result = CliRunner().invoke(root, ["log", "tail", "-f", str(path)])
+    assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.stdout.splitlines()] == ["1", "5"]
+    assert "events 2 to 4 were compacted before they were read" in result.stderr
 
 
 def test_export_import_and_diff(run: Runner, tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import pytest
 
+from mpreg_mq.actors.retention import Compactor
+from mpreg_mq.configuration import RetentionPolicy
 from mpreg_mq.errors import InvalidOptionError, InvalidTopicError
-from mpreg_mq.events import Append, EventLog, MemoryEventLog
+from mpreg_mq.events import Append, EventLog, MemoryEventLog, RecordedEvent
 from mpreg_mq.events import types as e
 from mpreg_mq.replay import EventFilter, Moment, ReadingStoppedError, read
 from mpreg_mq.replay.following import Follower, follow, tail
@@ -48,6 +51,67 @@ def test_following_gives_what_is_appended_and_waits_in_between() -> None:
     with contextlib.suppress(OverError):
         seen += (type(record.event).__name__ for record in follow(log, 0, EventFilter(queue="q"), wait=wait))
     assert seen == ["QueueCreated", "SubscriberJoined", "MessageEnqueued", "MessageDelivered"]
+
+
+def test_the_last_events_end_where_following_begins() -> None:
+    """Given events that are appended while the last ones are read, then each is shown once, in order."""
+    log = MemoryEventLog()
+    events = History().joined("a").sent("1").sent("2").sent("3").events
+
+    class Busy(MemoryEventLog):
+        def read_all(self, after_position: int = 0) -> Iterator[RecordedEvent]:
+            version = self.last_position()
+            self.append([Append("queue:q", version, events[version : version + 2])])
+            return super().read_all(after_position)
+
+    class OverError(Exception):
+        pass
+
+    def wait(seconds: float) -> None:
+        raise OverError
+
+    log = Busy()
+    log.append([Append("queue:q", 0, events[:1])])
+    last = log.last_position()
+    seen = [record.position for record in tail(log, 10, EVERYTHING, last=last)]
+    with contextlib.suppress(OverError):
+        seen += (record.position for record in follow(log, last, EVERYTHING, wait=wait))
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_what_was_compacted_before_it_was_read_is_told() -> None:
+    """Given events that come and are compacted before who follows looks, or while it reads, then it is told which."""
+    log = MemoryEventLog()
+    history = History().joined("a")
+
+    class OverError(Exception):
+        pass
+
+    def grow_and_compact(keep: int) -> None:
+        version = log.last_position()
+        for number in range(10):
+            history.sent(f"{version + number}-a")
+        log.append([Append("queue:q", version, history.events[version:])])
+        for _ in Compactor(log, RetentionPolicy(keep_events=keep, least_events=1), lambda: 0.0).steps():
+            pass
+
+    waits = iter([4, 3])
+
+    def wait(seconds: float) -> None:
+        keep = next(waits, None)
+        if keep is None:
+            raise OverError
+        grow_and_compact(keep)
+
+    seen: list[int] = []
+    missed: list[tuple[int, int]] = []
+    with contextlib.suppress(OverError):
+        for record in follow(log, 0, EVERYTHING, wait=wait, missed=lambda first, last: missed.append((first, last))):
+            seen.append(record.position)
+            if record.position == 10:
+                grow_and_compact(2)
+    assert missed == [(1, 8), (11, 20), (23, 29)]
+    assert seen == [9, 10, 21, 22, 30, 31, 32]
 
 
 @pytest.mark.parametrize(
