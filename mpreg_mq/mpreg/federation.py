@@ -14,7 +14,7 @@ from typing import Any
 from mpreg_mq.clock import Clock
 from mpreg_mq.mpreg.host import Host
 from mpreg_mq.mpreg.hosted_manager import HostedQueueManager, Request
-from mpreg_mq.mpreg.outgoing import Outgoing, RemoteClusterStatistics
+from mpreg_mq.mpreg.outgoing import NO_SUBSCRIPTION, Outgoing, RemoteClusterStatistics
 from mpreg_mq.mpreg.subscribers import GlobalSubscriptions, RemoteSubscribers
 
 
@@ -46,7 +46,7 @@ class QueueFederation:
         self._ttl = advert_ttl_seconds
         self._outgoing = Outgoing(inner, host, clock, acknowledgment_timeout_seconds)
         self._remote = RemoteSubscribers(host, manager, self._outgoing)
-        self._ours = GlobalSubscriptions(host, manager, self._outgoing)
+        self._ours = GlobalSubscriptions(host, manager, self._outgoing, self.run)
         self._messages = host.module("fabric.queue_messages")
         self.send_message_globally = self._outgoing.send_message_globally
         self.send_confirmed = self._outgoing.send_confirmed
@@ -108,6 +108,11 @@ class QueueFederation:
         request = self._messages.QueueFederationRequest.from_dict(content)
         self._outgoing.cluster(request.source_cluster).received += 1
         subscription = self.inner.subscriptions.get(request.subscription_id)
+        if request.subscription_id and subscription is None:
+            # It was for somebody who is not here any more, and for nobody's queue.
+            unknown = f"cluster {self.inner.cluster_id!r} has no subscription {request.subscription_id}"
+            await self._outgoing.answer(request, unknown, reason=NO_SUBSCRIPTION)
+            return
         if subscription is not None and subscription.callback is not None:
             await self._ours.deliver(subscription, request)
             return

@@ -17,6 +17,12 @@ from mpreg_mq.options import guarantee_of
 ANSWER_WAITS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 """How long to wait between attempts to answer another cluster."""
 
+REASON = "mpreg-mq.reason"
+"""What an answer says beside MPREG's fields: which refusal it is, for the plugin at the other end."""
+
+NO_SUBSCRIPTION = "no-such-subscription"
+"""The reason where a message was forwarded to a subscription that has ended, or that a restart has ended."""
+
 
 @attrs.define
 class RemoteClusterStatistics:
@@ -49,6 +55,7 @@ class Sent:
     sent_at: float
     answer: asyncio.Future[DeliveryResult]
     timer: TimerHandle | None = None
+    reason: str | None = None
 
 
 class Outgoing:
@@ -232,7 +239,9 @@ class Outgoing:
         )
         return bool(await messenger.send_to_cluster(message, cluster_id, None))
 
-    async def answer(self, request: Any, error: str | None, subscriber_id: str = "") -> None:
+    async def answer(
+        self, request: Any, error: str | None, subscriber_id: str = "", *, reason: str | None = None
+    ) -> None:
         """Answer a request of another cluster, as soon as there is a way to it: MPREG would give up at once, and a
         server that has just connected knows its way there before the other knows the way back."""
         if not request.ack_token:
@@ -245,6 +254,8 @@ class Outgoing:
             success=error is None,
             error_message=error,
         ).to_dict()
+        if reason is not None:
+            content[REASON] = reason
         topic = f"mpreg.queue.ack.{request.queue_name}"
         if not await self.post(content, request.source_cluster, topic):
             self._spawn(self._answer_later(content, request.source_cluster, topic))
@@ -290,6 +301,7 @@ class Outgoing:
         """Another cluster answered a message that waits."""
         token = str(content["ack_token"])
         sent = self._sent[token]
+        sent.reason = content.get(REASON)
         counts = self.cluster(sent.cluster)
         seconds = max(0.0, self._clock.now() - sent.sent_at)
         counts.last_round_trip_seconds = seconds

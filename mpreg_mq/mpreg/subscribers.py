@@ -14,13 +14,18 @@ import attrs
 from mpreg_mq.model import MessageId, QueuedMessage
 from mpreg_mq.mpreg.host import Host
 from mpreg_mq.mpreg.hosted_manager import HostedQueueManager
-from mpreg_mq.mpreg.outgoing import Outgoing
+from mpreg_mq.mpreg.outgoing import NO_SUBSCRIPTION, Outgoing
 from mpreg_mq.options import guarantee_of
+from mpreg_mq.topics import check_pattern
 
 logger = logging.getLogger("mpreg_mq")
 
 MAX_REMEMBERED = 10_000
-"""Most messages of other clusters' queues whose outcome is kept to repeat it."""
+"""Most messages of other clusters' queues whose outcome is kept to repeat it, and ends of subscriptions to be told."""
+
+RUN = "mpreg-mq.run"
+SERVER = "mpreg-mq.server"
+"""What a subscription says beside MPREG's fields: which start of which server it belongs to."""
 
 
 class ClusterUnreachableError(Exception):
@@ -29,9 +34,14 @@ class ClusterUnreachableError(Exception):
 
 @attrs.define(eq=False)
 class _Served:
-    """A subscriber of another cluster, and the queues that it has here by subscription id; none while ``away``."""
+    """A subscriber of another cluster, and the queues that it has here by subscription id; none while ``away``.
+
+    ``run`` is the start of its ``server``, where that has told.
+    """
 
     subscription: Any
+    server: str = ""
+    run: str = ""
     queues: dict[str, str] = attrs.field(factory=dict)
     away: bool = False
 
@@ -55,7 +65,22 @@ class RemoteSubscribers:
         served = self._served.get(subscription.subscription_id)
         if served is None:
             served = self._served[subscription.subscription_id] = _Served(subscription)
-        self._serve(served)
+        if content.get(RUN):
+            served.server, served.run = str(content.get(SERVER)), str(content[RUN])
+            self._end_earlier_runs(served)
+        # One that cannot be reached may be heard all the same.
+        if not served.away or self._outgoing.reaches(subscription.source_cluster):
+            self._serve(served)
+
+    def _end_earlier_runs(self, served: _Served) -> None:
+        """A server that was started again has none of the subscriptions that it had before."""
+        for other in list(self._served.values()):
+            if (
+                other.subscription.source_cluster == served.subscription.source_cluster
+                and other.server == served.server
+                and other.run != served.run
+            ):
+                self._end(other.subscription.subscription_id)
 
     def refresh(self) -> None:
         """Serve those again whose cluster can be reached again."""
@@ -124,7 +149,30 @@ class RemoteSubscribers:
             self._leave(served)
 
     async def _forward(self, served: _Served, queue_name: str, message: QueuedMessage) -> None:
-        """Send a message to a subscriber of another cluster; it is acknowledged here when it was there."""
+        """Send a message to a subscriber of another cluster; it is acknowledged here when it was there.
+
+        Where the subscription has ended there, it ends here, and in the same attempt the message goes to another one of
+        that subscriber, as it has after a restart.
+        """
+        while not await self._forwarded(served, queue_name, message):
+            self._end(served.subscription.subscription_id)
+            served = self._another(served, queue_name)
+
+    def _another(self, ended: _Served, queue_name: str) -> _Served:
+        """Another subscription of a subscriber to a queue."""
+        was = ended.subscription
+        for served in self._served.values():
+            known = served.subscription
+            if (known.source_cluster, known.subscriber_id) == (was.source_cluster, was.subscriber_id) and (
+                queue_name in served.queues
+            ):
+                return served
+        raise ClusterUnreachableError(
+            f"cluster {was.source_cluster!r} knows nothing of subscriber {was.subscriber_id!r}"
+        )
+
+    async def _forwarded(self, served: _Served, queue_name: str, message: QueuedMessage) -> bool:
+        """Send a message to a subscription; False where the other cluster does not know it."""
         subscription = served.subscription
         cluster = subscription.source_cluster
         counts = self._outgoing.cluster(cluster)
@@ -147,21 +195,26 @@ class RemoteSubscribers:
                 # The connections are closing: the lease ends with the manager, and this was no failed attempt.
                 await asyncio.Event().wait()
             counts.forward_failures += 1
+            if sent.reason == NO_SUBSCRIPTION:
+                return False
             if not on_its_way.success:
                 self._suspend(served)
             raise ClusterUnreachableError(answer.error_message)
         counts.forwarded += 1
+        return True
 
 
 class GlobalSubscriptions:
     """Our subscriptions to queues wherever they are, those included that come later or come back."""
 
-    def __init__(self, host: Host, manager: HostedQueueManager, outgoing: Outgoing) -> None:
+    def __init__(self, host: Host, manager: HostedQueueManager, outgoing: Outgoing, run: str) -> None:
         self.inner = outgoing.inner
+        self._run = run
         self._outgoing = outgoing
         self._host = host
         self._manager = manager
         self._asked: dict[tuple[str, str], str] = {}
+        self._to_end: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._outcomes: OrderedDict[tuple[str, str], asyncio.Future[str | None]] = OrderedDict()
         self._messages = host.module("fabric.queue_messages")
 
@@ -175,7 +228,12 @@ class GlobalSubscriptions:
         target_clusters: set[str] | None = None,
         **options: Any,
     ) -> str:
-        """Subscribe to matching queues here and in other clusters, those that come later included."""
+        """Subscribe to matching queues here and in other clusters, those that come later included.
+
+        Raises:
+            InvalidTopicError: the topic pattern is malformed.
+        """
+        check_pattern(topic_pattern)
         subscription_id: str = await self.inner.subscribe_globally(
             subscriber_id,
             queue_pattern,
@@ -202,8 +260,17 @@ class GlobalSubscriptions:
         self.inner._remote_subscription_handles.pop(subscription_id, None)
         for key in [key for key in self._asked if key[0] == subscription_id]:
             del self._asked[key]
-            await self._tell(subscription, key[1], ended=True)
+            await self._end_at(subscription, key[1])
         return True
+
+    async def _end_at(self, subscription: Any, cluster: str) -> None:
+        """End a subscription at another cluster, later where there is no way to it now."""
+        key = (subscription.subscription_id, cluster)
+        self._to_end[key] = subscription
+        if len(self._to_end) > MAX_REMEMBERED:
+            self._to_end.popitem(last=False)
+        if await self._tell(subscription, cluster, ended=True):
+            self._to_end.pop(key, None)
 
     def _clusters_of(self, subscription: Any) -> dict[str, str]:
         """The other clusters that have queues for a subscription, and since which start of their server."""
@@ -216,16 +283,26 @@ class GlobalSubscriptions:
         }
 
     async def refresh(self) -> None:
-        """Ask whom there is to ask now."""
+        """Ask whom there is to ask now, and end what could not be ended before."""
+        for (_, cluster), subscription in list(self._to_end.items()):
+            await self._end_at(subscription, cluster)
         for subscription in list(self.inner.subscriptions.values()):
             await self._ask(subscription)
 
     async def _ask(self, subscription: Any) -> None:
-        """Subscribe at clusters that are new, or whose server was started again and knows nothing any more."""
+        """Subscribe at clusters that are new, or whose server was started again and knows nothing any more.
+
+        Those that have the plugin are asked again each time, as queues are advertised again: what asked before may not
+        have arrived, or they may have given the subscription up. The others would take it for another subscription.
+        """
         for cluster, run in self._clusters_of(subscription).items():
             key = (subscription.subscription_id, cluster)
-            if self._asked.get(key) != run and await self._tell(subscription, cluster, ended=False):
-                self._asked[key] = run
+            if (run or self._asked.get(key) != run) and await self._tell(subscription, cluster, ended=False):
+                if subscription.subscription_id in self.inner.subscriptions:
+                    self._asked[key] = run
+                else:
+                    # It ended meanwhile.
+                    await self._end_at(subscription, cluster)
 
     async def _tell(self, subscription: Any, cluster: str, *, ended: bool) -> bool:
         messages = self._messages
@@ -240,7 +317,8 @@ class GlobalSubscriptions:
             target_cluster=cluster,
         )
         kind = messages.QueueFederationKind.UNSUBSCRIBE if ended else messages.QueueFederationKind.SUBSCRIBE
-        return await self._outgoing.post(content.to_dict(kind=kind), cluster, "mpreg.queue.subscription")
+        origin = {RUN: self._run, SERVER: f"{self._host.name} {self._host.node_id}"}
+        return await self._outgoing.post({**content.to_dict(kind=kind), **origin}, cluster, "mpreg.queue.subscription")
 
     async def deliver(self, subscription: Any, request: Any) -> None:
         """Give a message of another cluster's queue to its subscriber here, once, and answer whether that worked."""

@@ -1,0 +1,164 @@
+"""Subscriptions across clusters whose server is started again, or whose end does not arrive, on doubles."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from mpreg_mq import InvalidTopicError, QueueConfiguration, VirtualClock
+from mpreg_mq.mpreg import MessageQueuePlugin, PluginConfiguration
+from tests.mpreg.test_federation import QUICK, clusters, kind
+from tests.support.mpreg_double.fabric.queue_federation import Fabric
+from tests.support.mpreg_double.server import MPREGServer, MPREGSettings
+
+
+@asynccontextmanager
+async def started(cluster: str, fabric: Fabric, clock: VirtualClock) -> AsyncIterator[MessageQueuePlugin]:
+    """A server of a cluster that is on the fabric until it ends; then there may be another one."""
+    server = MPREGServer(MPREGSettings(cluster_id=cluster), fabric)
+    async with MessageQueuePlugin(server, config=PluginConfiguration(manager=QUICK), clock=clock) as plugin:
+        yield plugin
+        await server.shutdown_async()
+
+
+@pytest.mark.parametrize("lost", ["nothing", "what tells of the new start"])
+def test_a_subscriber_whose_server_was_started_again_gets_every_message(lost: str) -> None:
+    """Given a subscription across clusters, when the subscriber's server is started again and its program subscribes
+    again, then every message comes to it in its first attempt, also where the other cluster has not heard that the
+    earlier subscription is over; and nobody makes a queue for messages of that one."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("c", "b", clock=clock) as (c, b):
+            fabric = c.host.server.fabric
+            await b.manager.create_queue("jobs", QueueConfiguration("jobs", max_retries=0))
+            calls: list[Any] = []
+            for run in range(3):
+                async with started("a", fabric, clock) as a:
+                    if lost != "nothing":
+                        fabric.loses = lambda one: kind("queue_subscribe")(one) and "mpreg-mq.run" in one.payload
+                    await a.federation.subscribe_globally(
+                        "w", "jobs", "#", callback=lambda one: calls.append(one.payload)
+                    )
+                    await clock.settle()
+                    for number in range(5):
+                        await b.manager.send_message("jobs", "t", 5 * run + number)
+                    await clock.advance(1.0)
+                    assert a.manager.list_queues() == []
+                    assert len(b.manager.queue("jobs").subscriptions) == 1
+            assert sorted(calls) == list(range(15))
+            assert b.manager.queue("jobs").get_statistics().messages_acknowledged == 15
+
+    asyncio.run(story())
+
+
+def test_messages_for_a_subscription_that_a_restart_has_ended_are_not_acknowledged() -> None:
+    """Given a subscription across clusters, when the subscriber's server is started again and nobody subscribes, then
+    messages are neither acknowledged nor put into a queue there: they wait for a subscriber."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("c", "b", clock=clock) as (c, b):
+            fabric = c.host.server.fabric
+            await b.manager.create_queue("jobs")
+            async with started("a", fabric, clock) as a:
+                await a.federation.subscribe_globally("w", "jobs", "#", callback=lambda one: None)
+                await clock.settle()
+            async with started("a", fabric, clock) as a:
+                for number in range(3):
+                    await b.manager.send_message("jobs", "t", number)
+                await clock.advance(60.0)
+                assert a.manager.list_queues() == []
+            counts = b.manager.queue("jobs").get_statistics()
+            assert (counts.messages_acknowledged, counts.current_queue_size) == (0, 3)
+            assert not b.manager.queue("jobs").subscriptions
+            assert "no subscription" in str(b.get_federation_statistics()["a"].last_error)
+
+    asyncio.run(story())
+
+
+def test_the_end_of_a_subscription_is_told_until_there_is_a_way() -> None:
+    """Given a subscription across clusters, when it ends while there is no way to the other cluster, then it ends there
+    as soon as there is one, without a message for it."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("a", "b", clock=clock) as (a, b):
+            fabric = a.host.server.fabric
+            await b.manager.create_queue("jobs")
+            subscription_id = await a.federation.subscribe_globally("w", "jobs", "#", callback=lambda one: None)
+            await clock.settle()
+            away = fabric.servers.pop("b")
+            assert await a.federation.unsubscribe_globally(subscription_id)
+            await clock.advance(30.0)
+            assert len(b.manager.queue("jobs").subscriptions) == 1
+            fabric.servers["b"] = away
+            await clock.advance(30.0)
+            assert not b.manager.queue("jobs").subscriptions
+            told = sum(kind("queue_unsubscribe")(one) for one in fabric.carried)
+            await clock.advance(60.0)
+            assert sum(kind("queue_unsubscribe")(one) for one in fabric.carried) == told == 1
+
+    asyncio.run(story())
+
+
+def test_a_subscription_whose_end_was_lost_ends_with_the_next_message() -> None:
+    """Given a subscription across clusters whose end was lost on its way, when a message comes, then it is not
+    acknowledged, and waits for the next subscriber."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("a", "b", clock=clock) as (a, b):
+            await b.manager.create_queue("jobs")
+            calls: list[Any] = []
+            subscription_id = await a.federation.subscribe_globally("w", "jobs", "#", callback=lambda one: None)
+            await clock.settle()
+            a.host.server.fabric.loses = kind("queue_unsubscribe")
+            assert await a.federation.unsubscribe_globally(subscription_id)
+            await b.manager.send_message("jobs", "t", 1)
+            await clock.advance(10.0)
+            assert not b.manager.queue("jobs").subscriptions
+            assert b.manager.queue("jobs").get_statistics().current_queue_size == 1
+            assert a.manager.list_queues() == []
+            b.manager.subscribe_to_queue("jobs", "other", "#", callback=lambda one: calls.append(one.payload))
+            await clock.advance(10.0)
+            assert calls == [1]
+
+    asyncio.run(story())
+
+
+def test_a_subscription_that_was_given_up_by_mistake_comes_back() -> None:
+    """Given a cluster that has lost a subscription that goes on, when adverts are renewed, then it has it again."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("a", "b", clock=clock) as (a, b):
+            await b.manager.create_queue("jobs")
+            a.host.server.fabric.loses = kind("queue_subscribe")
+            await a.federation.subscribe_globally("w", "jobs", "#", callback=lambda one: None)
+            await clock.settle()
+            assert not b.manager.queue("jobs").subscriptions
+            a.host.server.fabric.loses = lambda message: False
+            await clock.advance(30.0)
+            assert len(b.manager.queue("jobs").subscriptions) == 1
+            await clock.advance(60.0)
+            assert len(b.manager.queue("jobs").subscriptions) == 1
+
+    asyncio.run(story())
+
+
+def test_a_bad_pattern_begins_no_subscription() -> None:
+    """Given a malformed topic pattern, when a program subscribes with it, then it is refused and nothing is left."""
+
+    async def story() -> None:
+        async with clusters("a", "b") as (a, b):
+            await b.manager.create_queue("jobs")
+            with pytest.raises(InvalidTopicError):
+                await a.federation.subscribe_globally("w", "jobs", "a..b", callback=lambda one: None)
+            assert a.federation.subscriptions == {}
+
+    asyncio.run(story())
