@@ -8,14 +8,22 @@ delivered only when that one has it.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 from typing import Any
 
 from mpreg_mq.clock import Clock
+from mpreg_mq.errors import MessageQueueError, QueueClosedError
 from mpreg_mq.mpreg.host import Host
 from mpreg_mq.mpreg.hosted_manager import HostedQueueManager, Request
 from mpreg_mq.mpreg.outgoing import NO_SUBSCRIPTION, Outgoing, RemoteClusterStatistics
 from mpreg_mq.mpreg.subscribers import GlobalSubscriptions, RemoteSubscribers
+
+logger = logging.getLogger("mpreg_mq")
+
+MOST_SENDS_BEGUN = 1_000
+"""So many sends of other clusters may be under way before their connections have to wait."""
 
 
 class QueueFederation:
@@ -46,6 +54,8 @@ class QueueFederation:
         self._ttl = advert_ttl_seconds
         self._outgoing = Outgoing(inner, host, clock, acknowledgment_timeout_seconds)
         self._remote = RemoteSubscribers(host, manager, self._outgoing)
+        self._sends: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._sends_begun = 0
         self._ours = GlobalSubscriptions(host, manager, self._outgoing, self.run)
         self._messages = host.module("fabric.queue_messages")
         self.send_message_globally = self._outgoing.send_message_globally
@@ -96,7 +106,7 @@ class QueueFederation:
         target = content.get("target_cluster") or message.headers.target_cluster or self.inner.cluster_id
         ours = target == self.inner.cluster_id and (allowed is None or not source or source in allowed)
         if ours and kind == "queue_request":
-            await self._on_request(content)
+            await self._begin(content)
         elif ours and kind == "queue_ack" and self._outgoing.waits_for(content.get("ack_token")):
             self._outgoing.answered(content)
         elif ours and kind in ("queue_subscribe", "queue_unsubscribe"):
@@ -104,27 +114,54 @@ class QueueFederation:
         else:
             await self.inner.handle_fabric_message(message, source_peer_url=source_peer_url)
 
-    async def _on_request(self, content: dict[str, Any]) -> None:
+    async def _begin(self, content: dict[str, Any]) -> None:
+        """Begin with a request, and go on in a task: MPREG reads nothing else from its connection meanwhile, and
+        callbacks and full queues may take long, or need what comes next there."""
         request = self._messages.QueueFederationRequest.from_dict(content)
         self._outgoing.cluster(request.source_cluster).received += 1
         subscription = self.inner.subscriptions.get(request.subscription_id)
         if request.subscription_id and subscription is None:
             # It was for somebody who is not here any more, and for nobody's queue.
             unknown = f"cluster {self.inner.cluster_id!r} has no subscription {request.subscription_id}"
-            await self._outgoing.answer(request, unknown, reason=NO_SUBSCRIPTION)
+            self._outgoing.spawn(self._outgoing.answer(request, unknown, reason=NO_SUBSCRIPTION))
+        elif subscription is not None and subscription.callback is not None:
+            self._outgoing.spawn(self._ours.deliver(subscription, request))
+        else:
+            key = (request.source_cluster, request.queue_name)
+            self._sends_begun += 1
+            send = self._sends[key] = self._outgoing.spawn(self._send(request, self._sends.get(key)))
+            send.add_done_callback(lambda done: self._ended(key, done))
+            if self._sends_begun > MOST_SENDS_BEGUN:
+                await asyncio.wait([send])
+
+    def _ended(self, key: tuple[str, str], send: asyncio.Task[None]) -> None:
+        self._sends_begun -= 1
+        if self._sends.get(key) is send:
+            del self._sends[key]
+
+    async def _send(self, request: Any, before: asyncio.Task[None] | None) -> None:
+        """Carry out a send of another cluster, after the one ``before`` it into the same queue."""
+        if before is not None:
+            await asyncio.wait([before])
+        try:
+            result = await self._manager.carry_out(
+                Request(request.source_cluster, request.request_id),
+                request.queue_name,
+                request.topic,
+                request.payload,
+                request.delivery_guarantee,
+                request.options.to_dict(),
+            )
+            error = None if result.success else result.error_message or "the queue refused the message"
+        except QueueClosedError:
+            # Without an answer it may be sent again, to the next start of this server.
             return
-        if subscription is not None and subscription.callback is not None:
-            await self._ours.deliver(subscription, request)
+        except MessageQueueError as refusal:
+            error = str(refusal)
+        # What another cluster has sent must not end the connection.
+        except Exception:
+            logger.exception("a message of cluster %s to queue %s failed", request.source_cluster, request.queue_name)
             return
-        result = await self._manager.carry_out(
-            Request(request.source_cluster, request.request_id),
-            request.queue_name,
-            request.topic,
-            request.payload,
-            request.delivery_guarantee,
-            request.options.to_dict(),
-        )
-        error = None if result.success else result.error_message or "the queue refused the message"
         await self._outgoing.answer(request, error)
 
     # --- looking, and the end -----------------------------------------------------------------------------
@@ -133,6 +170,6 @@ class QueueFederation:
         """The counts by cluster; copies."""
         return self._outgoing.statistics()
 
-    def close(self) -> None:
-        """Stop waiting for answers."""
-        self._outgoing.close()
+    async def close(self) -> None:
+        """Stop waiting for answers, and what other clusters have asked for."""
+        await self._outgoing.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Coroutine
 from typing import Any
 
 import attrs
@@ -16,6 +17,9 @@ from mpreg_mq.options import guarantee_of
 
 ANSWER_WAITS_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 """How long to wait between attempts to answer another cluster."""
+
+CLOSING_SECONDS = 5.0
+"""How long to wait for what was cancelled."""
 
 REASON = "mpreg-mq.reason"
 """What an answer says beside MPREG's fields: which refusal it is, for the plugin at the other end."""
@@ -150,11 +154,15 @@ class Outgoing:
         request = self.request(queue_name, topic, payload, guarantee, target, options)
         seconds = self._timeout if timeout_seconds is None else timeout_seconds
         sent = self.watch(request, seconds)
+
+        def again() -> None:
+            self.spawn(self.transmit(request, keep=True))
+
         repeats = [
             self._clock.call_at(
                 asyncio.get_running_loop(),
                 sent.sent_at + seconds * number / transmissions,
-                lambda: self._spawn(self.transmit(request, keep=True)),
+                again,
             )
             for number in range(1, transmissions)
         ]
@@ -258,7 +266,7 @@ class Outgoing:
             content[REASON] = reason
         topic = f"mpreg.queue.ack.{request.queue_name}"
         if not await self.post(content, request.source_cluster, topic):
-            self._spawn(self._answer_later(content, request.source_cluster, topic))
+            self.spawn(self._answer_later(content, request.source_cluster, topic))
 
     async def _answer_later(self, content: dict[str, Any], cluster_id: str, topic: str) -> None:
         for seconds in ANSWER_WAITS_SECONDS:
@@ -324,17 +332,23 @@ class Outgoing:
         """The counts by cluster; copies."""
         return {cluster_id: attrs.evolve(counts) for cluster_id, counts in self._counts.items()}
 
-    def _spawn(self, coroutine: Any) -> None:
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Go on with something in a task that ends with this at the latest."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    def close(self) -> None:
-        """Stop waiting for answers, and trying to give some."""
-        for task in self._tasks:
+    async def close(self) -> None:
+        """Stop waiting for answers, and trying to give some; and whatever else was begun."""
+        tasks = self._tasks - {asyncio.current_task()}
+        for task in tasks:
             task.cancel()
         for token in list(self._sent):
             self._settle(token, _failure("the server is closing"))
+        if tasks:
+            # A callback may not want to be cancelled.
+            await asyncio.wait(tasks, timeout=CLOSING_SECONDS)
 
 
 def _failure(error: str) -> DeliveryResult:

@@ -212,7 +212,7 @@ class MessageQueuePlugin:
             await asyncio.wait([upkeep])
         retract_commands(self.host)
         if federation is not None:
-            federation.close()
+            await federation.close()
         if self.host.manager is manager:
             self.host.detach()
 

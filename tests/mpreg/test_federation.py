@@ -221,8 +221,10 @@ def test_a_request_is_known_after_a_restart(tmp_path: Path) -> None:
                     (request,) = [message for message in fabric.carried if kind("queue_request")(message)]
                 else:
                     await b.federation.handle_fabric_message(request)
+                    carried = a.host.server.fabric.carried
+                    await until(lambda sent=carried: any(kind("queue_ack")(one) for one in sent))  # type: ignore[misc]
                     assert b.manager.duplicate_requests == 1
-                    (answer,) = [one for one in a.host.server.fabric.carried if kind("queue_ack")(one)]
+                    (answer,) = [one for one in carried if kind("queue_ack")(one)]
                     assert answer.payload["success"] is True
                 assert len(b.manager.queue("jobs").pending_messages) == 1, round_number
 
@@ -240,7 +242,7 @@ def test_a_request_that_was_refused_may_come_again() -> None:
             request = next(one for one in a.host.server.fabric.carried if kind("queue_request")(one))
             await b.manager.purge_queue("jobs")
             await b.federation.handle_fabric_message(request)
-            assert [one.payload for one in b.manager.queue("jobs").pending_messages] == [1]
+            await until(lambda: [one.payload for one in b.manager.queue("jobs").pending_messages] == [1])
 
     asyncio.run(story())
 
@@ -287,8 +289,9 @@ def test_an_answer_is_repeated_with_its_request() -> None:
             assert (await a.federation.send_confirmed("jobs", "t", 1)).success
             request = next(one for one in a.host.server.fabric.carried if kind("queue_request")(one))
             await b.federation.handle_fabric_message(request)
-            answers = [one.payload["success"] for one in a.host.server.fabric.carried if kind("queue_ack")(one)]
-            assert answers == [True, True]
+            carried = a.host.server.fabric.carried
+            await until(lambda: sum(kind("queue_ack")(one) for one in carried) == 2)
+            assert [one.payload["success"] for one in carried if kind("queue_ack")(one)] == [True, True]
             assert b.manager.duplicate_requests == 1
 
     asyncio.run(story())

@@ -48,6 +48,7 @@ class MPREGServer:
         self._fabric_queue_delivery: Any = None
         self._unified_monitor: Any = SimpleNamespace(queue_monitor=None)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._links: dict[str, asyncio.Task[None]] = {}
         self.fabric.servers[settings.cluster_id] = self
 
     def attach_queue_manager(self, queue_manager: Any) -> None:
@@ -105,7 +106,15 @@ class MPREGServer:
         if self._fabric_queue_federation is not None:
             await self._fabric_queue_federation.handle_fabric_message(message, source_peer_url=source_peer_url)
 
-    def _soon(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
+    def _soon(self, coroutine: Coroutine[Any, Any, None], link: str) -> None:
+        """Handle what comes by a link after everything that came before: a connection is read by one task."""
+        task = asyncio.get_running_loop().create_task(_after(self._links.get(link), coroutine))
+        self._links[link] = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _after(before: asyncio.Task[None] | None, coroutine: Coroutine[Any, Any, None]) -> None:
+    if before is not None:
+        await asyncio.wait([before])
+    await coroutine

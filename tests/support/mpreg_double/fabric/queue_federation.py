@@ -81,7 +81,7 @@ class Messenger:
         self._fabric.carried.append(message)
         if not self._fabric.loses(message):
             for _ in range(2 if self._fabric.doubles(message) else 1):
-                server._soon(server._handle_fabric_message(message, source_peer_url=None))
+                server._soon(server._handle_fabric_message(message, source_peer_url=None), self._cluster_id)
         return True
 
 

@@ -1,0 +1,142 @@
+"""What other clusters ask for holds up nothing else that comes by the same connection, on doubles."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpreg_mq import OverflowPolicy, QueueConfiguration, QueuedMessage, VirtualClock
+from tests.mpreg.test_federation import clusters
+from tests.support.running import until
+
+
+def test_a_callback_sends_to_the_cluster_of_its_message() -> None:
+    """Given a subscriber of another cluster's queue, when its callback sends to that cluster and waits for the answer,
+    then there is one, and the message is there once."""
+
+    async def story() -> None:
+        async with clusters("a", "b") as (a, b):
+            for name in ("orders", "replies"):
+                await b.manager.create_queue(name)
+            answers: list[Any] = []
+
+            async def reply(one: QueuedMessage) -> None:
+                answers.append(await a.federation.send_confirmed("replies", "reply", one.payload))
+
+            await a.federation.subscribe_globally("w", "orders", "#", callback=reply)
+            await b.manager.send_message("orders", "order", 1)
+            await until(lambda: b.manager.queue("orders").get_statistics().messages_acknowledged == 1)
+            assert [answer.success for answer in answers] == [True]
+            assert [one.payload for one in b.manager.queue("replies").pending_messages] == [1]
+
+    asyncio.run(story())
+
+
+def test_callbacks_of_other_clusters_messages_run_beside_each_other_and_hold_up_nothing() -> None:
+    """Given callbacks that go on, when more messages come by that connection, then they are begun in their order, and
+    a send is answered meanwhile."""
+
+    async def story() -> None:
+        async with clusters("a", "b") as (a, b):
+            await b.manager.create_queue("orders")
+            await a.manager.create_queue("jobs")
+            begun: list[Any] = []
+            go_on = asyncio.Event()
+
+            async def slow(one: QueuedMessage) -> None:
+                begun.append(one.payload)
+                await go_on.wait()
+
+            await a.federation.subscribe_globally("w", "orders", "#", callback=slow)
+            for number in range(3):
+                await b.manager.send_message("orders", "order", number)
+            await until(lambda: len(begun) == 3)
+            assert begun == [0, 1, 2]
+            assert (await b.federation.send_confirmed("jobs", "t", 1)).success
+            assert b.manager.queue("orders").get_statistics().messages_acknowledged == 0
+            go_on.set()
+            await until(lambda: b.manager.queue("orders").get_statistics().messages_acknowledged == 3)
+
+    asyncio.run(story())
+
+
+def test_a_send_that_waits_for_room_holds_up_only_its_own_queue() -> None:
+    """Given a full queue whose senders wait, when another cluster sends to it and to another one, then that has its
+    message at once, and the full one gets the rest in order as there is room."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("a", "b", clock=clock) as (a, b):
+            full = QueueConfiguration(
+                "full", max_size=1, overflow_policy=OverflowPolicy.WAIT, overflow_wait_seconds=60.0
+            )
+            await b.manager.create_queue("full", full)
+            await b.manager.create_queue("free")
+            sends = [
+                asyncio.create_task(a.federation.send_confirmed(name, "t", number))
+                for number, name in enumerate(["full", "full", "full", "free"])
+            ]
+            await clock.settle()
+            assert [send.done() for send in sends] == [True, False, False, True]
+            taken = []
+            for _ in range(3):
+                (one,) = await b.manager.receive_messages("full", "w", wait_seconds=5)
+                assert await b.manager.acknowledge_message("full", one.id, "w")
+                taken.append(one.payload)
+                await clock.settle()
+            assert taken == [0, 1, 2]
+            assert all([(await send).success for send in sends])
+
+    asyncio.run(story())
+
+
+@given(st.lists(st.tuples(st.sampled_from("ac"), st.sampled_from("xyz")), max_size=20))
+def test_what_a_cluster_sends_to_a_queue_stays_in_order(sends: list[tuple[str, str]]) -> None:
+    """Given any sends of two clusters to several queues, then each queue has those of each cluster in their order."""
+
+    async def story() -> None:
+        async with clusters("a", "c", "b") as (a, c, b):
+            for name in "xyz":
+                await b.manager.create_queue(name)
+            federation = {"a": a.federation, "c": c.federation}
+            answers = [
+                asyncio.create_task(federation[cluster].send_confirmed(queue, "t", [cluster, number]))
+                for number, (cluster, queue) in enumerate(sends)
+            ]
+            assert all([(await answer).success for answer in answers])
+            for name in "xyz":
+                have = [one.payload for one in b.manager.queue(name).pending_messages]
+                assert len(have) == sum(queue == name for _, queue in sends)
+                for cluster in "ac":
+                    numbers = [number for sender, number in have if sender == cluster]
+                    assert numbers == sorted(numbers)
+
+    asyncio.run(story())
+
+
+def test_callbacks_of_other_clusters_messages_end_with_the_server() -> None:
+    """Given a callback that goes on, when the plugin is unregistered, then it is cancelled, and has ended by then."""
+
+    async def story() -> None:
+        async with clusters("b", "a") as (b, a):
+            await b.manager.create_queue("orders")
+            begun, ended = asyncio.Event(), list[str]()
+
+            async def slow(one: QueuedMessage) -> None:
+                begun.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await asyncio.sleep(0)
+                    ended.append("slow")
+
+            await a.federation.subscribe_globally("w", "orders", "#", callback=slow)
+            await b.manager.send_message("orders", "order", 1)
+            await begun.wait()
+            await a.unregister()
+            assert ended == ["slow"]
+
+    asyncio.run(story())
