@@ -79,14 +79,17 @@ class QueueFederation:
             await self._host.advertise(queue_name, queue.config, subscribers, self.run, self._ttl)
 
     async def queue_created(self, queue_name: str) -> None:
-        """A queue is new: tell the fabric, and serve the subscribers of other clusters that want it."""
+        """A queue is new: serve the subscribers that want it, ours and those of other clusters, and tell the fabric."""
+        self._ours.queue_created(queue_name)
         self._remote.queue_created(queue_name)
         queue = self._manager.queue(queue_name)
         await self._host.advertise(queue_name, queue.config, 0, self.run, self._ttl)
 
     async def queue_deleted(self, queue_name: str) -> None:
-        """A queue is gone: tell the fabric."""
+        """A queue is gone, and its subscriptions with it: tell the fabric."""
         self._remote.queue_deleted(queue_name)
+        for handles in self.inner._local_subscription_handles.values():
+            handles[:] = [handle for handle in handles if handle[0] != queue_name]
         await self._host.withdraw([queue_name])
 
     async def refresh(self) -> None:

@@ -250,6 +250,30 @@ class GlobalSubscriptions:
         await self._ask(subscription)
         return subscription_id
 
+    def queue_created(self, queue_name: str) -> None:
+        """A queue is new here: those whose pattern it matches get it too."""
+        for subscription in self.inner.subscriptions.values():
+            handles = self.inner._local_subscription_handles[subscription.subscription_id]
+            if any(name == queue_name for name, _ in handles) or not self.inner._queue_matches_pattern(
+                queue_name, subscription.queue_pattern
+            ):
+                continue
+            try:
+                local_id = self._manager.subscribe_to_queue(
+                    queue_name,
+                    subscription.subscriber_id,
+                    subscription.topic_pattern,
+                    callback=subscription.callback,
+                    auto_acknowledge=subscription.auto_acknowledge,
+                    **subscription.metadata,
+                )
+            # The queue is made all the same, and the other subscriptions get it.
+            except Exception:
+                logger.exception("%s cannot subscribe to queue %s", subscription.subscriber_id, queue_name)
+                continue
+            if local_id is not None:
+                handles.append((queue_name, local_id))
+
     async def unsubscribe_globally(self, subscription_id: str) -> bool:
         """End a subscription here and in the clusters that know it; whether there was one."""
         subscription = self.inner.subscriptions.pop(subscription_id, None)

@@ -151,6 +151,38 @@ def test_a_subscription_that_was_given_up_by_mistake_comes_back() -> None:
     asyncio.run(story())
 
 
+def test_queues_that_are_made_here_later_are_subscribed_to() -> None:
+    """Given a subscription for a pattern of queues, when such a queue is made in its own cluster, by a call, by a send
+    or once more after it was deleted, then it is subscribed to once, until the subscription ends."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("a", clock=clock) as (a,):
+            calls: list[Any] = []
+            await a.manager.create_queue("jobs.first")
+            subscription_id = await a.federation.subscribe_globally(
+                "w", "jobs.*", "#", callback=lambda one: calls.append(one.payload), team="night"
+            )
+            await a.manager.create_queue("jobs.second")
+            await a.manager.create_queue("other")
+            await a.manager.delete_queue("jobs.first")
+            await a.manager.create_queue("jobs.first")
+            names = ["jobs.first", "jobs.second", "jobs.third"]
+            for name in [*names, "other"]:
+                await a.manager.send_message(name, "t", name)
+            await clock.advance(30.0)
+            assert sorted(calls) == names
+            for name in names:
+                (one,) = a.manager.queue(name).subscriptions.values()
+                assert one.metadata == {"team": "night"}
+            handles = a.federation._local_subscription_handles[subscription_id]
+            assert sorted(name for name, _ in handles) == names
+            assert await a.federation.unsubscribe_globally(subscription_id)
+            assert not any(a.manager.queue(name).subscriptions for name in names)
+
+    asyncio.run(story())
+
+
 def test_a_bad_pattern_begins_no_subscription() -> None:
     """Given a malformed topic pattern, when a program subscribes with it, then it is refused and nothing is left."""
 

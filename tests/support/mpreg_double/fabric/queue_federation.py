@@ -52,6 +52,7 @@ class FabricQueueSubscription:
     auto_acknowledge: bool
     target_clusters: set[str]
     callback: Callable[[Any], Any] | None
+    metadata: dict[str, str]
 
 
 @dataclass
@@ -165,11 +166,17 @@ class FabricQueueFederationManager:
             auto_acknowledge,
             target_clusters or set(),
             callback,
+            metadata,
         )
         for queue_name in self.queue_manager.list_queues():
             if self._queue_matches_pattern(queue_name, queue_pattern):
                 local_id = self.queue_manager.subscribe_to_queue(
-                    queue_name, subscriber_id, topic_pattern, callback=callback, auto_acknowledge=auto_acknowledge
+                    queue_name,
+                    subscriber_id,
+                    topic_pattern,
+                    callback=callback,
+                    auto_acknowledge=auto_acknowledge,
+                    **metadata,
                 )
                 self._local_subscription_handles[subscription_id].append((queue_name, local_id))
         for entry in self.routing_index.catalog.queues.entries():
