@@ -311,12 +311,16 @@ class MessageQueue(ClosableQueue, QueueInspection):
             QueueClosedError: the queue is closed.
         """
         check_receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds)
-        subscriber = self._actor.state.subscribers.get(subscriber_id)
+        return await self._fetch(
+            c.Receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds), topic_pattern
+        )
+
+    async def _fetch(self, command: c.Receive, topic_pattern: str) -> list[QueuedMessage]:
+        subscriber = self._actor.state.subscribers.get(command.subscriber_id)
         if subscriber is None or not subscriber.present:
-            self.subscribe(subscriber_id, topic_pattern)
+            self.subscribe(command.subscriber_id, topic_pattern)
         else:
             check_fetches(subscriber, topic_pattern)
-        command = c.Receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds)
         reply = self._actor.call(command)
         if not isinstance(reply, LoopFuture):
             taken: list[QueuedMessage] = reply
@@ -327,7 +331,7 @@ class MessageQueue(ClosableQueue, QueueInspection):
             if reply.done():
                 for message in reply.get():
                     self._actor.call(
-                        c.NegativeAcknowledge(message.id.id, subscriber_id, "the receiver was cancelled", 0.0)
+                        c.NegativeAcknowledge(message.id.id, command.subscriber_id, "the receiver was cancelled", 0.0)
                     )
             raise
         return messages

@@ -69,13 +69,15 @@ class Unsubscribe(msgspec.Struct, frozen=True):
 class Receive(msgspec.Struct, frozen=True):
     """Lease up to ``max_messages`` to a pull subscriber (L1).
 
-    Waits up to ``wait_seconds`` for the first.
+    Waits up to ``wait_seconds`` for the first. With ``max_bytes`` their payloads have that size together at most,
+    unless there is one only.
     """
 
     subscriber_id: str
     max_messages: int = 1
     wait_seconds: float = 0.0
     visibility_timeout_seconds: float | None = None
+    max_bytes: int | None = None
 
 
 class Acknowledge(msgspec.Struct, frozen=True):

@@ -369,7 +369,8 @@ class ClusterQueueManager:
     ) -> list[QueuedMessage]:
         """Fetch messages and lease them; see :meth:`mpreg_mq.queue.MessageQueue.receive_messages`.
 
-        The lease is in the log before this returns, so the next owner honours it.
+        The lease is in the log before this returns, so the next owner honours it. Payloads of more than 8 MiB together
+        take several requests.
 
         Raises:
             QueueNotFoundError: there is no such queue.

@@ -30,6 +30,9 @@ MEMBER = "mpreg-mq-member"
 ACKNOWLEDGMENTS_REMEMBERED = 10_000
 """The latest acknowledgments that an owner recognises when somebody asks again."""
 
+RECEIVED_BYTES = 8 * 1024 * 1024
+"""Most bytes of payloads that one receive leases, so that they arrive while their leases hold."""
+
 OnFired = Callable[[str, c.Send], None]
 
 
@@ -144,13 +147,14 @@ class OwnedQueue:
             raise EventLogError(result.error_message or "the log did not confirm")
 
     async def _receive(self, request: wire.ReceiveRequest) -> list[QueuedMessage]:
-        messages = await self.queue.receive_messages(
+        command = c.Receive(
             request.subscriber_id,
             request.max_messages,
             request.wait_seconds,
-            visibility_timeout_seconds=request.visibility_timeout_seconds,
-            topic_pattern=request.topic_pattern,
+            request.visibility_timeout_seconds,
+            RECEIVED_BYTES,
         )
+        messages = await self.queue._fetch(command, request.topic_pattern)
         if not messages and self.queue._actor._closing:
             raise _GoneError
         if messages:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import NOTHING, decide_dispatch
@@ -186,6 +188,16 @@ def test_l1_pull_leases_for_the_visibility_timeout(asked: float | None, option: 
     message = q.send(visibility_timeout_seconds=option)
     q.when(c.Receive("p", visibility_timeout_seconds=asked))
     q.then(e.MessageDelivered(START, message, "p", subscription, 1, START + seconds, True)).then_reply([message])
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(0, 120))
+def test_l1_a_limit_of_bytes_bounds_what_one_receive_leases(sizes: list[int], limit: int) -> None:
+    """Given payloads and a limit, then the longest beginning of the queue that keeps it is leased, at least one."""
+    q = Scenario()
+    q.subscribe("p", pull=True)
+    messages = [q.ask(c.Send("t", bytes(size))).message_id.id for size in sizes]
+    fit = max((n for n in range(len(sizes) + 1) if sum(sizes[:n]) <= limit), default=0)
+    assert q.when(c.Receive("p", 100, max_bytes=limit)).reply == messages[: max(1, fit)]
 
 
 def test_l1_receive_leases_in_queue_order_up_to_what_was_asked_for() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import inf
 from typing import NamedTuple
 
 from mpreg_mq.actors.commands import Receive
@@ -173,6 +174,7 @@ def decide_receive(state: QueueState, command: Receive, context: Context) -> Dec
     if subscriber.circuit is CircuitState.HALF_OPEN:
         room = 1
     limit = min(room, command.max_messages)
+    room_bytes = inf if command.max_bytes is None else command.max_bytes
     events: list[e.Event] = []
     taken: list[str] = []
     for slot in state.messages.lanes.ready_for(command.subscriber_id):
@@ -183,6 +185,9 @@ def decide_receive(state: QueueState, command: Receive, context: Context) -> Dec
             if not message.live:
                 events.append(e.MessageExpired(context.now, message.id))
             continue
+        room_bytes -= len(message.event.payload)
+        if room_bytes < 0 and taken:
+            break
         if message.guarantee is not DeliveryGuarantee.AT_LEAST_ONCE and message.members is None:
             events.append(fix_audience(state, message, context))
         events.append(deliver(state, slot, subscriber, context, pull=command))
