@@ -20,6 +20,7 @@ Time is virtual, the disk is simulated, and what it found shrinks to a short sto
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from inspect import iscoroutine
 from random import Random
 from typing import Any, ClassVar, TypeVar
 
@@ -27,10 +28,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
 
 from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.errors import MessageQueueError
+from mpreg_mq.events import types as e
 from mpreg_mq.invariants import check_history
-from mpreg_mq.model import Callback, DeliveryGuarantee
+from mpreg_mq.model import Callback, DeliveryGuarantee, Durability, QueuedMessage
 from mpreg_mq.projections import QueueState
 from mpreg_mq.queue import MessageQueue
+from mpreg_mq.sending import send_command
 from mpreg_mq.testing.crash import crash, running_actors
 from mpreg_mq.testing.disk import SimulatedDisk
 from mpreg_mq.testing.loop import SimulatedClock, SimulatedLoop
@@ -42,6 +46,12 @@ T = TypeVar("T")
 
 MOMENT_SECONDS = 0.01
 """What each step takes: enough for the simulated disk to have written it."""
+
+MOST_STEPS = 40
+"""Most callbacks that run before a crash: a send, its delivery and the acknowledgment take some fifteen."""
+
+MARGIN_SECONDS = 1e-6
+"""So long before a lease ends it surely has not ended, by however rounded a clock."""
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -81,6 +91,7 @@ class QueueMachine(RuleBasedStateMachine):
         super().__init__()
         self._actors_before = running_actors()
         self._handlers: list[tuple[str, Callback]] = []
+        self._working: list[Any] = []
         self._random = Random(0)
         self._seams = deterministic(self._random)
         self._seams.__enter__()
@@ -106,7 +117,14 @@ class QueueMachine(RuleBasedStateMachine):
         return queue
 
     def _subscribe(self, pattern: str, callback: Callback) -> None:
-        self.queue.subscribe(f"handler {pattern}", pattern, callback)
+        def called(message: QueuedMessage) -> Any:
+            returned = callback(message)
+            if iscoroutine(returned):
+                # One that has not begun when the process crashes must not begin.
+                self._working.append(returned)
+            return returned
+
+        self.queue.subscribe(f"handler {pattern}", pattern, called)
         self._settle()
 
     def run(self, work: Awaitable[T]) -> T:
@@ -132,13 +150,17 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(target=messages, data=st.data())
     def send(self, data: st.DataObject) -> Any:
         """Somebody sends a message."""
-        topic, payload = data.draw(self.topics, "topic"), data.draw(self.payloads, "payload")
-        options = data.draw(_OPTIONS, "options")
+        topic, payload, options = self._draw(data)
         now = self.now
-        result = self.run(self.queue.send_message(topic, payload, DeliveryGuarantee.AT_LEAST_ONCE, **options))
+        result = self.run(self.queue.send_message(topic, payload, _GUARANTEE, **options))
         if not result.success:
             return multiple()
-        message_id = str(result.message_id)
+        return self._accepted(str(result.message_id), topic, payload, options, now)
+
+    def _draw(self, data: st.DataObject) -> tuple[str, Any, dict[str, Any]]:
+        return data.draw(self.topics, "topic"), data.draw(self.payloads, "payload"), data.draw(_OPTIONS, "options")
+
+    def _accepted(self, message_id: str, topic: str, payload: Any, options: dict[str, Any], at: float) -> str:
         if self._modelled(topic):
             retries = options.get("max_retries", self.configuration.max_retries)
             ttl = options.get("message_ttl_seconds")
@@ -148,8 +170,8 @@ class QueueMachine(RuleBasedStateMachine):
                     topic,
                     payload,
                     retries + 1,
-                    now + options.get("delay_seconds", 0.0),
-                    float("inf") if ttl is None else now + ttl,
+                    at + options.get("delay_seconds", 0.0),
+                    float("inf") if ttl is None else at + ttl,
                     options.get("group_id"),
                 )
             )
@@ -190,7 +212,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.model.advance(now)
         counted = self.run(self.queue.negative_acknowledge(message, worker, "no", delay))
         if modelled is not None:
-            holds = modelled.state == "held" and modelled.holder == worker and modelled.deadline > now
+            holds = modelled.held and modelled.holder == worker and modelled.deadline > now
             assert counted is holds, "only who has a message can give it back (L3)"
             if holds:
                 self.model.fail(modelled, now, delay)
@@ -202,7 +224,7 @@ class QueueMachine(RuleBasedStateMachine):
         modelled = self.model.get(message)
         now = self.now
         self.model.advance(now)
-        holds = modelled is not None and modelled.state == "held" and modelled.holder == worker
+        holds = modelled is not None and modelled.held and modelled.holder == worker
         if modelled is not None and holds:
             modelled.deadline = now + seconds
         counted = self.run(self.queue.extend_lease(message, worker, seconds))
@@ -220,19 +242,67 @@ class QueueMachine(RuleBasedStateMachine):
         """The queue is shut down, which ends leases, and opened again."""
         self.model.advance(self.now)
         for message in self.model.messages:
-            if message.state == "held":
+            if message.held:
                 self.model.fail(message, self.now, 0.0)
         self.run(self.queue.shutdown())
         self._come_back()
 
-    @rule()
-    def crash(self) -> None:
-        """The process ends at once; what workers have stays theirs until their leases run out."""
+    @rule(target=messages, steps=st.integers(0, MOST_STEPS), sends=st.booleans(), data=st.data())
+    def crash(self, steps: int, sends: bool, data: st.DataObject) -> Any:
+        """The process ends after so many steps of its loop, anywhere within what it does: between a handler and its
+        acknowledgment, or within a send that nobody got an answer to, and that was accepted or not.
+
+        What workers have stays theirs until their leases run out.
+        """
+        if not sends:
+            self._run_on(steps)
+            self._crash()
+            self._come_back()
+            return multiple()
+        topic, payload, options = self._draw(data)
+        before = self.log.last_position()
+        sending = self.loop.create_task(self.queue.send_message(topic, payload, _GUARANTEE, **options))
+        self._run_on(steps)
+        answered = sending.done() and sending.result().success
         self._crash()
+        enqueued = self._logged_since(before, topic, payload, options)
+        if self.configuration.durability in (None, Durability.COMMITTED):
+            assert enqueued is not None or not answered, "what was accepted is in the log (I5)"
+        accepted = enqueued is not None and self._accepted(enqueued.message_id, topic, payload, options, enqueued.at)
         self._come_back()
+        return accepted or multiple()
+
+    def _run_on(self, steps: int) -> None:
+        """Run so many steps, while no lease of the model ends: nobody could tell whether that was logged before the
+        crash."""
+        ends = [message.deadline - MARGIN_SECONDS - self.now for message in self.model.messages if message.held]
+        if not ends or min(ends) > 0:
+            self.loop.run(steps=steps, seconds=min(ends, default=None))
+
+    def _logged_since(
+        self, position: int, topic: str, payload: Any, options: dict[str, Any]
+    ) -> e.MessageEnqueued | None:
+        """The acceptance of a message that was sent when the log was at ``position``; None where it was not accepted.
+
+        A handler may send the same, which is the same to all that looks at it.
+        """
+        try:
+            sent = send_command(self.configuration, topic, payload, _GUARANTEE, options)
+        except MessageQueueError:
+            return None
+        for record in self.disk.records()[position:]:
+            event = record.event
+            if isinstance(event, e.MessageEnqueued) and (event.topic, event.payload, event.options) == (
+                sent.topic,
+                sent.payload,
+                sent.options,
+            ):
+                return event
+        return None
 
     def _crash(self) -> None:
-        crash(self.loop, self.log, [self.queue], self._actors_before)
+        crash(self.loop, self.log, [self.queue], self._actors_before, self._working)
+        self._working.clear()
 
     def _come_back(self) -> None:
         self.restarts += 1
@@ -296,6 +366,7 @@ class QueueMachine(RuleBasedStateMachine):
             self._seams.__exit__(None, None, None)
 
 
+_GUARANTEE = DeliveryGuarantee.AT_LEAST_ONCE
 _OPTIONS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
     {},
     optional={

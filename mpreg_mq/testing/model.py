@@ -31,6 +31,11 @@ class ModelMessage:
     deadline: float = inf
 
     @property
+    def held(self) -> bool:
+        """Whether somebody has it."""
+        return self.state == "held"
+
+    @property
     def finished(self) -> bool:
         """Whether nothing more happens to it."""
         return self.state in ("done", "dead", "expired")
@@ -54,7 +59,7 @@ class QueueModel:
     def advance(self, now: float) -> None:
         """Time has passed: leases run out, and what was not delivered in time expires."""
         for message in self.messages:
-            while message.state == "held" and message.deadline <= now:
+            while message.held and message.deadline <= now:
                 self.fail(message, message.deadline, self.backoff(message.attempts))
             if message.state == "pending" and message.expires_at <= now:
                 message.state = "expired"

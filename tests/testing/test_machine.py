@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.model import OverflowPolicy, QueuedMessage, QueueType
 from mpreg_mq.testing import QueueMachine
+from mpreg_mq.testing.machine import MOST_STEPS
 from tests.support.effort import repetitions
 
 STEPS = 50
@@ -56,6 +58,18 @@ class Handled(QueueMachine):
             raise ValueError("a multiple of three")
 
 
+class Slow(QueueMachine):
+    """A handler that is a coroutine, in which crashes find it at every place, and that sends on."""
+
+    def begin(self) -> None:
+        self.handle("a.#", self.work)
+
+    async def work(self, message: QueuedMessage) -> None:
+        await asyncio.sleep(0)
+        await self.queue.send_message("b", message.payload)
+        await asyncio.sleep(3.0)
+
+
 class Strict(QueueMachine):
     """Everything that the model does not know, held against the rules alone."""
 
@@ -74,12 +88,13 @@ class Strict(QueueMachine):
     payloads = st.integers(0, 3)
 
 
-for machine, examples in ((Fetching, 200), (Impatient, 100), (Handled, 100), (Strict, 100)):
+for machine, examples in ((Fetching, 200), (Impatient, 100), (Handled, 100), (Slow, 100), (Strict, 100)):
     machine.TestCase.settings = effort(examples)
 
 TestFetching = Fetching.TestCase
 TestImpatient = Impatient.TestCase
 TestHandled = Handled.TestCase
+TestSlow = Slow.TestCase
 TestStrict = Strict.TestCase
 
 
@@ -127,3 +142,61 @@ def test_a_fault_in_a_handler_shrinks_to_a_short_story() -> None:
     steps = [line for line in told.splitlines() if "state." in line and "nothing_is_shipped_twice" not in line]
     assert "printer_breaks" in told
     assert len([line for line in steps if "the_queue_is" not in line]) <= 8
+
+
+class Trusting(QueueMachine):
+    """The shop of docs/testing.md without its ``if``: nothing fails but the process."""
+
+    topics = st.just("order.paid")
+
+    def begin(self) -> None:
+        self.parcels: Counter[object] = Counter()
+        self.handle("order.#", self.ship)
+
+    def ship(self, message: QueuedMessage) -> None:
+        self.parcels[message.id] += 1
+
+    @invariant()
+    def nothing_is_shipped_twice(self) -> None:
+        assert all(count == 1 for count in self.parcels.values()), self.parcels
+
+
+def test_a_crash_falls_between_a_handler_and_its_acknowledgment() -> None:
+    """Given a handler that never fails and takes for granted that a message comes once, then a crash shows that not."""
+    with pytest.raises(AssertionError, match="Counter"):
+        run_state_machine_as_test(
+            Trusting,
+            settings=settings(
+                max_examples=200,
+                stateful_step_count=STEPS,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate],
+            ),
+        )
+
+
+class Chosen:
+    """Instead of what Hypothesis draws, the same each time."""
+
+    def draw(self, strategy: object, label: str) -> object:
+        return {"topic": "b", "payload": 7, "options": {"group_id": "g"}}[label]
+
+
+def test_a_send_that_a_crash_cuts_short_was_accepted_or_not() -> None:
+    """Given a crash after any number of steps of a send, then the model has the message just where the log has it."""
+    outcomes = Counter[int]()
+    for steps in range(MOST_STEPS + 1):
+        machine = Fetching()
+        try:
+            machine.set_up()
+            machine.crash(steps=steps, sends=True, data=Chosen())
+            pending = [str(message.id) for message in machine.queue.pending_messages]
+            assert machine.model.in_state("pending") == pending
+            machine.fetch(worker="w1", count=1)
+            outcomes[len(pending)] += 1
+        finally:
+            machine.teardown()
+    assert set(outcomes) == {0, 1}
