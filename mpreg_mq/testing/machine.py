@@ -25,11 +25,13 @@ from random import Random
 from typing import Any, ClassVar, TypeVar
 
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
+from mpreg_mq.actors.store import DEFAULT_BUFFERED_MILLISECONDS
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.events import types as e
+from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.invariants import check_history
 from mpreg_mq.model import Callback, DeliveryGuarantee, Durability, QueuedMessage
 from mpreg_mq.projections import QueueState
@@ -44,11 +46,17 @@ from mpreg_mq.topics import matches
 
 T = TypeVar("T")
 
+_WORKERS: st.SearchStrategy[str] = st.runner().flatmap(lambda machine: st.sampled_from(machine.workers))
+_has_workers = precondition(lambda machine: bool(machine.workers))
+
 MOMENT_SECONDS = 0.01
 """What each step takes: enough for the simulated disk to have written it."""
 
 MOST_STEPS = 40
 """Most callbacks that run before a crash: a send, its delivery and the acknowledgment take some fifteen."""
+
+BUFFERED_SECONDS = DEFAULT_BUFFERED_MILLISECONDS / 1000
+"""What a step of a ``BUFFERED`` queue takes as well, so that a crash loses only what was under way."""
 
 MARGIN_SECONDS = 1e-6
 """So long before a lease ends it surely has not ended, by however rounded a clock."""
@@ -68,10 +76,12 @@ class QueueMachine(RuleBasedStateMachine):
         retry_backoff_seconds=1.0,
         retry_jitter=0.0,
     )
-    """The queue's configuration. The exact model needs a FIFO queue without jitter or a limit that is reached."""
+    """The queue's configuration. The exact model needs a FIFO queue without jitter (``retry_jitter=0.0``), without a
+    circuit breaker, and with a ``max_size`` that is not reached."""
     topics: ClassVar[st.SearchStrategy[str]] = st.sampled_from(("a.x", "a.y", "b"))
     payloads: ClassVar[st.SearchStrategy[Any]] = st.integers(0, 99)
     workers: ClassVar[tuple[str, ...]] = ("w1", "w2")
+    """Who fetches; without any there are only your handlers."""
     exact: ClassVar[bool] = True
     """Whether to compare with the model; switch it off for configurations that the model does not know."""
 
@@ -134,7 +144,8 @@ class QueueMachine(RuleBasedStateMachine):
         return result
 
     def _settle(self) -> None:
-        self.loop.advance(MOMENT_SECONDS)
+        buffered = self.configuration.durability is Durability.BUFFERED
+        self.loop.advance(MOMENT_SECONDS + (BUFFERED_SECONDS if buffered else 0.0))
         self.model.advance(self.now)
 
     @property
@@ -162,14 +173,13 @@ class QueueMachine(RuleBasedStateMachine):
 
     def _accepted(self, message_id: str, topic: str, payload: Any, options: dict[str, Any], at: float) -> str:
         if self._modelled(topic):
-            retries = options.get("max_retries", self.configuration.max_retries)
-            ttl = options.get("message_ttl_seconds")
+            ttl = options.get("message_ttl_seconds", self.configuration.message_ttl_seconds)
             self.model.accept(
                 ModelMessage(
                     message_id,
                     topic,
                     payload,
-                    retries + 1,
+                    self.configuration.attempts_for(options.get("max_retries")),
                     at + options.get("delay_seconds", 0.0),
                     float("inf") if ttl is None else at + ttl,
                     options.get("group_id"),
@@ -177,7 +187,8 @@ class QueueMachine(RuleBasedStateMachine):
             )
         return message_id
 
-    @rule(worker=st.sampled_from(("w1", "w2")), count=st.integers(1, 3))
+    @_has_workers
+    @rule(worker=_WORKERS, count=st.integers(1, 3))
     def fetch(self, worker: str, count: int) -> None:
         """A worker fetches messages."""
         self.model.advance(self.now)
@@ -194,7 +205,8 @@ class QueueMachine(RuleBasedStateMachine):
         taken = [found for message in modelled if (found := self.model.get(str(message.id))) is not None]
         self.model.take(taken, worker, now, self.configuration.default_visibility_timeout_seconds)
 
-    @rule(message=messages, worker=st.sampled_from(("w1", "w2")))
+    @_has_workers
+    @rule(message=messages, worker=_WORKERS)
     def acknowledge(self, message: str, worker: str) -> None:
         """A worker acknowledges a message, whether it has it or not."""
         modelled = self.model.get(message)
@@ -204,7 +216,8 @@ class QueueMachine(RuleBasedStateMachine):
         if modelled is not None:
             assert counted is expected, "an acknowledgment counts from who has the message (L2)"
 
-    @rule(message=messages, worker=st.sampled_from(("w1", "w2")), delay=st.sampled_from((0.0, 3.0)))
+    @_has_workers
+    @rule(message=messages, worker=_WORKERS, delay=st.sampled_from((0.0, 3.0)))
     def refuse(self, message: str, worker: str, delay: float) -> None:
         """A worker gives a message back."""
         modelled = self.model.get(message)
@@ -218,7 +231,8 @@ class QueueMachine(RuleBasedStateMachine):
                 self.model.fail(modelled, now, delay)
                 self.model.advance(self.now)
 
-    @rule(message=messages, worker=st.sampled_from(("w1", "w2")), seconds=st.sampled_from((2.0, 30.0)))
+    @_has_workers
+    @rule(message=messages, worker=_WORKERS, seconds=st.sampled_from((2.0, 30.0)))
     def extend(self, message: str, worker: str, seconds: float) -> None:
         """A worker asks for more time."""
         modelled = self.model.get(message)
@@ -235,7 +249,7 @@ class QueueMachine(RuleBasedStateMachine):
     def wait(self, seconds: float) -> None:
         """Time passes."""
         self.loop.advance(seconds)
-        self.model.advance(self.now)
+        self._settle()
 
     @rule()
     def restart(self) -> None:
@@ -244,6 +258,7 @@ class QueueMachine(RuleBasedStateMachine):
         for message in self.model.messages:
             if message.held:
                 self.model.fail(message, self.now, 0.0)
+        self._end_memory()
         self.run(self.queue.shutdown())
         self._come_back()
 
@@ -256,6 +271,7 @@ class QueueMachine(RuleBasedStateMachine):
         """
         if not sends:
             self._run_on(steps)
+            self._end_memory()
             self._crash()
             self._come_back()
             return multiple()
@@ -264,6 +280,7 @@ class QueueMachine(RuleBasedStateMachine):
         sending = self.loop.create_task(self.queue.send_message(topic, payload, _GUARANTEE, **options))
         self._run_on(steps)
         answered = sending.done() and sending.result().success
+        self._end_memory()
         self._crash()
         enqueued = self._logged_since(before, topic, payload, options)
         if self.configuration.durability in (None, Durability.COMMITTED):
@@ -304,7 +321,28 @@ class QueueMachine(RuleBasedStateMachine):
         crash(self.loop, self.log, [self.queue], self._actors_before, self._working)
         self._working.clear()
 
+    @property
+    def _in_memory(self) -> bool:
+        return self.configuration.durability is Durability.MEMORY
+
+    def _end_memory(self) -> None:
+        """The log of a queue in memory, and all that it holds, ends with the process: check it before."""
+        if self._in_memory:
+            self._check_log()
+
+    def _records(self) -> list[RecordedEvent]:
+        """All that was logged; of a queue in memory, since its process began."""
+        return list(self.queue._actor._store.log.read_all()) if self._in_memory else self.disk.records()
+
+    def _check_log(self) -> list[RecordedEvent]:
+        records = self._records()
+        violations = check_history(records)
+        assert not violations, "\n".join(str(violation) for violation in violations[:5])
+        return records
+
     def _come_back(self) -> None:
+        if self._in_memory:
+            self.model.messages.clear()
         self.restarts += 1
         start = self.now
         self.loop = SimulatedLoop()
@@ -346,19 +384,17 @@ class QueueMachine(RuleBasedStateMachine):
         """Pending, leased and dead are the same messages here and there."""
         known = {message.id for message in self.model.messages}
         pending = [str(message.id) for message in self.queue.pending_messages if str(message.id) in known]
-        assert pending == self.model.in_state("pending")
+        assert pending == self.model.in_state("pending"), "pending are those that the model has, in its order"
         leased = [message_id for message_id in self.queue.in_flight_messages if message_id in known]
-        assert leased == self.model.in_state("held")
+        assert leased == self.model.in_state("held"), "leased are those that the model has, in its order"
         dead = {str(letter.id) for letter in self.queue.dead_letter_queue if str(letter.id) in known}
-        assert dead == set(self.model.in_state("dead"))
+        assert dead == set(self.model.in_state("dead")), "dead letters are those that the model has"
 
     def teardown(self) -> None:
         """At the end of each story its log is checked by every rule, and compared with the live queue (I4)."""
         try:
             self._settle()
-            records = self.disk.records()
-            violations = check_history(records)
-            assert not violations, "\n".join(str(violation) for violation in violations[:5])
+            records = self._check_log()
             folded = QueueState.replay(record.event for record in records)
             assert folded.describe() == self.queue._actor.state.describe(), "I4: the queue is the fold of its log"
         finally:

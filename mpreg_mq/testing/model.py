@@ -38,7 +38,7 @@ class ModelMessage:
     @property
     def finished(self) -> bool:
         """Whether nothing more happens to it."""
-        return self.state in ("done", "dead", "expired")
+        return self.state in ("done", "dead", "failed", "expired")
 
 
 class QueueModel:
@@ -71,9 +71,10 @@ class QueueModel:
         return min(grown, configuration.retry_backoff_max_seconds)
 
     def fail(self, message: ModelMessage, at: float, delay: float) -> None:
-        """An attempt failed: the message waits for the next, or is dead (R1, D1)."""
+        """An attempt failed: the message waits for the next, or is dead, or failed without a letter (R1, D1)."""
         message.deadline = inf
-        message.state = "pending" if message.attempts < message.max_attempts else "dead"
+        given_up = "dead" if self.configuration.enable_dead_letter_queue else "failed"
+        message.state = "pending" if message.attempts < message.max_attempts else given_up
         message.due_at = at + delay
 
     def available(self, now: float) -> list[ModelMessage]:

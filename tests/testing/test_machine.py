@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from mpreg_mq.configuration import QueueConfiguration
-from mpreg_mq.model import OverflowPolicy, QueuedMessage, QueueType
+from mpreg_mq.events.types import MessageDelivered
+from mpreg_mq.model import Durability, OverflowPolicy, QueuedMessage, QueueType
 from mpreg_mq.testing import QueueMachine
 from mpreg_mq.testing.machine import MOST_STEPS
 from tests.support.effort import repetitions
@@ -88,7 +89,42 @@ class Strict(QueueMachine):
     payloads = st.integers(0, 3)
 
 
-for machine, examples in ((Fetching, 200), (Impatient, 100), (Handled, 100), (Slow, 100), (Strict, 100)):
+class Expiring(QueueMachine):
+    """The queue's own time to live and limit of receives, no dead letters, and workers with names of their own."""
+
+    configuration = QueueConfiguration(
+        "q",
+        message_ttl_seconds=20.0,
+        dead_letter_max_receives=2,
+        enable_dead_letter_queue=False,
+        retry_backoff_seconds=1.0,
+        retry_jitter=0.0,
+    )
+    workers: ClassVar[tuple[str, ...]] = ("anna", "bob", "carl")
+
+
+class InMemory(QueueMachine):
+    """A queue that writes nothing, and has lost all when its process ends."""
+
+    configuration = QueueConfiguration("q", message_ttl_seconds=20.0, retry_jitter=0.0, durability=Durability.MEMORY)
+
+
+class Buffered(QueueMachine):
+    """A queue that answers before it has written."""
+
+    configuration = QueueConfiguration("q", max_retries=1, retry_jitter=0.0, durability=Durability.BUFFERED)
+
+
+for machine, examples in (
+    (Fetching, 200),
+    (Impatient, 100),
+    (Handled, 100),
+    (Slow, 100),
+    (Strict, 100),
+    (Expiring, 100),
+    (InMemory, 100),
+    (Buffered, 60),
+):
     machine.TestCase.settings = effort(examples)
 
 TestFetching = Fetching.TestCase
@@ -96,6 +132,9 @@ TestImpatient = Impatient.TestCase
 TestHandled = Handled.TestCase
 TestSlow = Slow.TestCase
 TestStrict = Strict.TestCase
+TestExpiring = Expiring.TestCase
+TestInMemory = InMemory.TestCase
+TestBuffered = Buffered.TestCase
 
 
 class Forgetful(QueueMachine):
@@ -200,3 +239,31 @@ def test_a_send_that_a_crash_cuts_short_was_accepted_or_not() -> None:
         finally:
             machine.teardown()
     assert set(outcomes) == {0, 1}
+
+
+def test_those_who_fetch_are_the_workers_of_the_class() -> None:
+    """Given workers with other names, then it is they who fetch and acknowledge, and nobody else."""
+    seen: set[str] = set()
+
+    class Watched(Expiring):
+        workers = ("anna",)
+
+        def teardown(self) -> None:
+            seen.update(
+                record.event.subscriber_id
+                for record in self.disk.records()
+                if isinstance(record.event, MessageDelivered)
+            )
+            super().teardown()
+
+    run_state_machine_as_test(Watched, settings=settings(effort(100), max_examples=40, database=None, derandomize=True))
+    assert seen == {"anna"}
+
+
+def test_a_machine_without_workers_has_only_its_handlers() -> None:
+    """Given no workers, then nobody fetches, and all else goes on."""
+
+    class Alone(Handled):
+        workers = ()
+
+    run_state_machine_as_test(Alone, settings=settings(effort(20), database=None))
