@@ -20,6 +20,7 @@ Time is virtual, the disk is simulated, and what it found shrinks to a short sto
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from contextlib import ExitStack
 from inspect import iscoroutine
 from random import Random
 from typing import Any, ClassVar, TypeVar
@@ -102,15 +103,20 @@ class QueueMachine(RuleBasedStateMachine):
         self._actors_before = running_actors()
         self._handlers: list[tuple[str, Callback]] = []
         self._working: list[Any] = []
+        self._living: list[MessageQueue] = []
         self._random = Random(0)
-        self._seams = deterministic(self._random)
-        self._seams.__enter__()
         self.disk = SimulatedDisk()
         self.model = QueueModel(self.configuration)
         self.loop = SimulatedLoop()
+        self.log = self.disk.open(self.loop)
         self.clock = SimulatedClock(self.loop)
-        self.queue = self.loop.run_until_complete(self._open())
         self.restarts = 0
+        with ExitStack() as end:
+            end.enter_context(deterministic(self._random))
+            end.callback(self._crash)
+            self.queue = self.loop.run_until_complete(self._open())
+            # Hypothesis calls teardown for a machine that it has, and not where this raises.
+            self._end = end.pop_all()
 
     @initialize()
     def set_up(self) -> None:
@@ -119,8 +125,8 @@ class QueueMachine(RuleBasedStateMachine):
         self._settle()
 
     async def _open(self) -> MessageQueue:
-        self.log = self.disk.open(self.loop)
         queue = MessageQueue(self.configuration, log=self.log, clock=self.clock)
+        self._living = [queue]
         for name in self.workers:
             if not any(joined.subscriber_id == name for joined in queue.subscriptions.values()):
                 queue.subscribe(name, "#", max_in_flight=1000)
@@ -318,7 +324,8 @@ class QueueMachine(RuleBasedStateMachine):
         return None
 
     def _crash(self) -> None:
-        crash(self.loop, self.log, [self.queue], self._actors_before, self._working)
+        crash(self.loop, self.log, self._living, self._actors_before, self._working)
+        self._living.clear()
         self._working.clear()
 
     @property
@@ -346,6 +353,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.restarts += 1
         start = self.now
         self.loop = SimulatedLoop()
+        self.log = self.disk.open(self.loop)
         self.clock = SimulatedClock(self.loop, start)
         self.queue = self.loop.run_until_complete(self._open())
         for pattern, callback in self._handlers:
@@ -398,8 +406,7 @@ class QueueMachine(RuleBasedStateMachine):
             folded = QueueState.replay(record.event for record in records)
             assert folded.describe() == self.queue._actor.state.describe(), "I4: the queue is the fold of its log"
         finally:
-            self._crash()
-            self._seams.__exit__(None, None, None)
+            self._end.close()
 
 
 _GUARANTEE = DeliveryGuarantee.AT_LEAST_ONCE

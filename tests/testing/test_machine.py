@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from typing import ClassVar
+from importlib import import_module
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import invariant, rule, run_state_machine_as_test
 
 from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.events.types import MessageDelivered
 from mpreg_mq.model import Durability, OverflowPolicy, QueuedMessage, QueueType
 from mpreg_mq.testing import QueueMachine
+from mpreg_mq.testing.crash import running_actors
 from mpreg_mq.testing.machine import MOST_STEPS
+from mpreg_mq.testing.seams import SEAMS
 from tests.support.effort import repetitions
 
 STEPS = 50
@@ -181,6 +185,45 @@ def test_a_fault_in_a_handler_shrinks_to_a_short_story() -> None:
     steps = [line for line in told.splitlines() if "state." in line and "nothing_is_shipped_twice" not in line]
     assert "printer_breaks" in told
     assert len([line for line in steps if "the_queue_is" not in line]) <= 8
+
+
+class Crowded(QueueMachine):
+    """More workers than the queue takes."""
+
+    configuration = QueueConfiguration("q", max_subscribers=1)
+
+
+class Unconfigured(QueueMachine):
+    """No configuration."""
+
+    configuration: ClassVar[Any] = None
+
+
+class Nameless(QueueMachine):
+    """A worker without a name."""
+
+    workers = ("", "w2")
+
+
+class Unhandled(QueueMachine):
+    """A handler of no topics."""
+
+    def begin(self) -> None:
+        self.handle("a..b", print)
+
+
+@pytest.mark.parametrize("machine", [Crowded, Unconfigured, Nameless, Unhandled])
+def test_a_machine_that_cannot_begin_leaves_nothing_behind(machine: type[QueueMachine]) -> None:
+    """Given a machine that a queue cannot be made for, then its error is raised, and all that it replaced is back."""
+
+    def replaced() -> list[object]:
+        return [getattr(import_module(module), name) for module, name in SEAMS]
+
+    before, actors = replaced(), running_actors()
+    with pytest.raises(MessageQueueError):
+        run_state_machine_as_test(machine, settings=settings(max_examples=2, database=None, deadline=None))
+    assert replaced() == before
+    assert running_actors() == actors
 
 
 class Trusting(QueueMachine):
