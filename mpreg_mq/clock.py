@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -20,7 +21,13 @@ TIMER_MARGIN_SECONDS = 1e-6
 without the margin a timer could fire when :meth:`SystemClock.now` is still just before its moment."""
 
 SETTLE_TURNS = 32
-"""Loop turns that :meth:`VirtualClock.settle` yields: more than any chain of tasks and actor wake-ups needs."""
+"""Loop turns that :meth:`VirtualClock.settle` yields at least, so that what comes from outside is heard of."""
+
+MOST_SETTLE_TURNS = 2000
+"""Loop turns after which :meth:`VirtualClock.settle` goes on although something always asks for another one."""
+
+LOOK_SECONDS = 0.001
+"""How often is looked, in real time, whether a callback on a thread has ended."""
 
 
 class TimerHandle(Protocol):
@@ -79,6 +86,70 @@ class SystemClock:
 
 
 @attrs.define(eq=False)
+class _Watch:
+    """Counts what a loop is given to run: if that is nothing from one turn to the next, nothing is ready (ADR 0083)."""
+
+    call_soon: Callable[..., asyncio.Handle]
+    """The loop's own, which is not counted."""
+    calls: int = 0
+    watchers: int = 0
+
+    def counted(self, *arguments: Any, **options: Any) -> asyncio.Handle:
+        self.calls += 1
+        return self.call_soon(*arguments, **options)
+
+
+_watches: dict[asyncio.AbstractEventLoop, _Watch] = {}
+"""One for each loop, whose watchers share it: each of their turns would seem to the others to be something to run."""
+
+
+@contextmanager
+def _watched(loop: asyncio.AbstractEventLoop) -> Iterator[_Watch | None]:
+    """Within the block what the loop is given to run is counted; None for a loop that takes no attribute."""
+    own = getattr(loop, "__dict__", None)
+    if own is None:
+        yield None
+        return
+    watch = _watches.get(loop)
+    if watch is None:
+        watch = _watches[loop] = _Watch(loop.call_soon)
+        own["call_soon"] = watch.counted
+    watch.watchers += 1
+    try:
+        yield watch
+    finally:
+        watch.watchers -= 1
+        if not watch.watchers:
+            del _watches[loop], own["call_soon"]
+
+
+async def _run_all_that_is_ready(loop: asyncio.AbstractEventLoop) -> None:
+    """Let the loop run until nothing is ready, for at least :data:`SETTLE_TURNS` turns."""
+    for _ in range(SETTLE_TURNS):
+        await asyncio.sleep(0)
+    with _watched(loop) as watch:
+        if watch is None:
+            return
+        idle: asyncio.Future[None] = loop.create_future()
+        turns = calls = 0
+
+        def turn() -> None:
+            nonlocal turns, calls
+            turns += 1
+            quiet = watch.calls == calls
+            calls = watch.calls
+            if idle.done():
+                return
+            if quiet or turns >= MOST_SETTLE_TURNS:
+                idle.set_result(None)
+            else:
+                watch.call_soon(turn)
+
+        watch.call_soon(turn)
+        await idle
+
+
+@attrs.define(eq=False)
 class _VirtualTimer:
     when: float
     sequence: int
@@ -98,11 +169,19 @@ class VirtualClock:
     """A clock for tests that moves only when told to.
 
     Timers run in order of their moments, and those of one moment in the order in which they were set.
+
+    Args:
+        start: its time at first.
+        blocking_seconds: how long, in real time, it stands still for callbacks that were declared ``blocking``, since
+            the last of them began or ended. Those that take longer are then taken to hang.
     """
 
     _now: float = attrs.field(default=1_000_000.0, alias="start")
+    blocking_seconds: float = 1.0
     _timers: list[_VirtualTimer] = attrs.field(factory=list, init=False)
     _sequence: count[int] = attrs.field(factory=count, init=False)
+    _calls: set[Hashable] = attrs.field(factory=set, init=False)
+    _calls_changed: float = attrs.field(default=0.0, init=False)
 
     def now(self) -> float:
         """Seconds since the epoch, as set."""
@@ -123,9 +202,9 @@ class VirtualClock:
     async def advance(self, seconds: float) -> None:
         """Move ``seconds`` on, through every timer that falls due, in order.
 
-        At each timer the clock shows its moment, its callback runs, and the loop gets turns to settle; timers set
-        meanwhile are taken in. Ends exactly at the target, settled. What a callback raises is raised here, with the
-        clock at that timer's moment.
+        At each timer the clock shows its moment, its callback runs, and the loop settles (see :meth:`settle`); timers
+        set meanwhile are taken in. Ends exactly at the target, settled. What a callback raises is raised here, with
+        the clock at that timer's moment.
 
         Raises:
             ValueError: ``seconds`` is negative.
@@ -143,9 +222,34 @@ class VirtualClock:
         await self.settle()
 
     async def settle(self) -> None:
-        """Let tasks and callbacks that are ready run, without moving the clock."""
-        for _ in range(SETTLE_TURNS):
-            await asyncio.sleep(0)
+        """Let tasks and callbacks run, and what they make ready in turn, until nothing is, without moving the clock.
+
+        Callbacks that were declared ``blocking`` get ``blocking_seconds`` of real time. For what else takes real time
+        (other threads, sockets) nobody waits, and for a task that asks for one turn after another just
+        :data:`MOST_SETTLE_TURNS` of them.
+        """
+        loop = asyncio.get_running_loop()
+        await _run_all_that_is_ready(loop)
+        while self._calls:
+            await self._end_calls()
+            await _run_all_that_is_ready(loop)
+
+    async def _end_calls(self) -> None:
+        while self._calls:
+            if time.monotonic() - self._calls_changed > self.blocking_seconds:
+                self._calls.clear()
+            else:
+                await asyncio.sleep(LOOK_SECONDS)
+
+    def call_begins(self, call: Hashable) -> None:
+        """A callback that takes real time has begun; on any thread, like :meth:`call_ends`."""
+        self._calls_changed = time.monotonic()
+        self._calls.add(call)
+
+    def call_ends(self, call: Hashable) -> None:
+        """It has ended, and what follows from it was handed to its loop."""
+        self._calls_changed = time.monotonic()
+        self._calls.discard(call)
 
     def set(self, now: float) -> None:
         """Jump to a moment and run no timers; those that are due then run with the next :meth:`advance`.

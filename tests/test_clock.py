@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpreg_mq.clock import Clock, SystemClock, VirtualClock, pause
+from mpreg_mq import clock as clock_module
+from mpreg_mq.clock import MOST_SETTLE_TURNS, SETTLE_TURNS, Clock, SystemClock, VirtualClock, pause
 
 
 def test_both_clocks_are_clocks() -> None:
@@ -160,6 +161,140 @@ def test_advance_settles_before_it_moves() -> None:
         await clock.advance(5)
         await running
         assert seen == [0.0]
+
+    asyncio.run(scenario())
+
+
+class ClosedLoop(asyncio.SelectorEventLoop):
+    """A loop that keeps what it has to itself, as those that are not written in Python may."""
+
+    def __getattribute__(self, name: str) -> object:
+        if name == "__dict__":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, MOST_SETTLE_TURNS - SETTLE_TURNS - 2))
+def test_advance_settles_however_many_turns_that_takes(turns: int) -> None:
+    """For all numbers of turns that a task takes before it is done, all that it does is done before time goes on."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0)
+        loop = asyncio.get_running_loop()
+        seen: list[float] = []
+
+        async def task() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            seen.append(clock.now())
+
+        running: list[asyncio.Task[None]] = []
+        clock.call_at(loop, 1.0, lambda: running.append(loop.create_task(task())))
+        clock.call_at(loop, 2.0, lambda: seen.append(clock.now()))
+        await clock.advance(5)
+        assert seen == [1.0, 2.0]
+        await running[0]
+
+    asyncio.run(scenario())
+
+
+def test_advance_goes_on_beside_a_task_that_always_asks_for_a_turn() -> None:
+    """Given a task that waits by asking again and again, then time goes on all the same, and the loop is as it was."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0)
+        loop = asyncio.get_running_loop()
+        fired = asyncio.Event()
+        clock.call_at(loop, 1.0, fired.set)
+
+        async def poll() -> None:
+            while not fired.is_set():
+                await asyncio.sleep(0)
+
+        polling = asyncio.create_task(poll())
+        own = loop.call_soon
+        await clock.advance(1)
+        await polling
+        assert loop.call_soon == own
+
+    asyncio.run(scenario())
+
+
+def test_those_who_settle_at_once_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given several tasks that settle, one of which is cancelled, then the turns of one are nothing that another has to
+    wait for, and the loop is as it was."""
+    monkeypatch.setattr(clock_module, "MOST_SETTLE_TURNS", 10**9)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        own = loop.call_soon
+        settling = [asyncio.create_task(VirtualClock().settle()) for _ in range(5)]
+        await asyncio.sleep(0)
+        settling[0].cancel()
+        async with asyncio.timeout(60):
+            await asyncio.wait(settling)
+        assert [task.cancelled() for task in settling] == [True, False, False, False, False]
+        assert loop.call_soon == own
+
+    asyncio.run(scenario())
+
+
+def test_a_loop_that_cannot_be_looked_at_gets_its_turns() -> None:
+    """Given a loop without attributes of its own, then settling gives it some turns."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0)
+        fired = asyncio.Event()
+        clock.call_at(asyncio.get_running_loop(), 1.0, fired.set)
+        waiting = asyncio.create_task(fired.wait())
+        await clock.advance(1)
+        assert waiting.done()
+
+    with asyncio.Runner(loop_factory=ClosedLoop) as runner:
+        runner.run(scenario())
+
+
+def test_time_stands_still_for_calls_that_take_real_time() -> None:
+    """Given a call on a thread that asks the loop many times, then the clock moves once it has ended."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0)
+        loop = asyncio.get_running_loop()
+        seen: list[float] = []
+
+        async def ask() -> float:
+            return clock.now()
+
+        def work() -> None:
+            for _ in range(2 * SETTLE_TURNS):
+                seen.append(asyncio.run_coroutine_threadsafe(ask(), loop).result())
+            clock.call_ends("call")
+
+        def begin() -> None:
+            clock.call_begins("call")
+            loop.run_in_executor(None, work)
+
+        clock.call_at(loop, 1.0, begin)
+        await clock.advance(10)
+        assert seen == [1.0] * (2 * SETTLE_TURNS)
+        assert clock.now() == 10.0
+
+    asyncio.run(scenario())
+
+
+def test_time_goes_on_without_a_call_that_hangs() -> None:
+    """Given a call that never ends, then the clock stands still for the limit that it was given, once."""
+
+    async def scenario() -> None:
+        clock = VirtualClock(start=0.0, blocking_seconds=0.0)
+        clock.call_begins("hangs")
+        await clock.advance(10)
+        assert clock.now() == 10.0
+        clock.blocking_seconds = 1e9
+        await clock.advance(10)
+        clock.call_ends("hangs")
+        assert clock.now() == 20.0
 
     asyncio.run(scenario())
 

@@ -22,9 +22,11 @@ from mpreg_mq.actors.subscriber_actor import (
     Later,
     Outcome,
     Report,
+    Settled,
     Started,
     SubscriberActor,
 )
+from mpreg_mq.clock import VirtualClock
 from mpreg_mq.model import QueuedMessage
 
 logger = logging.getLogger("mpreg_mq")
@@ -58,6 +60,8 @@ class Attachment:
 
     subscriber_id: str
     report: Report
+    virtual: VirtualClock | None
+    """The queue's clock where it stands still, and so has to know of what takes real time."""
     subscriptions: dict[str, Subscribe] = attrs.field(factory=dict)
     end_at_once: set[str] = attrs.field(factory=set)
     """Ids of the subscriptions whose callbacks most likely are over, and acknowledge, when they return."""
@@ -72,7 +76,7 @@ class Attachment:
         attach = _attach(subscribe)
         if subscribe.blocking:
             if self._thread is None:
-                self._thread = BlockingSubscriberActor.start(self.report)
+                self._thread = BlockingSubscriberActor.start(self._report_end if self.virtual else self.report)
             self._thread.tell(attach)
         else:
             if self._loop_actor is None:
@@ -109,9 +113,17 @@ class Attachment:
             return f"subscription {delivery.subscription_id} has no callback in this process"
         ref = self._ref(subscribe)
         assert ref is not None
+        if self.virtual is not None and subscribe.blocking:
+            self.virtual.call_begins((self, delivery.message.id.id, delivery.attempt))
         if not _tell(ref, delivery):
             return f"the actor of subscriber {self.subscriber_id} has been stopped"
         return Later.REPORTED
+
+    def _report_end(self, settled: Settled) -> None:
+        """As ``report``, from a thread; a clock that stands still waits until then."""
+        self.report(settled)
+        assert self.virtual is not None
+        self.virtual.call_ends((self, settled.message_id, settled.attempt))
 
     def begin_row(self, subscription_id: str) -> CallNow | None:
         """What calls a subscription for many messages, until :meth:`end_row`; None where it is busy."""
@@ -139,7 +151,7 @@ class Attachment:
                 message_id,
             )
             self._thread.stop(block=False)
-            self._thread = BlockingSubscriberActor.start(self.report)
+            self._thread = BlockingSubscriberActor.start(self._report_end if self.virtual else self.report)
             for other in self.subscriptions.values():
                 if other.blocking:
                     self._thread.tell(_attach(other))

@@ -36,7 +36,7 @@ from mpreg_mq.actors.messages import (
 from mpreg_mq.actors.store import Store, stream_of
 from mpreg_mq.actors.subscriber_actor import Settled
 from mpreg_mq.actors.waiting import WaitingReceive
-from mpreg_mq.clock import Clock
+from mpreg_mq.clock import Clock, VirtualClock
 from mpreg_mq.events import types as e
 from mpreg_mq.model import Callback, CircuitState
 from mpreg_mq.projections import QueueState
@@ -167,7 +167,9 @@ class QueueActor(AcceptingActor):
         if command.callback is not None:
             attachment = self._attachments.get(command.subscriber_id)
             if attachment is None:
-                attachment = self._attachments[command.subscriber_id] = Attachment(command.subscriber_id, self._report)
+                virtual = self._clock if isinstance(self._clock, VirtualClock) else None
+                attachment = Attachment(command.subscriber_id, self._report, virtual)
+                self._attachments[command.subscriber_id] = attachment
             attachment.attach(command)
         self._after()
         return reply

@@ -248,7 +248,7 @@ def test_l1_a_blocking_callback_that_never_returns_does_not_stop_its_subscriber(
     async def story() -> None:
         import threading
 
-        clock = VirtualClock()
+        clock = VirtualClock(blocking_seconds=0.0)
         queue = make_queue(clock, default_acknowledgment_timeout_seconds=5, retry_backoff_seconds=0)
         release = threading.Event()
         attempts: list[int] = []
@@ -265,6 +265,48 @@ def test_l1_a_blocking_callback_that_never_returns_does_not_stop_its_subscriber(
         await until(lambda: queue.get_statistics().messages_acknowledged == 1)
         assert attempts == [1, 2]
         release.set()
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+def test_r2_time_waits_for_callbacks_that_are_at_work(blocking: bool) -> None:
+    """Given callbacks that take many turns of the loop before they raise, when hours pass at once, then each attempt
+    has failed by itself, as early as it did, and none has lost its lease."""
+
+    async def story() -> None:
+        clock = VirtualClock(start=0.0)
+        queue = make_queue(
+            clock,
+            max_retries=3,
+            retry_backoff_seconds=1,
+            retry_jitter=0.0,
+            default_acknowledgment_timeout_seconds=20,
+        )
+        loop = asyncio.get_running_loop()
+        called: list[float] = []
+
+        async def work() -> None:
+            for _ in range(100):
+                await asyncio.sleep(0)
+
+        async def on_loop(message: QueuedMessage) -> None:
+            called.append(clock.now())
+            await work()
+            raise ValueError("no")
+
+        def on_thread(message: QueuedMessage) -> None:
+            called.append(clock.now())
+            asyncio.run_coroutine_threadsafe(work(), loop).result()
+            raise ValueError("no")
+
+        queue.subscribe("s", "#", on_thread if blocking else on_loop, blocking=blocking)
+        await queue.send_message("a", 1)
+        await clock.advance(7200)
+        assert called == [0.0, 1.0, 3.0, 7.0]
+        assert len(queue.list_dead_letters()) == 1
+        assert queue.get_statistics().leases_expired == 0
         await queue.shutdown()
 
     asyncio.run(story())
