@@ -6,7 +6,7 @@ An operation begins with :meth:`ClientHistory.invoke` and ends as *ok* (it happe
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import Any
 
@@ -28,7 +28,7 @@ class Operation:
     """One thing a client did. ``began`` and ``ended`` are ordinals in the history, ``began_at`` and ``ended_at`` times.
 
     ``function`` is ``send``, ``deliver`` or ``acknowledge`` (others are kept and not judged); ``value`` names the
-    message by what the client knows, usually its payload; ``process`` is who did it.
+    message by what the client knows, usually its payload, whatever that is made of; ``process`` is who did it.
     """
 
     process: str
@@ -71,7 +71,16 @@ class ClientHistory:
         return operation
 
     def end(self, operation: Operation, outcome: Outcome, at: float | None = None, error: str | None = None) -> None:
-        """An operation ends."""
+        """An operation ends.
+
+        Raises:
+            ValueError: ``outcome`` is neither an :class:`Outcome` nor the value of one.
+        """
+        try:
+            outcome = Outcome(outcome)
+        except ValueError:
+            expected = ", ".join(f"Outcome.{known.name} ({known.value!r})" for known in Outcome)
+            raise ValueError(f"ClientHistory.end: got {outcome!r}, expected one of {expected}") from None
         self.now = self.now if at is None else at
         operation.outcome = outcome
         operation.ended, operation.ended_at, operation.error = self.ordinal, self.now, error
@@ -138,7 +147,24 @@ def check_clients(
         forgotten: operations that succeeded and were lost afterwards, where the durability of their queue allows that:
             what came of them counts as unknown.
     """
-    return _Clients(history, forgotten).check(drained, set(excused))
+    return _Clients(history, forgotten).check(drained, {_key(value) for value in excused})
+
+
+def _key(value: Any) -> Any:
+    """Something to find a value by: the same for equal ones, and for a tuple and the list that it arrives as."""
+    if type(value) is str:
+        return value
+    if isinstance(value, Mapping):
+        return "mapping", frozenset((_key(name), _key(part)) for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return "sequence", tuple(_key(part) for part in value)
+    if isinstance(value, set | frozenset):
+        return "set", frozenset(_key(part) for part in value)
+    try:
+        hash(value)
+    except TypeError:
+        return type(value).__qualname__, repr(value)
+    return value
 
 
 class _Clients:
@@ -149,31 +175,32 @@ class _Clients:
         self.acknowledgments: dict[Any, list[Operation]] = {}
         self.perhaps: set[Any] = set()
         for operation in history:
+            key = _key(operation.value)
             if operation.function == "send":
-                self._add_send(operation)
+                self._add_send(key, operation)
             elif operation.function == "deliver":
-                self.deliveries.setdefault(operation.value, []).append(operation)
+                self.deliveries.setdefault(key, []).append(operation)
             elif operation.function == "acknowledge" and self._outcome(operation) is Outcome.OK:
-                self.acknowledgments.setdefault(operation.value, []).append(operation)
+                self.acknowledgments.setdefault(key, []).append(operation)
             elif operation.function == "acknowledge" and self._outcome(operation) is not Outcome.FAIL:
-                self.perhaps.add(operation.value)
+                self.perhaps.add(key)
 
     def _outcome(self, operation: Operation) -> Outcome | None:
         return Outcome.UNKNOWN if operation in self.forgotten else operation.outcome
 
-    def _add_send(self, operation: Operation) -> None:
+    def _add_send(self, key: Any, operation: Operation) -> None:
         """Of several tries to send one message, the one that was accepted counts, else one that may have been."""
-        before = self.sends.get(operation.value)
+        before = self.sends.get(key)
         if before is None or self._certainty(operation) < self._certainty(before):
-            self.sends[operation.value] = operation
+            self.sends[key] = operation
 
     def check(self, drained: bool, excused: set[Any]) -> list[ClientViolation]:
         found = [*self._unexpected(), *self._duplicated(), *self._after_acknowledgment(), *self._out_of_order()]
         return [*found, *self._lost(excused)] if drained else found
 
     def _unexpected(self) -> Iterator[ClientViolation]:
-        for value, deliveries in self.deliveries.items():
-            send = self.sends.get(value)
+        for key, deliveries in self.deliveries.items():
+            send, value = self.sends.get(key), deliveries[0].value
             if send is None:
                 yield ClientViolation(
                     "unexpected", value, f"{value!r} is delivered and was never sent", (deliveries[0],)
@@ -183,27 +210,28 @@ class _Clients:
                     "unexpected", value, f"{value!r} is delivered and its send was refused", (send, deliveries[0])
                 )
 
-    def _alone(self, value: Any) -> bool:
-        send = self.sends.get(value)
+    def _alone(self, key: Any) -> bool:
+        send = self.sends.get(key)
         guarantee = None if send is None else send.details.get("guarantee")
         return guarantee is None or guarantee is DeliveryGuarantee.AT_LEAST_ONCE
 
     def _duplicated(self) -> Iterator[ClientViolation]:
-        for value, acknowledgments in self.acknowledgments.items():
+        for key, acknowledgments in self.acknowledgments.items():
             by_process: dict[str, Operation] = {}
             for operation in acknowledgments:
-                key = "" if self._alone(value) else operation.process
-                first = by_process.setdefault(key, operation)
+                value = operation.value
+                first = by_process.setdefault("" if self._alone(key) else operation.process, operation)
                 if first is not operation:
                     yield ClientViolation(
                         "duplicated", value, f"two acknowledgments of {value!r} counted", (first, operation)
                     )
 
     def _after_acknowledgment(self) -> Iterator[ClientViolation]:
-        for value, acknowledgments in self.acknowledgments.items():
-            for delivery in self.deliveries.get(value, ()):
+        for key, acknowledgments in self.acknowledgments.items():
+            for delivery in self.deliveries.get(key, ()):
+                value = delivery.value
                 for done in acknowledgments:
-                    mine = self._alone(value) or done.process == delivery.process
+                    mine = self._alone(key) or done.process == delivery.process
                     if mine and done.ended is not None and delivery.details.get("asked", delivery.began) > done.ended:
                         yield ClientViolation(
                             "after acknowledgment",
@@ -219,8 +247,9 @@ class _Clients:
         for send in self.sends.values():
             group = send.details.get("group")
             if group is not None and self._outcome(send) is Outcome.OK and self._remembered(send.value):
-                groups.setdefault(group, []).append(send)
-        for group, sends in groups.items():
+                groups.setdefault(_key(group), []).append(send)
+        for sends in groups.values():
+            group = sends[0].details["group"]
             sends.sort(key=lambda send: self._remembered(send.value)[0].began)
             latest: Operation | None = None
             for send in sends:
@@ -237,19 +266,19 @@ class _Clients:
 
     def _remembered(self, value: Any) -> list[Operation]:
         """Deliveries that were not lost: after one that was, what ended an earlier message may be lost as well."""
-        return [delivery for delivery in self.deliveries.get(value, ()) if delivery not in self.forgotten]
+        return [delivery for delivery in self.deliveries.get(_key(value), ()) if delivery not in self.forgotten]
 
     def _lost(self, excused: set[Any]) -> Iterator[ClientViolation]:
         accepted = [
-            send
-            for send in self.sends.values()
+            (key, send)
+            for key, send in self.sends.items()
             if self._outcome(send) is Outcome.OK
             and send.details.get("guarantee") is not DeliveryGuarantee.FIRE_AND_FORGET
         ]
-        done = [self._arrived(send.value) or send.value in excused for send in accepted]
+        done = [self._arrived(key) or key in excused for key, _ in accepted]
         first = next((index for index, arrived in enumerate(done) if arrived), None)
         last = max((index for index, arrived in enumerate(done) if arrived), default=None)
-        for index, send in enumerate(accepted):
+        for index, (key, send) in enumerate(accepted):
             if done[index]:
                 continue
             where = Loss.MIDDLE
@@ -257,17 +286,17 @@ class _Clients:
                 where = Loss.TAIL
             elif index < first:
                 where = Loss.PREFIX
-            seen = self.deliveries.get(send.value, [])
+            seen = self.deliveries.get(key, [])
             how = "was never delivered" if not seen else "was delivered and never acknowledged"
             yield ClientViolation(
                 "lost", send.value, f"{send.value!r} was accepted and {how} ({where.value})", (send, *seen[:2])
             )
 
-    def _arrived(self, value: Any) -> bool:
+    def _arrived(self, key: Any) -> bool:
         """Whether somebody was done with it, or may have been: an acknowledgment whose reply is unknown may count."""
-        if value in self.acknowledgments or value in self.perhaps:
+        if key in self.acknowledgments or key in self.perhaps:
             return True
-        return any(delivery.outcome is Outcome.OK for delivery in self.deliveries.get(value, ()))
+        return any(delivery.outcome is Outcome.OK for delivery in self.deliveries.get(key, ()))
 
     def _certainty(self, send: Operation) -> int:
         return (Outcome.OK, None, Outcome.UNKNOWN, Outcome.FAIL).index(self._outcome(send))

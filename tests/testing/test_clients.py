@@ -5,12 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.msgpack import encode
 
 from mpreg_mq.model import DeliveryGuarantee
+from mpreg_mq.payload import decode_payload, encode_payload
 from mpreg_mq.testing.clients import ClientHistory, Outcome, check_clients
 from mpreg_mq.testing.jepsen import jepsen_lines
 
 OK, FAIL, UNKNOWN = Outcome.OK, Outcome.FAIL, Outcome.UNKNOWN
+
+PAYLOADS = st.recursive(
+    st.none() | st.text(max_size=3) | st.integers(2, 9) | st.binary(max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=2), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
 
 
 class Story(ClientHistory):
@@ -108,6 +120,34 @@ def test_out_of_order_is_told_within_a_group() -> None:
     concurrent.sent("b", group="g")
     concurrent.end(first, OK)
     assert concurrent.delivered("b", OK).delivered("a", OK).kinds() == []
+
+
+@given(st.lists(PAYLOADS, min_size=1, max_size=4, unique_by=lambda value: encode(value, order="sorted")), st.data())
+def test_messages_may_be_called_by_any_payload(values: list[Any], data: st.DataObject) -> None:
+    """For all payloads, as they are sent and as they arrive, what arrives was sent, and what does not is lost."""
+    missing = data.draw(st.sampled_from(values))
+    story = Story()
+    for value in values:
+        story.sent(value, group={"of": [1]})
+    for value in values:
+        if value is not missing:
+            arrived = decode_payload(encode_payload(value))
+            story.delivered(arrived).acknowledged(arrived)
+    assert [(lost.kind, lost.value) for lost in check_clients(story)] == [("lost", missing)]
+    assert story.kinds(excused=[decode_payload(encode_payload(missing))]) == []
+
+
+def test_an_outcome_is_one_of_three_or_refused_at_once() -> None:
+    """Given the value of an outcome, then that is what it means; given anything else, then nothing is written down."""
+    story = Story()
+    sending = story.invoke("s", "send", {"id": 1})
+    with pytest.raises(ValueError, match=r"got 'done', expected one of Outcome\.OK \('ok'\)"):
+        story.end(sending, "done")  # type: ignore[arg-type]
+    assert (sending.outcome, story.ordinal) == (None, 1)
+    story.end(sending, "ok")  # type: ignore[arg-type]
+    assert sending.outcome is OK
+    assert jepsen_lines(story)
+    assert story.kinds() == ["lost"]
 
 
 def test_a_crash_makes_open_operations_unknown() -> None:
