@@ -120,16 +120,19 @@ def _delivered(facts: QueueFacts, event: e.MessageDelivered) -> bool:
 
 
 def _acknowledged(facts: QueueFacts, event: e.MessageAcknowledged) -> bool:
-    """The first acknowledgment of who was given it last (L2); of an audience, not the last one that is needed."""
+    """The first acknowledgment of who was given it last (L2) and has its circuit closed (R3); of an audience, not the
+    last one that is needed."""
     message = facts.message = facts.messages.get(event.message_id)
     subscriber_id = event.subscriber_id
-    facts.subscriber = facts.subscribers.by_id.get(subscriber_id)
+    subscriber = facts.subscriber = facts.subscribers.by_id.get(subscriber_id)
     if message is None:
         facts.slot = None
         return False
     members = message.members
     slot = facts.slot = message.slot if members is None else members.get(subscriber_id)
     if slot is None or slot.acknowledged is not None:
+        return False
+    if subscriber is not None and subscriber.circuit is not _CLOSED:
         return False
     delivered: Any = slot.delivered
     if delivered is None or delivered.event.subscriber_id != subscriber_id:
@@ -192,7 +195,7 @@ COVERED: Mapping[type[e.Event], frozenset[type[Rule]]] = {
         rules.Pause,
         rules.Lifecycle,
     },
-    e.MessageAcknowledged: _TO_AUDIENCES | {rules.Acknowledgments, rules.Accounts, rules.Lifecycle},
+    e.MessageAcknowledged: _TO_AUDIENCES | {rules.Acknowledgments, rules.Circuit, rules.Accounts, rules.Lifecycle},
     e.MessageCompleted: _BY_GUARANTEE | {rules.Accounts},
 }
 """The rules that have nothing to say about a plain event. These very classes: a rule derived from one is asked."""

@@ -82,6 +82,32 @@ GOOD: dict[str, Callable[[], History]] = {
         .delivered("2-r", "a")
         .acknowledged("2-r", "a")
     ),
+    "a dead letter of a queue that deduplicates is redriven": lambda: (
+        History(max_retries=0, enable_deduplication=True)
+        .joined("a")
+        .sent("1-r", key="k")
+        .delivered("1-r", "a")
+        .failed("1-r", "a")
+        .dead("1-r", "a")
+        .add(replace(enqueued("1-r"), message_id="2-r", redriven_from="q/1-r"))
+        .add(e.DeadLetterRedriven(1000.0, "1-r", "2-r", "q"))
+    ),
+    "a quorum is missed by members who failed at first": lambda: (
+        two_members(QUORUM, required_acknowledgments=3, max_retries=1)
+        .delivered("1-r", "a")
+        .failed("1-r", "a")
+        .requeued("1-r", member="a")
+        .delivered("1-r", "b")
+        .acknowledged("1-r", "b", False)
+        .at(1000.1)
+        .delivered("1-r", "a", 2)
+        .acknowledged("1-r", "a", False)
+        .add(e.QuorumMissed(1000.1, "1-r", 2, 3, 1300.1))
+        .at(1300.1)
+        .add(e.QuorumMissed(1300.1, "1-r", 2, 3, 1600.1))
+        .at(1600.1)
+        .dead("1-r", None, 2, None)
+    ),
     "priorities and a group": lambda: (
         History(queue_type=QueueType.PRIORITY)
         .joined("a")
@@ -340,6 +366,21 @@ BAD: list[tuple[str, str, Callable[[], History]]] = [
     ),
     ("R3", "half open and never open", lambda: History().joined("a").add(e.CircuitHalfOpened(1000.0, "a"))),
     ("R3", "opens for nobody", lambda: History().add(e.CircuitOpened(1000.0, "a", 1, 1030.0))),
+    ("R3", "a probe succeeds and it stays half open", lambda: probed().sent("2-r")),
+    ("R3", "a probe succeeds at the end", lambda: probed()),
+    ("R3", "a probe succeeds and another's closes", lambda: probed().add(e.CircuitClosed(1030.0, "b"))),
+    ("D1", "without a reason", lambda: unexplained()),
+    ("D1", "without an error", lambda: died(error=None)),
+    ("D1", "without a subscriber", lambda: died(name=None)),
+    (
+        "D1",
+        "failed without an error",
+        lambda: (
+            held(max_retries=0, enable_dead_letter_queue=False)
+            .failed("1-r", "a")
+            .add(e.MessageFailed(1000.0, "1-r", "because", None, 1, "a"))
+        ),
+    ),
     ("D1", "dead where it is disabled", lambda: died(enable_dead_letter_queue=False)),
     ("D1", "a wrong number of attempts", lambda: died(attempts=2)),
     ("D1", "a wrong error", lambda: died(error="bang")),
@@ -368,6 +409,7 @@ BAD: list[tuple[str, str, Callable[[], History]]] = [
     ("D1", "redriven to nowhere", lambda: died().add(e.DeadLetterRedriven(1000.0, "1-r", "2-r", "q"))),
     ("D1", "redriven as another", lambda: died().sent("2-r").add(e.DeadLetterRedriven(1000.0, "1-r", "2-r", "q"))),
     ("D1", "purged and not there", lambda: History().add(e.DeadLettersPurged(1000.0, ("1-r",)))),
+    ("U1", "no key where the queue deduplicates", lambda: History(enable_deduplication=True).sent("1-r")),
     ("U1", "a key twice", lambda: History().sent("1-r", key="k").sent("2-r", key="k")),
     (
         "U1",
@@ -460,9 +502,19 @@ def opened(failures: int = 1, until: float = 1030.0) -> History:
     return history.failed("1-r", "a").add(e.CircuitOpened(1000.0, "a", failures, until)).requeued("1-r")
 
 
-def died(name: str = "a", attempts: int = 1, error: str = "boom", **configuration: bool) -> History:
+def probed() -> History:
+    history = opened().at(1030.0).add(e.CircuitHalfOpened(1030.0, "a"))
+    return history.delivered("1-r", "a", 2).acknowledged("1-r", "a")
+
+
+def died(name: str | None = "a", attempts: int = 1, error: str | None = "boom", **configuration: bool) -> History:
     history = held(max_retries=0, **configuration).failed("1-r", "a")
     return history.dead("1-r", name, attempts, error)
+
+
+def unexplained() -> History:
+    history = held(max_retries=0).failed("1-r", "a")
+    return history.add(e.MessageDeadLettered(1000.0, "1-r", "", "boom", 1, "a"))
 
 
 def redriven() -> History:

@@ -41,7 +41,14 @@ class DeadLetters(Rule):
             self.violated(
                 record, f"{message.id} had {attempts} attempts, the log says {event.attempts}", message.record
             )
+        if not event.reason:
+            self.violated(record, f"{message.id} is given up and nothing says why", message.record)
         failures = [slot.last_failure for slot in message.slots() if slot.last_failure is not None]
+        last = [slot.last_failure for slot in message.slots() if slot.exhausted]
+        if any(last) and event.error is None:
+            self.violated(record, f"the end of {message.id} does not say what failed", message.record, *last)
+        if any(last) and event.subscriber_id is None:
+            self.violated(record, f"the end of {message.id} does not say who had it", message.record, *last)
         holders = {getattr(slot.delivered.event, "subscriber_id", None) for slot in message.slots() if slot.delivered}
         if event.subscriber_id is not None and event.subscriber_id not in holders:
             self.violated(record, f"{event.subscriber_id} never had {message.id}", message.record, *failures)

@@ -110,7 +110,7 @@ class FireAndForget(Rule):
 class Deduplication(Rule):
     """U1: a key belongs to one message for the window, and a send is refused as a duplicate only then.
 
-    Keeps the keys whose window has not ended.
+    Where the queue deduplicates, every message that was sent has one. Keeps the keys whose window has not ended.
     """
 
     id = "U1"
@@ -134,6 +134,12 @@ class Deduplication(Rule):
                 del holders[ended]
         key = event.deduplication_key
         if key is None:
+            if (
+                self.configuration.enable_deduplication
+                and isinstance(event, e.MessageEnqueued)
+                and event.redriven_from is None
+            ):
+                self.violated(record, "the queue deduplicates, and the message claims no key", self.facts.created)
             return
         if isinstance(event, e.MessageEnqueued):
             self._check_key(record, event, key)

@@ -257,6 +257,7 @@ class Circuit(Rule):
         e.MessageDelivered: "_on_delivered",
         e.DeliveryFailed: "_on_failed",
         e.LeaseExpired: "_on_failed",
+        e.MessageAcknowledged: "_on_acknowledged",
         e.CircuitOpened: "_on_opened",
         e.CircuitHalfOpened: "_on_half_opened",
         e.CircuitClosed: "_on_closed",
@@ -312,6 +313,31 @@ class Circuit(Rule):
                 f"{subscriber.id} failed {subscriber.failures} times in a row and its circuit stays closed",
                 subscriber.circuit_set,
                 failed,
+            )
+        return True
+
+    def _on_acknowledged(self, record: RecordedEvent, event: e.MessageAcknowledged) -> None:
+        subscriber, slot = self.facts.subscriber, self.facts.slot
+        if subscriber is None or subscriber.circuit is not CircuitState.HALF_OPEN or slot is None:
+            return
+        since = subscriber.circuit_set
+        if since is not None and slot.delivered is not None and slot.delivered.position > since.position:
+            self.expect(lambda following: self._closes_at_once(subscriber, since, record, following))
+
+    def _closes_at_once(
+        self,
+        subscriber: SubscriberFacts,
+        half_opened: RecordedEvent,
+        acknowledged: RecordedEvent,
+        following: RecordedEvent | None,
+    ) -> bool:
+        event = None if following is None else following.event
+        if not isinstance(event, e.CircuitClosed) or event.subscriber_id != subscriber.id:
+            self.violated(
+                following or acknowledged,
+                f"{subscriber.id} acknowledges what probes its circuit, which stays half open",
+                half_opened,
+                acknowledged,
             )
         return True
 

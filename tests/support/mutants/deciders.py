@@ -141,8 +141,15 @@ def _no_events(decide: Any) -> Any:
     return lambda *arguments: []
 
 
-def _without_error(end: Any) -> Any:
-    return lambda *arguments: msgspec.structs.replace(end(*arguments), error="something went wrong")
+def _ending_with(**changes: Any) -> Wrap:
+    return lambda end: lambda *arguments: msgspec.structs.replace(end(*arguments), **changes)
+
+
+def _without_closing(acknowledge: Any) -> Any:
+    def mutated(*arguments: Any) -> Any:
+        return tuple(event for event in acknowledge(*arguments) if not isinstance(event, e.CircuitClosed))
+
+    return mutated
 
 
 def _miscounted(end: Any) -> Any:
@@ -163,6 +170,12 @@ def _lease_of_another_length(deliver: Any) -> Any:
 
 DECIDER_MUTANTS: tuple[Mutant, ...] = (
     Mutant("a capacity rejection keeps the deduplication key", "U1", f"{DECIDERS}[Send]", _keeps_key, "calm"),
+    Mutant(
+        "what is sent claims no deduplication key",
+        "U1",
+        f"{DECIDERS}[Send]",
+        events(_with(e.MessageEnqueued, deduplication_key=lambda event: None)),
+    ),
     Mutant("one failed attempt makes a dead letter", "R1", f"{DECIDERS}[NegativeAcknowledge]", events(_dead_at_once)),
     Mutant("a quorum is met by strangers", "G4", f"{DECIDERS}[Acknowledge]", rewriting(_strangers_count)),
     Mutant("a quorum is met by one acknowledgment too few", "G4", f"{SETTLING}:audience_outcome", _one_short),
@@ -182,6 +195,7 @@ DECIDER_MUTANTS: tuple[Mutant, ...] = (
     Mutant("a retry does not wait", "R2", f"{SETTLING}:backoff_seconds", _scaled(0.0), "handlers"),
     Mutant("the backoff has no cap", "R2", f"{SETTLING}:backoff_seconds", _scaled(100.0), "handlers"),
     Mutant("no circuit ever opens", "R3", f"{SETTLING}:_circuit_after_failure", _no_events),
+    Mutant("no circuit ever closes", "R3", "mpreg_mq.actors.delivering:acknowledge", _without_closing, "handlers"),
     Mutant("a redrive leaves the dead letter", "D1", f"{DECIDERS}[Redrive]", events(_drop(e.DeadLetterRedriven))),
     Mutant(
         "a redrive claims a deduplication key",
@@ -193,7 +207,11 @@ DECIDER_MUTANTS: tuple[Mutant, ...] = (
         "dead letters although they are disabled", "D1", f"{SETTLING}:end_of_attempts", _end_as(e.MessageDeadLettered)
     ),
     Mutant("no dead letters although they are enabled", "D1", f"{SETTLING}:end_of_attempts", _end_as(e.MessageFailed)),
-    Mutant("a dead letter does not say what failed", "D1", f"{SETTLING}:end_of_attempts", _without_error),
+    Mutant("a dead letter does not say what failed", "D1", f"{SETTLING}:end_of_attempts", _ending_with(error=None)),
+    Mutant("a dead letter makes up what failed", "D1", f"{SETTLING}:end_of_attempts", _ending_with(error="made up")),
+    Mutant(
+        "a dead letter does not say who had it", "D1", f"{SETTLING}:end_of_attempts", _ending_with(subscriber_id=None)
+    ),
     Mutant("a dead letter counts an attempt too many", "D1", f"{SETTLING}:end_of_attempts", _miscounted),
     Mutant(
         "a push lease lasts as long as it likes",
