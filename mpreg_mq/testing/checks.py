@@ -12,13 +12,14 @@ from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.invariants import InvariantChecker, Violation
-from mpreg_mq.payload import decode_payload
 from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.loading import load_state, state_at_base
 from mpreg_mq.testing.clients import Operation, Outcome
 from mpreg_mq.testing.disk import SimulatedDisk, SimulatedLog, Writing
 from mpreg_mq.testing.loop import SimulatedLoop
+from mpreg_mq.testing.messages import name_of
 from mpreg_mq.testing.scenario import QUEUE_NAME
+from mpreg_mq.topics import matches
 
 if TYPE_CHECKING:
     from mpreg_mq.testing.world import World
@@ -117,8 +118,29 @@ def check_what_is_left(disk: SimulatedDisk, records: list[RecordedEvent]) -> lis
     return found
 
 
-def check_drained(world: World, records: list[RecordedEvent]) -> list[Violation]:
-    """I6: after the faults have stopped everything that was pending has drained."""
+def waiting_for_nobody(world: World) -> set[str]:
+    """Ids of the messages that wait, because nobody of the quiet end subscribes to their topics (G5), or because such a
+    message of their group stands before them (O1)."""
+    process = world.final
+    if process is None or process.queue is None:
+        return set()
+    messages = list(process.queue._actor.state.messages)
+    unasked = {
+        message.id
+        for message in messages
+        if not any(matches(pattern, message.topic) for pattern in world.last_patterns)
+    }
+    groups = {message.event.options.group_id for message in messages if message.id in unasked}
+    behind = {
+        message.id
+        for message in messages
+        if message.event.options.group_id is not None and message.event.options.group_id in groups
+    }
+    return unasked | behind
+
+
+def check_drained(world: World, records: list[RecordedEvent], waiting: set[str]) -> list[Violation]:
+    """I6: after the faults have stopped everything that was pending has drained, but for those that wait for nobody."""
     process = world.final
     if process is None or process.queue is None:
         return [_violation("I6", records, "the last process did not get its queue open")]
@@ -126,7 +148,7 @@ def check_drained(world: World, records: list[RecordedEvent]) -> list[Violation]
     return [
         _violation("I6", records, f"{message.id} is still there, and its subscribers are healthy", by_id[message.id])
         for message in process.queue._actor.state.messages
-        if message.id in by_id
+        if message.id in by_id and message.id not in waiting
     ]
 
 
@@ -136,7 +158,7 @@ def check_nothing_made_up(world: World, records: list[RecordedEvent]) -> list[Vi
     for record in records:
         event = record.event
         if isinstance(event, e.MessageEnqueued):
-            key = decode_payload(event.payload)["key"]
+            key = name_of(event)
             if key not in world.attempted:
                 found.append(_violation("I5", records, f"{key} is in the log and nobody tried to send it", record))
     return found
@@ -171,15 +193,18 @@ def check_acknowledged_after_work(world: World, records: list[RecordedEvent]) ->
     return found
 
 
-def excused(records: list[RecordedEvent]) -> set[str]:
-    """What clients call the messages that need not have arrived: they expired, were dropped, purged, or died."""
+def excused(records: list[RecordedEvent], waiting: set[str]) -> set[str]:
+    """What clients call the messages that need not have arrived: they wait for nobody, expired, were dropped or purged,
+    or died."""
     names: dict[str, str] = {}
     found: set[str] = set()
     for record in records:
         event = record.event
         if isinstance(event, e.MessageEnqueued):
-            key = decode_payload(event.payload)["key"]
+            key = name_of(event)
             names[event.message_id] = key if event.redriven_from is None else f"{key}@{event.redriven_from}"
+            if event.message_id in waiting:
+                found.add(names[event.message_id])
         elif isinstance(event, e.MessageExpired | e.MessageDropped | e.MessageDeadLettered | e.MessageFailed):
             found.add(names.get(event.message_id, ""))
         elif isinstance(event, e.MessagesPurged):

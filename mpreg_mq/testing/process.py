@@ -16,13 +16,22 @@ from mpreg_mq.queue import MessageQueue
 from mpreg_mq.testing.clients import Operation, Outcome
 from mpreg_mq.testing.crash import crash, running_actors
 from mpreg_mq.testing.loop import SimulatedClock, SimulatedLoop
+from mpreg_mq.testing.messages import make_message, value_of
 from mpreg_mq.testing.scenario import QUEUE_NAME, Faults
 
 if TYPE_CHECKING:
     from mpreg_mq.testing.world import World
 
-TOPICS = ("a.x", "a.y", "b", "c.z")
 PATTERNS = ("#", "#", "a.#", "a.*", "*.x", "b")
+REFUSED_FOR_WHAT_IT_IS = frozenset(
+    {
+        RejectionReason.INVALID_TOPIC,
+        RejectionReason.INVALID_OPTION,
+        RejectionReason.PAYLOAD_NOT_ENCODABLE,
+        RejectionReason.PAYLOAD_TOO_LARGE,
+    }
+)
+"""Such a send is refused whenever it is tried."""
 GUARANTEE_NOW = DeliveryGuarantee.FIRE_AND_FORGET
 STORM_SECONDS = 30.0
 """Within this time the clients of a process begin what they do."""
@@ -105,7 +114,7 @@ class Process:
         return self.world.history.invoke(
             subscriber_id,
             "deliver",
-            self.world.value_of(message),
+            value_of(message),
             self.now,
             message_id=str(message.id),
             attempt=message.delivery_attempt,
@@ -168,8 +177,7 @@ class Process:
         """Send a message, perhaps twice, perhaps without waiting for the reply."""
         queue, world = self.queue, self.world
         assert queue is not None
-        topic, payload, guarantee, options = world.message(number, self.random)
-        key = payload["key"]
+        key, topic, payload, guarantee, options = make_message(world.scenario, world.configuration, number, self.random)
         # Only where a group goes by send order can its sender tell which message comes first.
         ordered = world.configuration.queue_type is QueueType.FIFO and guarantee is not GUARANTEE_NOW
         group = options.get("group_id") if ordered else None
@@ -204,6 +212,8 @@ class Process:
                 self.world.answered_here(self, operation, (str(result.message_id), None))
         else:
             assert result.rejection is not None
+            if result.rejection in REFUSED_FOR_WHAT_IT_IS:
+                self.world.refusal = result.error_message
             # What does not wait for its commit reaches subscribers before the store can refuse it.
             now = operation.details["guarantee"] is GUARANTEE_NOW or self.world.durability is Durability.BUFFERED
             unknown = (now and result.rejection is RejectionReason.STORE_ERROR) or (

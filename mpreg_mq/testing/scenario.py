@@ -8,9 +8,12 @@ from typing import Any
 
 import attrs
 
+from mpreg_mq._validation import configured, describe, number, whole
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration, RetentionPolicy
+from mpreg_mq.errors import ConfigurationError
 from mpreg_mq.model import DeliveryGuarantee, Durability, OverflowPolicy, QueueType
 from mpreg_mq.testing.disk import EVENT_BYTES, Synchronous, Writing
+from mpreg_mq.topics import check_pattern
 
 QUEUE_NAME = "q"
 NEIGHBOUR_NAMES = "neighbour-"
@@ -18,7 +21,38 @@ NEIGHBOUR_NAMES = "neighbour-"
 GUARANTEES = (DeliveryGuarantee.AT_LEAST_ONCE, DeliveryGuarantee.BROADCAST, DeliveryGuarantee.QUORUM)
 
 Payloads = Callable[[Random, int], tuple[str, Any]]
-"""Topic and payload of the n-th message."""
+"""Topic and payload of the n-th message, which arrives just so; a header of it is the simulation's."""
+
+_share = configured(number(0.0, 1.0))
+_any_number = configured(whole(0, 1_000_000))
+_at_least_one = configured(whole(1, 1_000_000))
+
+
+def _guarantees_problem(value: Any) -> str | None:
+    if isinstance(value, tuple) and value and all(isinstance(each, DeliveryGuarantee) for each in value):
+        return None
+    return f"got {describe(value)}, expected a tuple of at least one DeliveryGuarantee"
+
+
+def _configuration_problem(value: Any) -> str | None:
+    if value is None or isinstance(value, QueueConfiguration):
+        return None
+    return f"got {describe(value)}, expected a QueueConfiguration, or None, for one that the seed chooses"
+
+
+def _faults_problem(value: Any) -> str | None:
+    return None if isinstance(value, Faults) else f"got {describe(value)}, expected Faults(...) or NO_FAULTS"
+
+
+def _check_handlers(scenario: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"Scenario.handlers: got {describe(value)}, expected callbacks by topic pattern")
+    for pattern, handler in value.items():
+        check_pattern(pattern)
+        if not callable(handler):
+            raise ConfigurationError(
+                f"Scenario.handlers[{pattern!r}]: got {describe(handler)}, expected a function of a message"
+            )
 
 
 def _take(message: Any) -> None:
@@ -29,29 +63,29 @@ def _take(message: Any) -> None:
 class Faults:
     """How often what goes wrong, as shares between 0 and 1 of the occasions for it."""
 
-    crash: float = 0.25
+    crash: float = attrs.field(default=0.25, validator=_share)
     """A process ends between two of its steps, and what was not written is lost."""
-    power_cut: float = 0.3
+    power_cut: float = attrs.field(default=0.3, validator=_share)
     """It ends because the power fails, and what the disk was not made to keep is lost as well."""
-    shutdown: float = 0.1
+    shutdown: float = attrs.field(default=0.1, validator=_share)
     """A process closes its queue and ends."""
-    stall: float = 0.15
+    stall: float = attrs.field(default=0.15, validator=_share)
     """Nothing runs for some seconds."""
-    slow_disk: float = 0.1
+    slow_disk: float = attrs.field(default=0.1, validator=_share)
     """A commit takes up to a second."""
-    full_disk: float = 0.02
+    full_disk: float = attrs.field(default=0.02, validator=_share)
     """The disk refuses an append, and those that follow for a while."""
-    clock_jump: float = 0.3
+    clock_jump: float = attrs.field(default=0.3, validator=_share)
     """The clock of a new process is off by some seconds."""
-    raising: float = 0.2
+    raising: float = attrs.field(default=0.2, validator=_share)
     """A handler raises."""
-    slow: float = 0.3
+    slow: float = attrs.field(default=0.3, validator=_share)
     """A handler is a coroutine that takes its time."""
-    hanging: float = 0.05
+    hanging: float = attrs.field(default=0.05, validator=_share)
     """A handler never returns."""
-    duplicate: float = 0.2
+    duplicate: float = attrs.field(default=0.2, validator=_share)
     """A client repeats a command, at once or later."""
-    abandon: float = 0.1
+    abandon: float = attrs.field(default=0.1, validator=_share)
     """A client stops waiting for a reply."""
 
 
@@ -67,31 +101,38 @@ class Scenario:
     ``handlers`` are callbacks of yours by topic pattern: each becomes a subscriber whose process crashes with the
     others. With ``admin`` somebody also pauses, purges, redrives and unsubscribes.
 
-    ``durability`` is that of the queue, ``synchronous`` what its log asks of the disk. With ``retention`` states are
-    saved, and the log's beginning is cut, by a policy that the seed chooses. ``neighbours`` are other queues in the
-    same log, of any durability, which are also deleted and made again.
+    ``configuration`` may have any name; its queue is :data:`QUEUE_NAME`. A durability that it names goes before
+    ``durability``, which is that of the queue; ``synchronous`` is what its log asks of the disk. With ``retention``
+    states are saved, and the log's beginning is cut, by a policy that the seed chooses. ``neighbours`` are other queues
+    in the same log, of any durability, which are also deleted and made again.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+        InvalidTopicError: the pattern of a handler is malformed.
     """
 
     name: str = "everything"
-    messages: int = 24
-    senders: int = 2
-    pushed: int = 3
-    pulling: int = 1
-    processes: int = 4
-    faults: Faults = Faults()
+    messages: int = attrs.field(default=24, validator=_any_number)
+    senders: int = attrs.field(default=2, validator=_at_least_one)
+    pushed: int = attrs.field(default=3, validator=_any_number)
+    pulling: int = attrs.field(default=1, validator=_any_number)
+    processes: int = attrs.field(default=4, validator=_any_number)
+    faults: Faults = attrs.field(default=Faults(), validator=configured(_faults_problem))
     admin: bool = True
-    configuration: QueueConfiguration | None = None
+    configuration: QueueConfiguration | None = attrs.field(default=None, validator=configured(_configuration_problem))
     blocking_log: bool | None = None
     writing: Writing | None = None
     durability: Durability | None = Durability.COMMITTED
     synchronous: Synchronous | None = Synchronous.FULL
     retention: bool = False
-    neighbours: int = 0
-    guarantees: tuple[DeliveryGuarantee, ...] = GUARANTEES
-    plain: float = 0.0
+    neighbours: int = attrs.field(default=0, validator=_any_number)
+    guarantees: tuple[DeliveryGuarantee, ...] = attrs.field(
+        default=GUARANTEES, validator=configured(_guarantees_problem)
+    )
+    plain: float = attrs.field(default=0.0, validator=_share)
     groups: bool = True
     payloads: Payloads | None = None
-    handlers: Mapping[str, Callable[[Any], Any]] = attrs.field(factory=dict)
+    handlers: Mapping[str, Callable[[Any], Any]] = attrs.field(factory=dict, validator=_check_handlers)
 
 
 SCENARIOS: dict[str, Scenario] = {

@@ -10,6 +10,8 @@ from random import Random
 
 import attrs
 
+from mpreg_mq._validation import describe
+from mpreg_mq.errors import ConfigurationError
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent, Snapshot
 from mpreg_mq.invariants import InvariantChecker, Violation
@@ -20,6 +22,7 @@ from mpreg_mq.testing.checks import (
     check_nothing_made_up,
     check_snapshots,
     excused,
+    waiting_for_nobody,
 )
 from mpreg_mq.testing.clients import ClientHistory, ClientViolation, check_clients
 from mpreg_mq.testing.disk import Cut
@@ -71,12 +74,16 @@ class Simulation:
         return self
 
 
-def simulate(seed: int, scenario: Scenario | None = None) -> Simulation:
-    """Run a scenario with a seed, to its quiet end, and check all that it did.
+def simulate(seed: int, scenario: Scenario | str | None = None) -> Simulation:
+    """Run a scenario, or that of :data:`SCENARIOS` with this name, with a seed, to its quiet end, and check all that it
+    did.
 
     It replaces module-wide sources of randomness while it runs, so one thread simulates at a time.
+
+    Raises:
+        ConfigurationError: ``scenario`` is neither.
     """
-    scenario = SCENARIOS["everything"] if scenario is None else scenario
+    scenario = _scenario(scenario)
     world = World(seed, scenario)
     with deterministic(Random(f"{seed}/identifiers")):
         try:
@@ -90,7 +97,8 @@ def simulate(seed: int, scenario: Scenario | None = None) -> Simulation:
             in_memory = [] if world.final is None else world.final.memory_logs()
             records = [*written, *(record for log in in_memory for record in log)]
             violations += check_live_state(world, records)
-            violations += check_drained(world, records)
+            waiting = waiting_for_nobody(world)
+            violations += check_drained(world, records, waiting)
             violations += check_snapshots(world, records)
         finally:
             if world.last_process is not None and world.last_process.alive:
@@ -100,7 +108,7 @@ def simulate(seed: int, scenario: Scenario | None = None) -> Simulation:
     violations += world.answers.violations
     violations += check_nothing_made_up(world, everything)
     violations += check_acknowledged_after_work(world, everything)
-    violations += check_clients(world.history, excused=excused(everything), forgotten=world.answers.forgotten)
+    violations += check_clients(world.history, excused=excused(everything, waiting), forgotten=world.answers.forgotten)
     violations += [Violation("error", len(records), "queue:q", None, problem) for problem in world.problems]
     return Simulation(
         seed,
@@ -112,6 +120,14 @@ def simulate(seed: int, scenario: Scenario | None = None) -> Simulation:
         _counts(world, records),
         world.seconds,
     )
+
+
+def _scenario(given: Scenario | str | None) -> Scenario:
+    scenario = SCENARIOS.get("everything" if given is None else given) if isinstance(given, str | None) else given
+    if isinstance(scenario, Scenario):
+        return scenario
+    names = ", ".join(map(repr, SCENARIOS))
+    raise ConfigurationError(f"simulate: got the scenario {describe(given)}, expected a Scenario or one of {names}")
 
 
 def _counts(world: World, records: list[RecordedEvent]) -> Counter[str]:

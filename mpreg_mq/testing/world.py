@@ -9,12 +9,14 @@ from hashlib import blake2b
 from random import Random
 from typing import Any
 
+import attrs
+
 from mpreg_mq.actors.store import stream_of
 from mpreg_mq.errors import EventLogError, MessageQueueError
 from mpreg_mq.events.codec import encode
 from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.invariants import Violation
-from mpreg_mq.model import DeliveryGuarantee, Durability, QueuedMessage
+from mpreg_mq.model import Durability, QueuedMessage
 from mpreg_mq.queue import MessageQueue
 from mpreg_mq.testing.answers import NEVER, Answer, Answers, End, Fact, forgotten_deliveries
 from mpreg_mq.testing.checks import check_what_is_left
@@ -22,8 +24,9 @@ from mpreg_mq.testing.clients import ClientHistory, Operation, Outcome
 from mpreg_mq.testing.complaints import Complaints
 from mpreg_mq.testing.disk import COMMIT_SECONDS, SimulatedDisk, Synchronous, Writing
 from mpreg_mq.testing.loop import START
+from mpreg_mq.testing.messages import value_of
 from mpreg_mq.testing.neighbours import live_beside
-from mpreg_mq.testing.process import PATTERNS, STORM_SECONDS, TOPICS, Process
+from mpreg_mq.testing.process import PATTERNS, STORM_SECONDS, Process
 from mpreg_mq.testing.retention import compact_now_and_then
 from mpreg_mq.testing.scenario import (
     NEIGHBOUR_NAMES,
@@ -57,7 +60,8 @@ class World:
         self.scenario = scenario
         self.random = Random(f"{seed}/world")
         self.history = ClientHistory()
-        self.configuration = scenario.configuration or seeded_configuration(self.random)
+        given = scenario.configuration
+        self.configuration = attrs.evolve(given or seeded_configuration(self.random), name=QUEUE_NAME)
         blocking = scenario.blocking_log
         self.blocking = self.random.random() < 0.7 if blocking is None else blocking
         self.disk_random = Random(f"{seed}/disk")
@@ -66,6 +70,8 @@ class World:
         self.writing = self.writing_random.choice(tuple(Writing)) if scenario.writing is None else scenario.writing
         self.level_random = Random(f"{seed}/levels")
         level, mode = scenario.durability, scenario.synchronous
+        if given is not None and given.durability is not None:
+            level = given.durability
         level = self.level_random.choice(tuple(Durability)) if level is None else level
         # To a log that waits for no disk everything is written at once, whatever is asked for.
         self.durability = level if self.blocking else Durability.COMMITTED
@@ -95,10 +101,15 @@ class World:
         self.seconds = 0.0
         self.steps = 0
         self.problems: list[str] = []
+        self.refusal: str | None = None
+        """Why a send was refused for what it is, the last of them."""
         self.next_message = 0
         self._beside = 0
         self.patterns = {f"push-{n}": self.random.choice(PATTERNS) for n in range(scenario.pushed)}
         self.pull_patterns = {f"pull-{n}": self.random.choice(PATTERNS) for n in range(scenario.pulling)}
+        # Whoever subscribes in the quiet end takes everything, but for handlers of the scenario.
+        everybody = ["#"] if self.patterns or self.pull_patterns else []
+        self.last_patterns = [*everybody, *scenario.handlers]
         self.final: Process | None = None
         self.last_process: Process | None = None
 
@@ -162,51 +173,10 @@ class World:
 
     # --- messages -----------------------------------------------------------------------------------------
 
-    def message(self, number: int, random: Random) -> tuple[str, dict[str, Any], DeliveryGuarantee, dict[str, Any]]:
-        """Topic, payload, guarantee and options of the n-th message."""
-        scenario = self.scenario
-        topic, payload = random.choice(TOPICS), {"key": f"m{number}"}
-        if scenario.payloads is not None:
-            topic, body = scenario.payloads(random, number)
-            payload = {**body, "key": f"m{number}"} if isinstance(body, dict) else {"key": f"m{number}", "body": body}
-        guarantee = random.choice(scenario.guarantees)
-        if random.random() < 0.05 and scenario.admin:
-            guarantee = DeliveryGuarantee.FIRE_AND_FORGET
-        options: dict[str, Any] = {}
-        if random.random() < 0.2:
-            options["delay_seconds"] = random.choice((0.5, 5.0, 20.0))
-            if guarantee is DeliveryGuarantee.FIRE_AND_FORGET:
-                # It has none (G1).
-                del options["delay_seconds"]
-        if random.random() < 0.15:
-            options["message_ttl_seconds"] = random.choice((1.0, 6.0, 25.0))
-        if random.random() < 0.3:
-            options["priority"] = random.randint(0, 3)
-        if scenario.groups and random.random() < 0.3:
-            options["group_id"] = random.choice(("g", "h"))
-        if random.random() < 0.2:
-            options["max_retries"] = random.randint(0, 2)
-        if random.random() < 0.2:
-            options["acknowledgment_timeout_seconds"] = random.choice((1.0, 6.0))
-        if guarantee is DeliveryGuarantee.QUORUM:
-            options["required_acknowledgments"] = random.randint(1, 3)
-        if self.configuration.enable_deduplication and random.random() < 0.5:
-            # Keys are used again, so that some are met within their window and some after it.
-            options["deduplication_id"] = f"d{random.choice((number, number, max(0, number - 6)))}"
-        if scenario.plain and guarantee is DeliveryGuarantee.AT_LEAST_ONCE and random.random() < scenario.plain:
-            options.clear()
-        return topic, payload, guarantee, options
-
     def next_key(self) -> str:
         """What names the next message of a neighbour."""
         self._beside += 1
         return f"n{self._beside}"
-
-    @staticmethod
-    def value_of(message: QueuedMessage) -> str:
-        """What clients call a message: a redriven one is another than the one that died."""
-        key = message.payload["key"] if isinstance(message.payload, dict) else str(message.payload)
-        return key if message.redriven_from is None else f"{key}@{message.redriven_from}"
 
     # --- running ------------------------------------------------------------------------------------------
 
@@ -225,6 +195,8 @@ class World:
                 if self.next_message >= self.scenario.messages:
                     break
             self._run_last(now)
+            if self.refusal is not None and not any(op.outcome is Outcome.OK for op in self.history.of("send")):
+                self.problems.append(f"no send was accepted; the last was refused: {self.refusal}")
         except MessageQueueError as error:
             self.problems.append(f"a process could not go on: {error!r}")
         finally:
@@ -445,7 +417,7 @@ class World:
         letters = queue.list_dead_letters()[: process.random.randint(1, 3)]
         operations = {}
         for letter in letters:
-            value = f"{self.value_of(letter.message).partition('@')[0]}@{self.configuration.name}/{letter.id}"
+            value = f"{value_of(letter.message).partition('@')[0]}@{self.configuration.name}/{letter.id}"
             operations[str(letter.id)] = self.history.invoke(
                 "admin", "send", value, process.now, guarantee=letter.message.delivery_guarantee
             )

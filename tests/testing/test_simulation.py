@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
 from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.errors import ConfigurationError, InvalidTopicError
+from mpreg_mq.events.types import MessageEnqueued
 from mpreg_mq.invariants import Violation
 from mpreg_mq.model import Durability, QueuedMessage
+from mpreg_mq.testing.clients import Outcome
 from mpreg_mq.testing.disk import Synchronous
 from mpreg_mq.testing.scenario import NO_FAULTS, SCENARIOS, Scenario
 from mpreg_mq.testing.simulation import Simulation, SimulationFailedError, simulate
@@ -129,10 +134,10 @@ def test_hours_pass_in_no_time() -> None:
 
 def test_a_handler_of_ones_own_crashes_with_the_others() -> None:
     """Given a handler that keeps what it did in memory, when its process crashes, then messages come again."""
-    handled: Counter[str] = Counter()
+    handled: Counter[int] = Counter()
 
     def handler(message: QueuedMessage) -> None:
-        handled[message.payload["key"]] += 1
+        handled[message.payload["order"]] += 1
 
     scenario = Scenario(
         "mine",
@@ -145,6 +150,107 @@ def test_a_handler_of_ones_own_crashes_with_the_others() -> None:
     for seed in range(5):
         simulate(seed, scenario).check()
     assert handled
+
+
+@pytest.mark.parametrize("payload", [[1, [2]], {"key": "mine"}, "text", None, 7, {"body": 1}])
+def test_a_handler_gets_the_payload_of_the_scenario(payload: Any) -> None:
+    """Given payloads of any shape, with names that the simulation uses itself too, then they arrive as they are."""
+    handled: list[Any] = []
+    scenario = Scenario(
+        "shapes",
+        handlers={"order.#": lambda message: handled.append(message.payload)},
+        payloads=lambda random, number: ("order.paid", payload),
+        pushed=0,
+        pulling=0,
+        admin=False,
+    )
+    for seed in range(3):
+        simulate(seed, scenario).check()
+    assert handled
+    assert all(arrived == payload for arrived in handled)
+
+
+def test_a_configuration_may_have_any_name_and_durability() -> None:
+    """Given the configuration of a queue of one's own, then it is simulated under that of the simulation."""
+    for durability in Durability:
+        scenario = Scenario("orders", configuration=QueueConfiguration("orders", durability=durability))
+        for seed in range(3):
+            history = simulate(seed, scenario).check().history
+            assert any(send.outcome is Outcome.OK for send in history.of("send"))
+
+
+def test_g5_what_nobody_subscribes_to_may_wait() -> None:
+    """Given topics without a subscriber, with groups that wait behind them, then that breaks no rule; a handler that
+    matches them and is never called does."""
+    scenario = Scenario(
+        "unasked",
+        handlers={"a.#": lambda message: None},
+        payloads=lambda random, number: (random.choice(("a.x", "b")), number),
+        pushed=0,
+        pulling=0,
+        admin=False,
+        configuration=QueueConfiguration("q"),
+    )
+    left = 0
+    for seed in range(10):
+        simulation = simulate(seed, scenario).check()
+        accepted = [record.event for record in simulation.records if isinstance(record.event, MessageEnqueued)]
+        left += sum(event.topic == "b" for event in accepted)
+    assert left
+
+    async def hang(message: QueuedMessage) -> None:
+        await asyncio.sleep(1e9)
+
+    configuration = QueueConfiguration("q", default_acknowledgment_timeout_seconds=1e7)
+    stuck = attrs.evolve(scenario, handlers={"a.#": hang}, configuration=configuration, faults=NO_FAULTS)
+    assert {violation.rule for violation in simulate(1, stuck).violations if isinstance(violation, Violation)} == {"I6"}
+
+
+@pytest.mark.parametrize("made", [("a..b", 1), ("a", object()), ("a.#", 1)])
+def test_a_scenario_of_which_nothing_is_accepted_fails(made: tuple[str, Any]) -> None:
+    """Given topics or payloads that every send is refused for, then the simulation fails, and says why."""
+    scenario = Scenario("refused", payloads=lambda random, number: made, admin=False)
+    with pytest.raises(SimulationFailedError, match=r"no send was accepted; the last was refused: (topic|payload)"):
+        simulate(1, scenario).check()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"senders": 0}, "Scenario.senders: got 0, expected a whole number from 1"),
+        ({"guarantees": ()}, "Scenario.guarantees: got .*, expected a tuple of at least one"),
+        ({"pushed": -1}, "Scenario.pushed: got -1"),
+        ({"plain": 2}, "Scenario.plain: got 2"),
+        ({"faults": None}, "Scenario.faults: got None"),
+        ({"configuration": "q"}, "Scenario.configuration: got 'q'"),
+        ({"handlers": {"a": None}}, r"Scenario.handlers\['a'\]: got None"),
+        ({"handlers": [print]}, "Scenario.handlers: got"),
+    ],
+)
+def test_a_scenario_that_cannot_be_is_refused(given: dict[str, Any], told: str) -> None:
+    """Given a value out of its range, then the scenario is not made, and what was expected is said."""
+    with pytest.raises(ConfigurationError, match=told):
+        Scenario(**given)
+
+
+def test_a_handler_of_no_topics_is_refused() -> None:
+    """Given a handler with a malformed pattern, then that is no fault of the queue: the scenario is not made."""
+    with pytest.raises(InvalidTopicError, match=r"a\.\.b"):
+        Scenario(handlers={"a..b": print})
+
+
+def test_a_scenario_may_be_named() -> None:
+    """Given the name of a scenario, then that one is simulated; given another name, it says which there are."""
+    assert simulate(3, "calm").log_hash == simulate(3, SCENARIOS["calm"]).log_hash
+    with pytest.raises(ConfigurationError, match="got the scenario 'quiet', expected a Scenario or one of 'every"):
+        simulate(3, "quiet")
+
+
+def test_payloads_that_are_no_pairs_are_told() -> None:
+    """Given a function that gives something else than a topic and a payload, then the simulation fails, and says so."""
+    broken: Any = lambda random, number: None  # noqa: E731
+    with pytest.raises(SimulationFailedError, match=r"payloads: got None, expected a topic and a payload"):
+        simulate(1, Scenario("nothing", payloads=broken)).check()
 
 
 def test_a_failing_seed_tells_how_to_repeat_it() -> None:
