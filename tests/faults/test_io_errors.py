@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from mpreg_mq.errors import EventLogError, LogFullError
 from mpreg_mq.events import Append, MessageEnqueued, Snapshot, SQLiteEventLog, check_log
+from mpreg_mq.events.sqlite.writer_file import HeadFile
 from tests.support.answered import FOR_EVER, Answered, event, failing, two_streams
 from tests.support.effort import LEVEL
 from tests.support.faulty_disk import Disk, on_disk, open_on
@@ -86,8 +88,9 @@ def test_a_failing_disk_makes_no_answer_wrong(place: Path, error: type[Exception
     assert failures > 0
 
 
+@pytest.mark.parametrize("error", [apsw.IOError, apsw.FullError])
 @pytest.mark.parametrize("lasting", [1, FOR_EVER])
-def test_a_failing_disk_during_recovery_changes_nothing(place: Path, lasting: int) -> None:
+def test_a_failing_disk_during_recovery_changes_nothing(place: Path, lasting: int, error: type[Exception]) -> None:
     """For all operations that fail while a crashed log is opened: opening fails or works, and the next one works,
     with everything that was acknowledged (I5)."""
     crashed = Disk(place / "crashed")
@@ -106,7 +109,7 @@ def test_a_failing_disk_during_recovery_changes_nothing(place: Path, lasting: in
             if not name.endswith("-shm"):
                 (disk.directory / name).write_bytes(content)
         with on_disk(disk):
-            disk.fault = failing(first, first + lasting - 1, apsw.IOError)
+            disk.fault = failing(first, first + lasting - 1, error)
             with suppress(EventLogError):
                 with closing(open_on(disk)) as log:
                     client.check(log)
@@ -163,3 +166,61 @@ def test_a_full_disk_keeps_room_to_finish(place: Path) -> None:
         full = False
         assert log.has_room()
         log.append([Append("queue:a", 2, (message,))])
+
+
+def test_retention_makes_room_with_the_reserve(place: Path) -> None:
+    """Given a disk that is full while the reserve is held, then a truncation uses it, and so does what frees the space;
+    without one they are refused, and nothing has changed."""
+    disk = Disk(place / "disk")
+    disk.directory.mkdir()
+    with on_disk(disk), closing(open_on(disk, reserve_bytes=1 << 16)) as log:
+        for number in range(6):
+            log.append([Append("queue:a", number, (event(number),))])
+        head = log._file._head_file
+        assert head is not None
+        disk.fault = lambda number, name: apsw.FullError("full") if name == "write" and head.reserved else None
+        log.truncate(3, {"queue:a": Snapshot("queue:a", 3, b"state")})
+        assert not head.reserved
+        assert log.has_room()
+        assert head.reserved
+        while log.reclaim():
+            pass
+        assert not head.reserved
+        assert [record.version for record in log.read_all()] == [4, 5, 6]
+        disk.fault = lambda number, name: apsw.FullError("full") if name == "write" else None
+        with pytest.raises(LogFullError):
+            log.truncate(6, {"queue:a": Snapshot("queue:a", 6, b"state")})
+        disk.fault = None
+        assert [record.version for record in log.read_all()] == [4, 5, 6]
+        log.append([Append("queue:a", 6, (event(7),))])
+    assert check_log(disk.directory / "log.db") is None
+
+
+def test_a_crashed_log_opens_on_a_full_disk(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a log whose process was killed and a disk that takes nothing more, then it opens and is read; what is added
+    is refused until there is room."""
+    disk = Disk(place / "disk")
+    disk.directory.mkdir()
+    client = Client()
+    with on_disk(disk), closing(open_on(disk)) as log:
+        client.work(log)
+        files = {file.name: file.read_bytes() for file in disk.directory.iterdir() if "-lock" not in file.name}
+    crashed = Disk(place / "crashed")
+    crashed.directory.mkdir()
+    for name, content in files.items():
+        (crashed.directory / name).write_bytes(content)
+
+    def no_room(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with on_disk(crashed), monkeypatch.context() as full:
+        full.setattr(HeadFile, "_make", no_room)
+        crashed.fault = lambda number, name: apsw.FullError("full") if name in ("write", "truncate") else None
+        with closing(open_on(crashed)) as log:
+            client.check(log)
+            with pytest.raises(EventLogError, match="full"):
+                log.append(two_streams(log, 7)[0])
+            crashed.fault = None
+            client.append(log, 8)
+            client.check(log)
+    assert check_log(crashed.directory / "log.db") is None

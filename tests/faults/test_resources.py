@@ -100,6 +100,39 @@ def test_a_full_disk_loses_nothing_and_recovers(small_disk: Path) -> None:
     check(small_disk / "log.db", sent, done)
 
 
+COMPACT = """
+async def main():
+    policy = RetentionPolicy(keep_events=0, check_seconds=3600, least_events=1)
+    async with MessageQueueManager(QueueManagerConfiguration(retention=policy), log=sys.argv[1]) as manager:
+        await manager.create_queue("q", QueueConfiguration("q", max_size=1_000_000))
+        sent = 0
+        while (await manager.send_message("q", "t", os.urandom(100_000))).success:
+            sent += 1
+        done = 0
+        while found := await manager.receive_messages("q", "s", 10):
+            for message in found:
+                done += await manager.acknowledge_message("q", message.id, "s")
+        await manager.compact()
+        async with asyncio.timeout(30):
+            while not (await manager.send_message("q", "t", "after")).success:
+                await asyncio.sleep(0.01)
+        print(sent, done, os.path.getsize(sys.argv[1]))
+
+asyncio.run(main())
+"""
+
+
+def test_retention_makes_room_on_a_full_disk(small_disk: Path) -> None:
+    """Given a disk that large messages have filled, all of them acknowledged, then a compaction gives their room back,
+    and sends are accepted again, by this process and by the next."""
+    for times in range(2):
+        sent, done, size = map(int, run(COMPACT, small_disk / "log.db").split())
+        assert sent > 10
+        assert done == sent + times
+        assert size < 1_000_000
+    assert check_log(small_disk / "log.db") is None
+
+
 def test_a_log_that_cannot_be_opened_on_a_full_disk_says_so(small_disk: Path) -> None:
     """Given a disk without any room, then opening a log there raises and tells why; with room it opens."""
     with closing(SQLiteEventLog(small_disk / "log.db")) as log:

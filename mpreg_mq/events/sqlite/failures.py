@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,8 +39,10 @@ def changed_by_others(error: sqlite3.Error) -> bool:
     return code_of(error) == sqlite3.SQLITE_CONSTRAINT
 
 
-def is_full(error: sqlite3.Error) -> bool:
+def is_full(error: sqlite3.Error | OSError) -> bool:
     """Whether there is no room on the disk."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return code_of(error) == sqlite3.SQLITE_FULL
 
 

@@ -6,8 +6,9 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.log import Snapshot
@@ -22,6 +23,8 @@ from mpreg_mq.events.sqlite.transactions import Addition, Stream, insert, transa
 
 logger = logging.getLogger("mpreg_mq")
 
+_T = TypeVar("_T")
+
 _PAGE_BYTES = 4096
 FRAME_BYTES = 24 + _PAGE_BYTES
 """What a page takes in the write-ahead log."""
@@ -34,6 +37,7 @@ FILLED_PAGES = CHECKPOINT_PAGES
 _CHUNK_BYTES = 1 << 20
 _MOST_PAGES = 4 * CHECKPOINT_PAGES
 """So large the write-ahead log may become before those who write have to wait until all of it is copied."""
+_TRUNCATED = "SELECT position, length(body) FROM records WHERE position <= ? ORDER BY position LIMIT ?"
 _QUICK = (
     "PRAGMA synchronous = NORMAL",
     "PRAGMA wal_autocheckpoint = 0",
@@ -349,6 +353,17 @@ class LogFile(OpenedFile):
 
     # --- retention ----------------------------------------------------------------------------------------
 
+    def making_room(self, step: Callable[[], _T]) -> _T:
+        """Do what in the end makes room on the disk: with the reserve, where there is no other for it."""
+        try:
+            return step()
+        except sqlite3.Error as error:
+            head_file = self._head_file
+            if self._failed is not None or not is_full(error) or head_file is None or not head_file.give_up_reserve():
+                raise
+            logger.info("log %s: using its reserve to make room", self.path)
+            return step()
+
     def adopt(self, position: int, bases: Mapping[str, Snapshot]) -> None:
         """Begin an empty log at ``position``."""
         if self.head != EMPTY or self.streams:
@@ -368,18 +383,22 @@ class LogFile(OpenedFile):
 
     def reclaim(self, records: int, pages: int) -> bool:
         """Remove some truncated records, or give some free pages back; whether there is more to do."""
-        with self._suspecting():
-            return self._reclaim(self._thorough(), records, pages)
+
+        def step() -> bool:
+            with self._suspecting():
+                return self._reclaim(self._thorough(), records, pages)
+
+        return self.making_room(step)
 
     def _reclaim(self, writer: sqlite3.Connection, records: int, pages: int) -> bool:
+        if not self.has_reserve:
+            # Each step goes where the one before was in the write-ahead log, which must not grow.
+            writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         with transaction(writer, "IMMEDIATE"):
-            remove(writer, self.base.position, records)
-            removed = writer.execute(
-                "DELETE FROM records WHERE position IN "
-                "(SELECT position FROM records WHERE position <= ? ORDER BY position LIMIT ?)",
-                (self.base.position, records),
-            ).rowcount
-        if removed:
+            last, count = self._first_truncated(writer, records)
+            remove(writer, last, count)
+            writer.execute("DELETE FROM records WHERE position <= ?", (last,))
+        if count:
             return True
         free = writer.execute("PRAGMA freelist_count").fetchone()[0]
         if not free:
@@ -387,6 +406,18 @@ class LogFile(OpenedFile):
         # It goes on at each step, and only a script is stepped to its end where there are no columns.
         writer.executescript(f"PRAGMA incremental_vacuum({pages})")
         return bool(free > pages)
+
+    def _first_truncated(self, writer: sqlite3.Connection, records: int) -> tuple[int, int]:
+        """The position of the last of the first truncated records, and how many these are: not more than are removed
+        in a few milliseconds, for what is removed takes as much of the write-ahead log as what is added."""
+        positions = [0]
+        size = 0
+        for position, length in writer.execute(_TRUNCATED, (self.base.position, records)):
+            positions.append(position)
+            size += length or 0
+            if size >= _CHUNK_BYTES:
+                break
+        return positions[-1], len(positions) - 1
 
     def versions_at(self, position: int) -> dict[str, int]:
         """Versions of the streams that have events at or below ``position``; O(streams)."""

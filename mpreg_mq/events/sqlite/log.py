@@ -41,8 +41,8 @@ DEFAULT_RESERVE_BYTES = 8 << 20
 """Twice what the write-ahead log holds: as much is needed to empty it into the file, before anything can be written."""
 MOST_RESERVE_BYTES = 1 << 40
 RECORDS_PER_STEP = 200
-"""Records that one call of :meth:`SQLiteEventLog.reclaim` removes."""
-_PAGES_PER_STEP = 500
+"""Records that one call of :meth:`SQLiteEventLog.reclaim` removes at most; fewer where they are large."""
+_PAGES_PER_STEP = 250
 _LONGEST_WAIT_SECONDS = 60.0
 _CHECKPOINT_BUSY = "other users of the file kept it busy; try again"
 
@@ -347,21 +347,24 @@ class SQLiteEventLog:
         """
         with self._lock, explained("truncate", self._path):
             self._check_writable("truncate")
-            file = self._file
-            file.recover()
-            versions = {
-                name: version
-                for name, version in file.versions_at(position).items()
-                if version > file.streams[name].base_version
-            }
-            check_bases(position, file.base.position, file.head.position, versions, bases)
-            base = file.head_at(position)
-            with file.transaction() as connection:
-                s.rebase(connection, base, [(file.streams[name], bases[name]) for name in versions])
-            for name, version in versions.items():
-                file.streams[name].base_version = version
-            # Last: a reader who knows it knows those.
-            file.base = base
+            self._file.recover()
+            self._file.making_room(lambda: self._truncate(position, bases))
+
+    def _truncate(self, position: int, bases: Mapping[str, Snapshot]) -> None:
+        file = self._file
+        versions = {
+            name: version
+            for name, version in file.versions_at(position).items()
+            if version > file.streams[name].base_version
+        }
+        check_bases(position, file.base.position, file.head.position, versions, bases)
+        base = file.head_at(position)
+        with file.transaction() as connection:
+            s.rebase(connection, base, [(file.streams[name], bases[name]) for name in versions])
+        for name, version in versions.items():
+            file.streams[name].base_version = version
+        # Last: a reader who knows it knows those.
+        file.base = base
 
     def record_end(self, position: int) -> int:
         """The last position at or below ``position`` at which the log can be truncated: on disk, and a record's end."""

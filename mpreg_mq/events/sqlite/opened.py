@@ -11,14 +11,14 @@ from pathlib import Path
 
 from mpreg_mq.errors import CorruptLogError, EventLogError
 from mpreg_mq.events.sqlite import schema
-from mpreg_mq.events.sqlite.failures import explained
+from mpreg_mq.events.sqlite.failures import explained, is_full
 from mpreg_mq.events.sqlite.kernel_sync import KernelSync
 from mpreg_mq.events.sqlite.places import Unplaced, find, note
 from mpreg_mq.events.sqlite.reading import RecordReader
 from mpreg_mq.events.sqlite.records import EMPTY, Head
 from mpreg_mq.events.sqlite.sizes import check_size, size_of
 from mpreg_mq.events.sqlite.transactions import Stream, transaction
-from mpreg_mq.events.sqlite.writer_file import HeadFile, RecordedHead, WriterLock, read_head
+from mpreg_mq.events.sqlite.writer_file import HeadFile, RecordedHead, WriterLock, give_back_reserve, read_head
 from mpreg_mq.forking import FORKED, forget_after_fork, keep_for_ever
 
 logger = logging.getLogger("mpreg_mq")
@@ -118,6 +118,8 @@ class OpenedFile:
     def _open(self) -> None:
         if not self._read_only:
             self._lock = WriterLock(self.path)
+            # Of a process that was killed: there may be no other room for what follows.
+            give_back_reserve(self.path)
         recorded, has_wal = self._beside()
         if self._read_only:
             self._open_to_read(recorded, has_wal)
@@ -128,9 +130,25 @@ class OpenedFile:
         self.reader.replace(self._connect_reader())
         self.load()
         self._check_head(None if migrated else recorded, has_wal or migrated)
-        self._note_places()
         certain = self._synchronous == "FULL"
-        self._head_file = HeadFile(self.path, self.head, certain=certain, reserve_bytes=self._reserve_bytes)
+        try:
+            self._note_places()
+            self._head_file = HeadFile(self.path, self.head, certain=certain, reserve_bytes=self._reserve_bytes)
+        except (sqlite3.Error, OSError) as error:
+            _check_full(error)
+            self._make_room(self._writer)
+            self._head_file = HeadFile(
+                self.path, self.head, certain=certain, reserve_bytes=self._reserve_bytes, in_place=True
+            )
+
+    def _make_room(self, writer: sqlite3.Connection) -> None:
+        """Empty a write-ahead log that may take all the room there is, mostly for what is in the file already."""
+        try:
+            writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._note_places()
+        except sqlite3.Error as error:
+            # Then it opens all the same, and says so when something is added; the places are noted later.
+            _check_full(error)
 
     def _beside(self) -> tuple[RecordedHead | None, bool]:
         """What the files beside the log say: where it ends, and whether there is a write-ahead log.
@@ -413,3 +431,9 @@ class OpenedFile:
             keep_for_ever(connection)
         if self._lock is not None:
             self._lock.abandon()
+
+
+def _check_full(error: sqlite3.Error | OSError) -> None:
+    """Raise the error, unless it is that there is no room."""
+    if not is_full(error):
+        raise error

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mpreg_mq.errors import CorruptLogError, EventLogError, LogLockedError
+from mpreg_mq.events.sqlite.failures import is_full
 from mpreg_mq.events.sqlite.records import Head
 
 if os.name == "nt":  # pragma: no cover
@@ -143,19 +144,34 @@ def _check(content: bytes) -> bytes:
 
 
 class HeadFile:
-    """The head file of a log that is being written; made whole under another name first.
+    """The head file of a log that is being written.
+
+    It is made whole under another name first. Where there is no room for that, and it may be done ``in_place``, one
+    that is there is written on, in its two slots in turn as at each commit: whenever that ends, one of them is whole.
 
     Behind the head it holds ``reserve_bytes`` of the disk: when this is full, they are given up, so that what is
     needed to finish the messages that are there can still be written.
     """
 
-    def __init__(self, log: Path, head: Head, *, certain: bool, reserve_bytes: int) -> None:
+    def __init__(self, log: Path, head: Head, *, certain: bool, reserve_bytes: int, in_place: bool = False) -> None:
         self._path = head_path(log)
         self._certain = certain
         self._reserve_bytes = reserve_bytes
         self._sequence = 0
         self.reserved = False
         partial = self._path.with_name(self._path.name + ".partial")
+        try:
+            self._make(partial, head)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            recorded = read_head(log) if in_place and is_full(error) else None
+            if recorded is None:
+                raise
+            self._write_on(recorded.sequence, head)
+        self.reserve()
+
+    def _make(self, partial: Path, head: Head) -> None:
         with partial.open("w+b") as file:
             # Written, not only made so long: a full disk is an error here, and the end of the process in a memory map.
             file.write(bytes(_FILE_BYTES))
@@ -168,7 +184,18 @@ class HeadFile:
             os.fsync(file.fileno())
         partial.replace(self._path)
         sync_directory(self._path.parent)
-        self.reserve()
+
+    def _write_on(self, sequence: int, head: Head) -> None:
+        self._sequence = sequence
+        # Not through the map: where the file system wants room for this as well, it is an error here, too.
+        with self._path.open("r+b", buffering=0) as file:
+            # Of the two the newer one stays until the other one is on the disk.
+            for _ in _SLOT_AT:
+                at, content = self._next_slot(head)
+                file.seek(at)
+                file.write(content)
+                os.fsync(file.fileno())
+            self._map = mmap.mmap(file.fileno(), _FILE_BYTES)
 
     def reserve(self) -> bool:
         """Take the reserve, where it is not taken; whether it is there now."""
@@ -187,15 +214,18 @@ class HeadFile:
         return was_reserved
 
     def _give_back(self) -> None:
-        with contextlib.suppress(OSError):
-            os.truncate(self._path, _FILE_BYTES)
+        _cut(self._path)
 
     def write(self, head: Head) -> None:
         """Note how far the log has come."""
+        at, content = self._next_slot(head)
+        self._map[at : at + _SLOT.size] = content
+
+    def _next_slot(self, head: Head) -> tuple[int, bytes]:
+        """Where in the file the head goes, and as what."""
         self._sequence += 1
         content = _SLOT.pack(_MAGIC, self._sequence << 1 | self._certain, head.position, head.checksum, b"")[:-8]
-        at = _SLOT_AT[self._sequence & 1]
-        self._map[at : at + _SLOT.size] = content + _check(content)
+        return _SLOT_AT[self._sequence & 1], content + _check(content)
 
     def remove(self) -> None:
         """After a clean end the log itself says where it ends."""
@@ -205,6 +235,18 @@ class HeadFile:
     def abandon(self) -> None:
         """Leave the file as it is."""
         self._map.close()
+
+
+def give_back_reserve(log: Path) -> None:
+    """Give the reserve back that the writer of a log had, who did not come to that."""
+    _cut(head_path(log))
+
+
+def _cut(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        # Never made longer: what is too short is damaged, and has to be seen.
+        if path.stat().st_size > _FILE_BYTES:
+            os.truncate(path, _FILE_BYTES)
 
 
 def _allocate(descriptor: int, size: int) -> None:
