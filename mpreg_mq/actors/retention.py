@@ -19,6 +19,7 @@ from mpreg_mq.actors.store import STREAM_PREFIX
 from mpreg_mq.configuration import RetentionPolicy
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.codec import CODEC
+from mpreg_mq.events.directories import sync_directory
 from mpreg_mq.events.log import EventLog, RecordedEvent, RetainingLog, Snapshot, base_version, read_events, retaining
 from mpreg_mq.events.transfer import ExportFile, base_of, remove_partials
 from mpreg_mq.events.types import Event
@@ -126,6 +127,7 @@ class Compactor:
             return None
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            sync_directory(directory.parent)
             # One process writes a log, so whoever began these is not there any more.
             remove_partials(directory, _ARCHIVES)
         except OSError as error:

@@ -13,6 +13,7 @@ from typing import BinaryIO, cast
 import attrs
 
 from mpreg_mq.errors import CorruptLogError, EventLogError
+from mpreg_mq.events.directories import sync_directory
 from mpreg_mq.events.jsonlines import (
     FORMAT,
     FORMAT_VERSION,
@@ -123,6 +124,7 @@ class ExportFile:
             os.fsync(self._disk.fileno())
             self._disk.close()
             self._partial.replace(self._path)
+        sync_directory(self._path.parent)
         return self._path
 
     def abandon(self) -> None:

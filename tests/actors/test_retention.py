@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -182,6 +184,33 @@ def test_an_archive_is_a_log(log: RetainingLog, tmp_path: Path) -> None:
             version = archive.stream_version(stream)
             assert load_state(archive, stream).describe() == QueueState.replay(events[:version]).describe()
     check(log, states)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which file is synced")
+def test_an_archive_is_on_the_disk_before_its_events_go(
+    log: RetainingLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a compaction into a new directory, then the archive, its name and its directory's are synced before the log
+    is truncated, so that no power cut takes both."""
+    fill(log)
+    steps: list[object] = []
+    synced, truncate = os.fsync, log.truncate
+
+    def fsync(descriptor: int) -> None:
+        steps.append(os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(f"{tmp_path}/"))
+        synced(descriptor)
+
+    def truncated(position: int, bases: Mapping[str, Snapshot]) -> None:
+        steps.append(position)
+        truncate(position, bases)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(log, "truncate", truncated)
+    done = compact(log, keep_events=20, archive_directory=tmp_path / "archive").last
+    assert done is not None
+    directory, partial, names, position = steps[:4]
+    assert (directory, names, position) == (str(tmp_path), "archive", done.position)
+    assert ".partial." in str(partial)
 
 
 def test_what_a_killed_process_left_of_its_archive_is_removed(log: RetainingLog, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ import attrs
 
 from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
 from mpreg_mq.events.codec import CODEC
+from mpreg_mq.events.directories import sync_directory
 from mpreg_mq.events.jsonlines import FORMAT
 from mpreg_mq.events.sqlite import schema, snapshots
 from mpreg_mq.events.sqlite.failures import UNREADABLE
 from mpreg_mq.events.sqlite.log import SQLiteEventLog
 from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum, old_checksum
 from mpreg_mq.events.sqlite.transactions import Row, Stream
-from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head, sync_directory
+from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head
 from mpreg_mq.events.transfer import base_of, truncated
 
 _ROWS = 200

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mpreg_mq.errors import CorruptLogError, EventLogError, LogLockedError
+from mpreg_mq.events.directories import sync_directory
 from mpreg_mq.events.sqlite.failures import is_full
 from mpreg_mq.events.sqlite.records import Head
 
@@ -255,13 +256,3 @@ def _allocate(descriptor: int, size: int) -> None:
     else:  # pragma: no cover
         os.lseek(descriptor, _FILE_BYTES, os.SEEK_SET)
         os.write(descriptor, bytes(size - _FILE_BYTES))
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power cut, where the system has a way to say so."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
