@@ -69,9 +69,20 @@ def _show_parting(parting: Parting, output: Output) -> None:
             side: [record_fields(record) for record in getattr(parting, side)] for side in ("before", "left", "right")
         }
         counts = {"left_count": parting.left_count, "right_count": parting.right_count}
-        output.record({"kind": "parting", "stream": parting.stream, "version": parting.version, **fields, **counts})
+        output.record(
+            {
+                "kind": "parting",
+                "stream": parting.stream,
+                "version": parting.version,
+                **fields,
+                **counts,
+                "reason": parting.reason,
+            }
+        )
         return
     output.line(f"{parting.stream} parts at version {parting.version:,}")
+    if parting.reason:
+        output.line(f"  {parting.reason}")
     for sign, records, count in (
         (" ", parting.before, len(parting.before)),
         ("-", parting.left, parting.left_count),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from itertools import zip_longest
 from typing import Any
 
 import attrs
 
 from mpreg_mq.errors import InvalidOptionError, ProjectionError
-from mpreg_mq.events import EventLog, RecordedEvent
+from mpreg_mq.events import EventLog, RecordedEvent, base_version
 from mpreg_mq.projections import QueueState
-from mpreg_mq.replay.base import again_if_overtaken, base_state
+from mpreg_mq.replay.base import again_if_overtaken, base_state, unless_overtaken
 from mpreg_mq.replay.moments import Moment, is_later
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
@@ -43,7 +42,8 @@ class Parting:
     """Where a stream of two logs parts: the first version at which they do not hold the same event.
 
     ``before`` are the last events that they share; ``left`` and ``right`` the first that they do not, as many as were
-    asked for; ``left_count`` and ``right_count`` how many there are.
+    asked for; ``left_count`` and ``right_count`` how many there are. Where events are compacted, so that the version is
+    not known exactly, ``reason`` says what is.
     """
 
     stream: str
@@ -53,6 +53,7 @@ class Parting:
     right: tuple[RecordedEvent, ...]
     left_count: int
     right_count: int
+    reason: str = ""
 
 
 @attrs.frozen
@@ -141,61 +142,116 @@ def _named(part: str, value: Any) -> dict[str, Any]:
 def diff_logs(left: EventLog, right: EventLog, *, shown: int = 5, progress: Progress = silent) -> LogDifference:
     """Where the histories of two logs part, stream by stream, and how their queues differ at the end.
 
-    Events are compared as they are, with their times. Memory is bounded by the queues' state.
+    Events are compared as they are, with their times, by their versions. Where one of the logs is compacted, the other
+    is folded up to there, and the states are compared. Memory is bounded by the queues' state.
 
     Raises:
         ReadingStoppedError: a log cannot be read to its end.
     """
-    partings: list[Parting] = []
-    changes: list[Change] = []
-    for stream in sorted({*left.streams(), *right.streams()}):
-        parting, states = _compare(left, right, stream, shown, progress)
-        if parting is None:
-            continue
-        partings.append(parting)
-        if stream.startswith(QUEUE_STREAMS):
-            name = stream.removeprefix(QUEUE_STREAMS)
-            changes += diff_descriptions(name, states[0].describe(), states[1].describe())
-    return LogDifference(tuple(partings), tuple(changes))
+
+    def compare() -> LogDifference:
+        bases = base_position(left), base_position(right)
+        sides = _Side(left, bases[0], shown, progress), _Side(right, bases[1], shown, silent)
+        partings: list[Parting] = []
+        changes: list[Change] = []
+        for stream in sorted({*left.streams(), *right.streams()}):
+            parting, states = _compare(sides, stream)
+            if parting is None:
+                continue
+            partings.append(parting)
+            if stream.startswith(QUEUE_STREAMS):
+                name = stream.removeprefix(QUEUE_STREAMS)
+                changes += diff_descriptions(name, states[0].describe(), states[1].describe())
+        return LogDifference(tuple(partings), tuple(changes))
+
+    return unless_overtaken(left, lambda: unless_overtaken(right, compare))
 
 
-def _compare(
-    left: EventLog, right: EventLog, stream: str, shown: int, progress: Progress
-) -> tuple[Parting | None, tuple[QueueState, QueueState]]:
-    folds = stream.startswith(QUEUE_STREAMS)
-    states = (base_state(left, stream), base_state(right, stream)) if folds else (QueueState(), QueueState())
+@attrs.frozen
+class _Side:
+    """One of two logs that are compared."""
+
+    log: EventLog
+    base: int
+    shown: int
+    progress: Progress
+
+    def begin(self, stream: str) -> _History:
+        """The history of a stream, as far as it is there."""
+        state = base_state(self.log, stream) if stream.startswith(QUEUE_STREAMS) else None
+        records: Iterator[RecordedEvent] = iter(())
+        if stream in self.log.streams():
+            records = read(self.log, base=self.base, stream=stream, progress=self.progress)
+        return _History(self.log, records, base_version(self.log, stream), state, self.shown)
+
+
+@attrs.define(eq=False)
+class _History:
+    """A stream of one log: its next events, the version reached, and the state there of a queue."""
+
+    log: EventLog
+    records: Iterator[RecordedEvent]
+    version: int
+    state: QueueState | None
+    shown: int
+    own: list[RecordedEvent] = attrs.field(factory=list, init=False)
+    count: int = attrs.field(default=0, init=False)
+
+    def take(self) -> RecordedEvent | None:
+        """The next event, folded in; None at the end."""
+        record = next(self.records, None)
+        if record is not None:
+            self.version = record.version
+            if self.state is not None:
+                try:
+                    self.state.apply(record.event)
+                except ProjectionError as error:
+                    raise stopped(self.log, record.position - 1, error) from error
+        return record
+
+    def keep(self, record: RecordedEvent | None) -> None:
+        """Note an event that the other log does not have."""
+        if record is not None:
+            self.count += 1
+            if len(self.own) < self.shown:
+                self.own.append(record)
+
+
+def _compare(sides: tuple[_Side, _Side], stream: str) -> tuple[Parting | None, tuple[QueueState, QueueState]]:
+    left, right = (side.begin(stream) for side in sides)
     before: deque[RecordedEvent] = deque(maxlen=2)
-    first: tuple[list[RecordedEvent], list[RecordedEvent]] = ([], [])
-    counts = [0, 0]
-    version = 0
     with folding():
-        for pair in zip_longest(_stream(left, stream, progress), _stream(right, stream, silent)):
-            if not version:
-                one, other = pair
-                if one is not None and other is not None and one.event == other.event:
-                    before.append(one)
-                else:
-                    version = next(record.version for record in pair if record is not None)
-            for side, record in enumerate(pair):
-                if record is None:
-                    continue
-                if version:
-                    counts[side] += 1
-                    if len(first[side]) < shown:
-                        first[side].append(record)
-                if folds:
-                    _apply(states[side], record, (left, right)[side])
+        begin = max(left.version, right.version)
+        version, reason = _compare_beginnings(left, right, begin)
+        while True:
+            one, other = left.take(), right.take()
+            if one is None and other is None:
+                break
+            if not version and one is not None and other is not None and one.event == other.event:
+                before.append(one)
+                continue
+            version = version or max(left.version, right.version)
+            left.keep(one)
+            right.keep(other)
+    states = left.state or QueueState(), right.state or QueueState()
     if not version:
         return None, states
-    return Parting(stream, version, tuple(before), tuple(first[0]), tuple(first[1]), *counts), states
+    own = tuple(left.own), tuple(right.own)
+    return Parting(stream, version, tuple(before), *own, left.count, right.count, reason), states
 
 
-def _stream(log: EventLog, stream: str, progress: Progress) -> Iterator[RecordedEvent]:
-    return read(log, stream=stream, progress=progress) if stream in log.streams() else iter(())
-
-
-def _apply(state: QueueState, record: RecordedEvent, log: EventLog) -> None:
-    try:
-        state.apply(record.event)
-    except ProjectionError as error:
-        raise stopped(log, record.position - 1, error) from error
+def _compare_beginnings(left: _History, right: _History, begin: int) -> tuple[int, str]:
+    """Bring both to where the later of them begins; the version at which they part before that, or 0, and how."""
+    for history in (left, right):
+        while history.version < begin and history.take() is not None:
+            pass
+    for history, other in ((left, right), (right, left)):
+        if history.version < begin:
+            return history.version + 1, (
+                f"there is no part that both have: {history.log.location} ends at version {history.version:,}, and "
+                f"{other.log.location} is compacted up to version {begin:,}"
+            )
+    states = [history.state.describe() for history in (left, right) if begin and history.state is not None]
+    if states and states[0] != states[-1]:
+        return begin, "at that version or before: up to there events are compacted, and the states differ"
+    return 0, ""

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
+from mpreg_mq.actors.retention import Compactor
+from mpreg_mq.configuration import RetentionPolicy
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import Append, EventLog, MemoryEventLog, RecordedEvent
 from mpreg_mq.events import types as e
 from mpreg_mq.replay import Moment, ReadingStoppedError, open_history
-from mpreg_mq.replay.diff import diff_logs, diff_moments
+from mpreg_mq.replay.diff import LogDifference, diff_logs, diff_moments
 from mpreg_mq.replay.fork import Forked, fork, fork_into
 from mpreg_mq.replay.verify import verify
 from tests.support.history import History
@@ -24,6 +28,64 @@ def test_a_fork_holds_the_same_events_at_the_same_places(log: EventLog, tmp_path
     copy = open_history(tmp_path / "fork.db")
     assert list(copy.read_all()) == list(log.read_all())[:100]
     copy.close()
+
+
+def compacted(log: EventLog, keep: int, events: int = 124) -> MemoryEventLog:
+    """A copy of the first events of a log, of which only the last ``keep`` are left."""
+    copy = MemoryEventLog()
+    fork_into(log, copy, at=Moment(position=events))
+    for _ in Compactor(copy, RetentionPolicy(keep_events=keep, least_events=1), lambda: 0.0).steps():
+        pass
+    return copy
+
+
+@example(keeps=(124, 3))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(keeps=st.tuples(st.integers(0, 124), st.integers(0, 124)))
+def test_the_same_history_parts_nowhere_however_much_is_compacted(log: EventLog, keeps: tuple[int, int]) -> None:
+    """Given two copies of a log, each compacted somewhere, then they do not part."""
+    left, right = (compacted(log, keep) for keep in keeps)
+    assert diff_logs(left, right) == LogDifference((), ())
+
+
+@example(keeps=(124, 3), at=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(keeps=st.tuples(st.integers(0, 124), st.integers(0, 124)), at=st.integers(2, 124))
+def test_where_histories_part_is_found_or_said_to_be_compacted(log: EventLog, keeps: tuple[int, int], at: int) -> None:
+    """Given a copy with one more event in the middle, each compacted somewhere, then the queue parts there and nowhere
+    else, or at or before a version up to which it is compacted."""
+    other = MemoryEventLog()
+    later: dict[str, int] = {}
+    for record in log.read_all():
+        version = record.version - 1 + later.get(record.stream, 0)
+        other.append([Append(record.stream, version, [record.event])])
+        if record.position == at:
+            other.append([Append(record.stream, version + 1, [e.QueuePaused(record.event.at)])])
+            later[record.stream] = 1
+            stream, right_version = record.stream, record.version + 1
+    left, right = compacted(log, keeps[0]), compacted(other, keeps[1], 125)
+    (parting,) = diff_logs(left, right).partings
+    assert parting.stream == stream
+    begin = max(left.base_version(stream), right.base_version(stream))
+    if parting.reason:
+        assert parting.version <= begin + 1
+    else:
+        assert parting.version == right_version
+        assert parting.right[0].event == e.QueuePaused(parting.right[0].event.at)
+
+
+def test_logs_without_a_common_part_say_so(log: EventLog) -> None:
+    """Given a log that begins after the other's end, then that is said, and not that they part somewhere."""
+    left, right = MemoryEventLog(), compacted(log, 3)
+    fork_into(log, left, at=Moment(position=50))
+    for parting in diff_logs(left, right).partings:
+        end = left.stream_version(parting.stream)
+        assert parting.version == end + 1
+        assert parting.reason == (
+            f"there is no part that both have: memory: ends at version {end}, and memory: is compacted up to version "
+            f"{right.base_version(parting.stream)}"
+        )
+        assert (parting.before, parting.left, parting.left_count) == ((), (), 0)
 
 
 def test_a_fork_never_writes_over_anything(log: EventLog, tmp_path: Path) -> None:
