@@ -7,6 +7,7 @@ from typing import Any
 
 from mpreg_mq.events import RecordedEvent
 from mpreg_mq.events import types as e
+from mpreg_mq.projections import QueueState
 
 FOLLOWERS = (
     e.AudienceMemberLeft,
@@ -43,6 +44,20 @@ def groups(records: Iterable[RecordedEvent], enters: Enters) -> Iterator[Group]:
         group.append(record)
     if group:
         yield group
+
+
+def whole_decisions(records: Iterable[RecordedEvent], position: int, enters: Enters) -> Iterator[RecordedEvent]:
+    """The records of one stream up to a position, and on to the end of the decision that the position is within."""
+    for group in groups(records, enters):
+        if group[0].position > position:
+            return
+        yield from group
+
+
+def is_entered(state: QueueState, event: e.AudienceFixed) -> bool:
+    """Whether this is an audience that a newcomer enters, and none that its coming let be fixed (G4)."""
+    message = state.messages.get(event.message_id)
+    return message is not None and message.members is not None
 
 
 def _belongs(group: Group, event: Any, enters: Enters) -> bool:

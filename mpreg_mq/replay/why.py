@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from functools import partial
 
 import attrs
 
@@ -20,11 +21,12 @@ from mpreg_mq.replay.base import again_if_overtaken, base_state
 from mpreg_mq.replay.blockers import Blocker, Way, common_blockers, ways
 from mpreg_mq.replay.endings import ending, refusal
 from mpreg_mq.replay.formats import format_seconds, format_time, plural
+from mpreg_mq.replay.groups import is_entered, whole_decisions
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.sightings import Sightings
 from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
-from mpreg_mq.replay.subjects import Found, FoundKey, find
+from mpreg_mq.replay.subjects import Found, FoundKey, find, find_message
 from mpreg_mq.replay.wording import in_words, message_ids
 
 MAX_REDRIVES = 100
@@ -83,6 +85,9 @@ def why(
 ) -> Explanation:
     """Why the message that ``subject`` names is where it is, at a moment or else when the log ends.
 
+    A position within a decision is taken as the end of that, which a fact then tells: before its end a queue is in no
+    state that it would act on.
+
     Instead of a message ``subject`` may be a deduplication key, or ``@1234``, the position of a refused send.
     Two passes over the log.
 
@@ -105,32 +110,62 @@ def _why(
         at = at or Moment(position=found.position)
     else:
         name = found.queue
-    state, seen, last_at = _fold(log, name, at, progress)
+    state, seen, last_at, end = _fold(log, name, at, progress)
+    note: tuple[str, ...] = ()
+    if at is not None and at.position is not None and end > at.position:
+        note = (f"position {at.position:,} is within a decision; this is how it was at its end, position {end:,}",)
+        at = Moment(position=end)
+        if isinstance(found, Found):
+            found = find_message(log, found.message_id, until=at, queue=name, progress=progress)
+    answer = _explain_found(log, found, subject, state, seen, last_at, at, progress, redrives)
+    return attrs.evolve(answer, facts=(*answer.facts, *note)) if note else answer
+
+
+def _explain_found(
+    log: EventLog,
+    found: Found | FoundKey | RecordedEvent,
+    subject: str,
+    state: QueueState,
+    seen: Sightings,
+    last_at: float,
+    at: Moment | None,
+    progress: Progress,
+    redrives: int,
+) -> Explanation:
     now = last_at if at is None or at.time is None else max(at.time, last_at)
     if isinstance(found, FoundKey):
         return _explain_key(state, found, now)
     if isinstance(found, RecordedEvent):
         standing, answer = refusal(found.event, state, now)
+        name = found.stream.removeprefix(QUEUE_STREAMS)
         return Explanation(name, subject, now, Standing.REFUSED if standing else Standing.OTHER, answer)
     if state.messages.get(found.message_id) is not None:
         return explain(state, found.message_id, now, seen, facts=_facts(state, found, now))
     return _explain_finished(log, found, state, now, at, progress, redrives)
 
 
-def _fold(log: EventLog, queue: str, until: Moment | None, progress: Progress) -> tuple[QueueState, Sightings, float]:
+def _fold(
+    log: EventLog, queue: str, until: Moment | None, progress: Progress
+) -> tuple[QueueState, Sightings, float, int]:
+    """The queue at a moment, or at the end of the decision that a position is within; its time, and its position."""
     base = base_position(log)
     state = base_state(log, QUEUE_STREAMS + queue, until)
     seen = Sightings(state.subscribers)
     position = 0
     with folding():
-        for record in read(log, base=base, until=until, queue=queue, progress=progress):
+        if until is None or until.position is None:
+            records = read(log, base=base, until=until, queue=queue, progress=progress)
+        else:
+            every = read(log, base=base, queue=queue, progress=progress)
+            records = whole_decisions(every, until.position, partial(is_entered, state))
+        for record in records:
             try:
                 state.apply(record.event)
             except ProjectionError as error:
                 raise stopped(log, position, error) from error
             seen.apply(record.event)
             position = record.position
-    return state, seen, state.last_at
+    return state, seen, state.last_at, position
 
 
 def explain(

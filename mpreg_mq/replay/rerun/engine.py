@@ -21,7 +21,7 @@ from mpreg_mq.payload import decode_payload, fingerprint
 from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.deadlines import DeadlineKind
 from mpreg_mq.replay.base import again_if_overtaken, base_state
-from mpreg_mq.replay.groups import Group, groups
+from mpreg_mq.replay.groups import Group, groups, is_entered
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.rerun.decisions import Events, decided, replaced
@@ -218,9 +218,8 @@ class Engine:
             self._state.apply(event)
 
     def is_entered(self, event: e.AudienceFixed) -> bool:
-        """Whether this is an audience that a newcomer enters, and none that its coming let be fixed (G4)."""
-        message = self._state.messages.get(event.message_id)
-        return message is not None and message.members is not None
+        """See :func:`mpreg_mq.replay.groups.is_entered`."""
+        return is_entered(self._state, event)
 
     def _adapted(self, event: e.Event) -> Any:
         """The event as it would be in a queue with the changed settings."""
