@@ -64,7 +64,7 @@ def assert_delivery_invariants(request: pytest.FixtureRequest) -> Callable[..., 
 
         if log is None:
             log = request.getfixturevalue("event_log")
-        violations = check_history(log.read_all())
+        violations = check_history(log)
         if violations:
             told = "\n".join(str(violation) for violation in violations[:10])
             pytest.fail(f"{len(violations)} violations of the delivery rules, the first:\n{told}", pytrace=False)

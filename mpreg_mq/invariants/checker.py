@@ -7,12 +7,14 @@ what is live (unfinished messages, subscribers, keys, dead letters), not the len
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import attrs
 
 from mpreg_mq.events import types as e
-from mpreg_mq.events.log import RecordedEvent
+from mpreg_mq.events.log import EventLog, RecordedEvent
+from mpreg_mq.events.memory import MemoryEventLog
+from mpreg_mq.events.sqlite import SQLiteEventLog
 from mpreg_mq.invariants.facts import LogFacts, QueueFacts, Taking
 from mpreg_mq.invariants.plain import COVERED, PLAIN
 from mpreg_mq.invariants.rule import Expectation, RuleFactory
@@ -235,9 +237,27 @@ _OF_ONE_MESSAGE = frozenset(kind for kind in e.EVENT_TYPES if "message_id" in at
 """Events about one message that was accepted before."""
 
 
-def check_history(records: Iterable[RecordedEvent], rules: Sequence[RuleFactory] = ALL_RULES) -> list[Violation]:
-    """The violations of a whole history."""
-    return InvariantChecker(rules).observe_all(records).finish()
+def check_history(
+    history: EventLog | Iterable[RecordedEvent],
+    rules: Sequence[RuleFactory] = ALL_RULES,
+    *,
+    gapless: bool | None = None,
+) -> list[Violation]:
+    """The violations of a whole history: of a log, or of its records.
+
+    ``gapless`` says whether positions have no gaps, as for :class:`InvariantChecker`. Unless it is given, that goes by
+    the kind of log, and records alone should have none.
+    """
+    of_log = hasattr(history, "read_all")
+    records = cast(EventLog, history).read_all() if of_log else cast("Iterable[RecordedEvent]", history)
+    if gapless is None:
+        gapless = not of_log or has_no_gaps(history)
+    return InvariantChecker(rules, gapless=gapless).observe_all(records).finish()
+
+
+def has_no_gaps(log: object) -> bool:
+    """Whether the positions of a log have no gaps by its nature."""
+    return isinstance(log, SQLiteEventLog | MemoryEventLog)
 
 
 def recorded(events: Iterable[e.Event], stream: str = "queue:q") -> list[RecordedEvent]:

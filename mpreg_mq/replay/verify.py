@@ -14,10 +14,11 @@ from typing import Any
 import attrs
 
 from mpreg_mq.errors import EventLogError
-from mpreg_mq.events import EventLog, MemoryEventLog, SQLiteEventLog
+from mpreg_mq.events import EventLog, SQLiteEventLog
 from mpreg_mq.events.log import retaining
 from mpreg_mq.events.transfer import base_of, truncated
 from mpreg_mq.invariants import ALL_RULES, InvariantChecker, Rule, Violation
+from mpreg_mq.invariants.checker import has_no_gaps
 from mpreg_mq.invariants.rules.log import Fold
 from mpreg_mq.projections import QueueState
 from mpreg_mq.replay.base import again_if_overtaken, base_state
@@ -52,8 +53,7 @@ def verify(log: EventLog, *, rules: Sequence[type[Rule]] = ALL_RULES, progress: 
     states, damage = _bases(log, base)
     folds: dict[str, _FoldOfLog] = {}
     asked = [rule for rule in rules if rule is not Fold]
-    gapless = isinstance(log, SQLiteEventLog | MemoryEventLog)
-    checker = InvariantChecker([*asked, partial(_FoldOfLog, log, states, folds)], gapless=gapless)
+    checker = InvariantChecker([*asked, partial(_FoldOfLog, log, states, folds)], gapless=has_no_gaps(log))
     stopped: str | None = None
     with folding():
         try:

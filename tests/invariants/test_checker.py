@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import msgspec
 import pytest
 
+from mpreg_mq.events import Append, JSONLinesEventLog, MemoryEventLog, export_log
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.invariants import MAX_VIOLATIONS, InvariantChecker, check_history
@@ -41,6 +45,34 @@ def test_i1_positions_rise_where_they_may_have_gaps() -> None:
     back = [*records[:1], msgspec.structs.replace(records[1], position=100_000)]
     (violation,) = InvariantChecker(gapless=False).observe_all(back).finish()
     assert (violation.rule, violation.sentence) == ("I1", "position 100000 follows position 100000; positions rise")
+
+
+def test_i1_an_export_of_one_queue_has_gaps(tmp_path: Path) -> None:
+    """Given two queues that take turns, of which one is exported, then nothing is broken: its positions have gaps."""
+    log = MemoryEventLog()
+    history = History().joined("a").sent("1-r")
+    for version, event in enumerate(history.events):
+        for stream in ("queue:p", "queue:q"):
+            log.append([Append(stream, version, [event])])
+    export_log(log, tmp_path / "q.jsonl", streams=["queue:q"])
+    exported = JSONLinesEventLog(tmp_path / "q.jsonl")
+    assert check_history(exported) == []
+    assert check_history(exported.read_all(), gapless=False) == []
+    assert {violation.rule for violation in check_history(exported, gapless=True)} == {"I1"}
+    exported.close()
+
+
+def test_i1_a_log_that_has_no_gaps_by_its_nature_is_held_to_that() -> None:
+    """Given a log in memory that lacks a position, then I1 says so."""
+
+    class Lacking(MemoryEventLog):
+        def read_all(self, after_position: int = 0) -> Iterator[RecordedEvent]:
+            return (record for record in super().read_all(after_position) if record.position != 2)
+
+    log = Lacking()
+    log.append([Append("queue:p", 0, History().events), Append("queue:x", 0, History().events)])
+    log.append([Append("queue:q", 0, History().events)])
+    assert [violation.rule for violation in check_history(log)] == ["I1"]
 
 
 def test_i1_time_does_not_run_back() -> None:
