@@ -20,7 +20,7 @@ from mpreg_mq.replay.formats import plural
 @click.option("--at", "at", help=f"Up to: {MOMENT_HELP} [the end].")
 @json_option
 def command(log: EventLog, out: str, at: str | None, output: Output) -> None:
-    """Make OUT, a new log that is LOG up to a moment, to try things on."""
+    """Make OUT, a new SQLite log that is LOG up to a moment, to try things on."""
     moment_ = moment("--at", at, log)
     with progress(output, log, "copying") as advance:
         forked = fork(log, out, at=moment_, progress=advance)

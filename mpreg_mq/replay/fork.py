@@ -11,6 +11,7 @@ import attrs
 
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import Append, Event, EventLog, RecordedEvent, SQLiteEventLog
+from mpreg_mq.events.jsonlines import SUFFIXES
 from mpreg_mq.events.log import retaining
 from mpreg_mq.events.transfer import bases_of
 from mpreg_mq.events.types import AudienceFixed, MessageDelivered
@@ -42,12 +43,18 @@ def fork(
     copy is removed again.
 
     Raises:
-        EventLogError: the target exists or cannot be written, or the log begins only after the moment.
+        EventLogError: the target exists, has the name of an export or cannot be written, or the log begins only after
+            the moment.
         ReadingStoppedError: the log cannot be read so far.
     """
     path = Path(target)
     if path.exists():
         raise EventLogError(f"fork into {path}: the file exists; name one that does not")
+    if path.name.endswith(SUFFIXES):
+        raise EventLogError(
+            f"fork into {path}: the name is that of an export, expected one of an SQLite log; "
+            "name it .db, and export that with mpreg-mq log export where JSON lines are wanted"
+        )
     check_reaches(log, at)
     copy = SQLiteEventLog(path, synchronous="NORMAL")
     try:

@@ -96,6 +96,14 @@ def test_a_fork_never_writes_over_anything(log: EventLog, tmp_path: Path) -> Non
     assert (tmp_path / "there").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["fork.jsonl", "fork.jsonl.gz"])
+def test_a_fork_has_no_name_of_an_export(log: EventLog, tmp_path: Path, name: str) -> None:
+    """Given a name that readers take for JSON lines, then it is refused, and what to do is said."""
+    with pytest.raises(EventLogError, match=r"the name is that of an export, .* name it \.db, and export that"):
+        fork(log, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_unfinished_fork_is_removed(tmp_path: Path) -> None:
     """Given a log that cannot be read to its end, then nothing is left of the fork."""
 
