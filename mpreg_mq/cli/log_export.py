@@ -9,6 +9,7 @@ from mpreg_mq.cli.options import log_argument, progress, queue_option
 from mpreg_mq.cli.output import Output, json_option
 from mpreg_mq.events import EventLog
 from mpreg_mq.events.transfer import export_log
+from mpreg_mq.replay.base import unless_overtaken
 from mpreg_mq.replay.formats import plural
 from mpreg_mq.replay.source import QUEUE_STREAMS
 
@@ -22,7 +23,9 @@ def command(log: EventLog, file: str, queue: str | None, output: Output) -> None
     """Write LOG to FILE as JSON lines, through gzip if its name ends in .gz. Every command reads such a file."""
     streams = None if queue is None else [QUEUE_STREAMS + queue]
     with progress(output, log, "exporting") as advance:
-        done = export_log(log, file, streams=streams, on_progress=lambda step: advance(step.position))
+        done = unless_overtaken(
+            log, lambda: export_log(log, file, streams=streams, on_progress=lambda step: advance(step.position))
+        )
     if output.as_json:
         output.record({"file": file, **attrs.asdict(done)})
     else:

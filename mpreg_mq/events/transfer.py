@@ -23,7 +23,16 @@ from mpreg_mq.events.jsonlines import (
     Line,
     LineWriter,
 )
-from mpreg_mq.events.log import Append, EventLog, RecordedEvent, RetainingLog, Snapshot, each_snapshot, retaining
+from mpreg_mq.events.log import (
+    Append,
+    EventLog,
+    RecordedEvent,
+    RetainingLog,
+    Snapshot,
+    each_snapshot,
+    retaining,
+    truncated_below,
+)
 
 EVENTS_PER_STEP = 1000
 """Events between two calls of a progress callback, and in one append of an import."""
@@ -58,7 +67,8 @@ def export_log(
     interrupted export leaves nothing that looks like one. O(events) time, O(1) memory; appends may go on.
 
     Raises:
-        EventLogError: the target exists, cannot be written, or a stream is not there.
+        EventLogError: the target exists, cannot be written, or a stream is not there; or the log was compacted before
+            it was read, and nothing is left of the export: begin again.
         CorruptLogError: the log is damaged; nothing is left of the export.
     """
     path = Path(os.path.abspath(target))
@@ -85,6 +95,8 @@ class ExportFile:
         if path.exists() and not replace:
             raise EventLogError(f"export to {path}: the file exists; give another name, or remove it first")
         header = _header(log, streams)
+        self.base_position = header.base_position
+        """Position up to which the events were truncated when what stands for them was read."""
         self._path = path
         # Like no other's, for who finds that its own was taken away must not take another one for it.
         self._partial = path.with_name(f".{token_hex(8)}{_PARTIAL}{path.name}")
@@ -154,10 +166,15 @@ def remove_partials(directory: Path, names: str) -> None:
 
 def _header(log: EventLog, streams: Collection[str] | None) -> Header:
     chosen = None if streams is None else sorted(streams)
+    # Before the bases, so that those of a later cut are noticed.
+    position = _base_position(log)
     bases = [Base(stream=base.stream, version=base.version, body=base.body) for base in bases_of(log, streams).values()]
-    kept = retaining(log)
-    position = 0 if kept is None else kept.base_position()
     return Header(format=FORMAT, format_version=FORMAT_VERSION, streams=chosen, base_position=position, bases=bases)
+
+
+def _base_position(log: EventLog) -> int:
+    kept = retaining(log)
+    return 0 if kept is None else kept.base_position()
 
 
 def bases_of(log: EventLog, streams: Collection[str] | None = None) -> dict[str, Snapshot]:
@@ -200,7 +217,11 @@ def _write_events(
 ) -> Progress:
     last_position = log.last_position()
     events = 0
-    for record in log.read_all():
+    records = log.read_all()
+    # Those who truncate the log later than this the iterator itself notices.
+    if (base := _base_position(log)) != file.base_position:
+        raise truncated_below("all", file.base_position, base)
+    for record in records:
         if record.position > last_position:
             break
         if streams is None or record.stream in streams:

@@ -15,8 +15,9 @@ from mpreg_mq.actors.retention import Compactor
 from mpreg_mq.configuration import RetentionPolicy
 from mpreg_mq.events import Append, EventLog, MemoryEventLog, RecordedEvent
 from mpreg_mq.events.log import Snapshot
+from mpreg_mq.events.transfer import export_log
 from mpreg_mq.replay import Moment, ReadingStoppedError, open_history, replay, why
-from mpreg_mq.replay.base import MOST_BEGINNINGS
+from mpreg_mq.replay.base import MOST_BEGINNINGS, unless_overtaken
 from mpreg_mq.replay.diff import diff_moments
 from mpreg_mq.replay.following import Follower
 from mpreg_mq.replay.fork import fork, fork_into
@@ -129,6 +130,17 @@ def test_a_fork_begins_anew(log: EventLog, tmp_path: Path, steps: int) -> None:
     with closing(open_history(tmp_path / "copy.db")) as copy:
         assert described(copy) == described(log)
         assert verify(copy).ok
+
+
+@pytest.mark.parametrize("steps", range(16))
+def test_an_export_begins_anew(log: EventLog, tmp_path: Path, steps: int) -> None:
+    """Given a log that is compacted while it is exported, then the export is whole in the end, with the same queues."""
+    live = LiveLog(log)
+    live.compact_after(steps, 10)
+    unless_overtaken(live, lambda: export_log(live, tmp_path / "export.jsonl"))
+    with closing(open_history(tmp_path / "export.jsonl")) as exported:
+        assert described(exported) == described(log)
+        assert verify(exported).ok
 
 
 def test_a_follower_goes_on_where_the_base_has_passed_it(log: EventLog) -> None:
