@@ -127,7 +127,7 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "receive",
         "Fetch messages and lease them; wait for the first one where there is none.",
-        "messages: id, topic, payload, headers and so on of each.",
+        "messages: id, topic, payload, headers and so on of each; as many as one answer carries.",
         (
             _queue(),
             Parameter("subscriber", str, _SUBSCRIBER),
@@ -209,7 +209,8 @@ COMMANDS: tuple[Command, ...] = (
     Command(
         "dead_letters",
         "List the dead letters of a queue, oldest first.",
-        "total, and dead_letters: each with its failure_reason, last_error and attempts.",
+        "total, and dead_letters, as many as one answer carries: each with failure_reason, last_error and attempts, "
+        "and payload_error instead of a payload that JSON cannot hold.",
         (_queue(), Parameter("limit", int, "Most to list.", 100)),
         {"queue": "orders", "limit": 10},
         {"ok": True, "total": 1, "dead_letters": [{**_MESSAGE, "failure_reason": "attempts are used up"}]},

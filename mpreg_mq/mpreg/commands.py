@@ -11,16 +11,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
-import msgspec
 
 from mpreg_mq._validation import describe
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import ConfigurationError, MessageQueueError, QueueNotFoundError
 from mpreg_mq.manager import MessageQueueManager
-from mpreg_mq.model import DeadLetter, DeliveryResult, QueuedMessage
+from mpreg_mq.model import DeliveryResult
 from mpreg_mq.mpreg.access import AccessPolicy
+from mpreg_mq.mpreg.answers import Answer, dead_letter_answers
 from mpreg_mq.mpreg.catalog import COMMANDS, Command
 from mpreg_mq.mpreg.host import Host
+from mpreg_mq.mpreg.receives import fetch
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -34,8 +35,6 @@ MAX_LISTED = 1000
 
 SUBSCRIBER_PREFIX = "client:"
 """Subscribers over RPC have names of their own, so that none can settle what a callback of the server has."""
-
-Answer = dict[str, Any]
 
 
 def _refusal(kind: str, text: str) -> Answer:
@@ -118,15 +117,15 @@ class QueueCommands:
     ) -> Answer:
         if not isinstance(wait_seconds, int | float):
             raise TypeError(f"wait_seconds: got {describe(wait_seconds)}, expected a number of seconds")
-        messages = await self._manager.receive_messages(
-            queue,
+        fetched = await fetch(
+            self._manager.queue(queue),
             _subscriber(subscriber),
             max_messages,
             min(wait_seconds, MAX_WAIT_SECONDS),
             visibility_timeout_seconds=visibility_timeout_seconds,
             topic_pattern=topic_pattern,
         )
-        return {"messages": [_message(message) for message in messages]}
+        return {"messages": [answer for _, answer in fetched]}
 
     async def _ack(self, token: object, queue: str, message_id: str, subscriber: str) -> Answer:
         self._manager.queue(queue)
@@ -159,7 +158,7 @@ class QueueCommands:
         letters = self._manager.queue(queue).list_dead_letters()
         if not isinstance(limit, int) or not 1 <= limit <= MAX_LISTED:
             raise ValueError(f"limit: got {describe(limit)}, expected a whole number from 1 to {MAX_LISTED}")
-        return {"total": len(letters), "dead_letters": [_dead_letter(letter) for letter in letters[:limit]]}
+        return {"total": len(letters), "dead_letters": dead_letter_answers(letters[:limit])}
 
     # --- managing -----------------------------------------------------------------------------------------
 
@@ -221,34 +220,6 @@ def _sent(result: DeliveryResult) -> Answer:
         "rejection": None if result.rejection is None else result.rejection.value,
         "error_message": result.error_message,
         "duplicate_of": None if result.duplicate_of is None else str(result.duplicate_of),
-    }
-
-
-def _message(message: QueuedMessage) -> Answer:
-    return {
-        "id": str(message.id),
-        "topic": message.topic,
-        "payload": msgspec.to_builtins(message.payload, str_keys=True),
-        "headers": message.headers,
-        "guarantee": message.delivery_guarantee.value,
-        "priority": message.priority,
-        "created_at": message.created_at,
-        "delivery_attempt": message.delivery_attempt,
-        "lease_deadline": message.lease_deadline,
-        "group_id": message.group_id,
-        "deduplication_id": message.deduplication_id,
-        "redriven_from": message.redriven_from,
-    }
-
-
-def _dead_letter(letter: DeadLetter) -> Answer:
-    return {
-        **_message(letter.message),
-        "failure_reason": letter.failure_reason,
-        "last_error": letter.last_error,
-        "attempts": letter.attempts,
-        "subscriber_id": letter.subscriber_id,
-        "dead_lettered_at": letter.dead_lettered_at,
     }
 
 
