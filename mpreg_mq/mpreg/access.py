@@ -19,7 +19,7 @@ from mpreg_mq.errors import ConfigurationError
 
 GROUPS: dict[str, frozenset[str]] = {
     "produce": frozenset({"send", "send_batch"}),
-    "consume": frozenset({"receive", "ack", "nack", "extend"}),
+    "consume": frozenset({"receive", "cancel", "ack", "nack", "extend"}),
     "inspect": frozenset({"list", "stats", "dead_letters"}),
     "manage": frozenset({"create_queue", "delete_queue", "redrive", "purge", "purge_dead_letters"}),
 }

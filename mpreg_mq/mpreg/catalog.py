@@ -135,9 +135,22 @@ COMMANDS: tuple[Command, ...] = (
             Parameter("wait_seconds", float, "How long to wait, at most 20 s.", 0.0),
             Parameter("visibility_timeout_seconds", float | None, "How long the messages are leased.", None),
             Parameter("topic_pattern", str, "Which topics, when the subscriber is new.", "#"),
+            Parameter("receive_id", str | None, "A new name for this call, by which it can be cancelled.", None),
         ),
         {"queue": "orders", "subscriber": "worker-1", "max_messages": 10, "wait_seconds": 20},
         {"ok": True, "messages": [_MESSAGE]},
+    ),
+    Command(
+        "cancel",
+        "End a receive that waits or is yet to come, or give back what one has fetched and nobody has seen.",
+        "cancelled: whether there was anything to end.",
+        (
+            _queue(),
+            Parameter("receive_id", str, "What the receive was given."),
+            Parameter("subscriber", str, _SUBSCRIBER),
+        ),
+        {"queue": "orders", "receive_id": "a81bc81b", "subscriber": "worker-1"},
+        {"ok": True, "cancelled": True},
     ),
     Command(
         "ack",

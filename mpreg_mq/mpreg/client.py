@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, Self
@@ -25,6 +26,12 @@ FIRST_RETRY_SECONDS = 0.1
 LAST_RETRY_SECONDS = 5.0
 POLL_SECONDS = 15.0
 SETTLE_ATTEMPTS = 6
+
+CANCEL_SECONDS = 2.0
+"""How long whoever gives a receive up waits for the server to know of it."""
+
+MAX_IDLE = 4
+"""Most connections that are kept for the next receives."""
 
 
 class QueueCommandError(MessageQueueError):
@@ -68,7 +75,9 @@ class QueueClient:
         timeout_seconds: how long a command may take, without the time that ``receive`` waits.
         locs: which servers may answer, where several of a cluster offer the commands; see MPREG's ``call``.
 
-    MPREG runs the commands of one connection one after another, so receiving has a connection of its own.
+    MPREG runs the commands of one connection one after another, so each ``receive`` that is under way has a connection
+    of its own. One that is cancelled, or not answered in time, is cancelled at the server, so that nothing is leased to
+    it; a client that just disappears may still be leased what comes within the time that it would have waited.
     """
 
     def __init__(
@@ -83,7 +92,9 @@ class QueueClient:
         self._commands = _new_api(server) if isinstance(server, str) else server
         self._commands.full_log = False
         self._commands._client.full_log = False
-        self._receiving = _new_api(self._commands.url, like=self._commands)
+        self._idle: list[Any] = []
+        self._receiving: dict[str, tuple[Any, str, str]] = {}
+        self._cancelling: set[asyncio.Task[None]] = set()
         self._token = token
         self._timeout = timeout_seconds
         self._locs = locs
@@ -99,10 +110,17 @@ class QueueClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections that are ours."""
-        for api in (self._receiving, *((self._commands,) if self._owns_commands else ())):
-            with contextlib.suppress(Exception):
-                await api.disconnect()
+        """Close the connections that are ours; receives that are under way are cancelled."""
+        under_way = list(self._receiving.items())
+        await asyncio.gather(*(self._cancel(queue, name, which) for which, (_, queue, name) in under_way))
+        idle, self._idle = self._idle, []
+        for api in (*idle, *(api for _, (api, _, _) in under_way), *((self._commands,) if self._owns_commands else ())):
+            await self._drop(api)
+
+    async def _drop(self, api: Any) -> None:
+        self._connecting.pop(id(api), None)
+        with contextlib.suppress(Exception):
+            await api.disconnect()
 
     async def _connect(self, api: Any) -> None:
         async with self._connecting.setdefault(id(api), asyncio.Lock()):
@@ -196,8 +214,8 @@ class QueueClient:
         visibility_timeout_seconds: float | None = None,
         topic_pattern: str = "#",
     ) -> list[ReceivedMessage]:
-        """Fetch and lease messages, waiting up to ``wait_seconds`` (at most 20) for the first. Raises as
-        :meth:`send`."""
+        """Fetch and lease messages, waiting up to ``wait_seconds`` (at most 20) for the first; as many as one answer of
+        MPREG carries. Raises as :meth:`send`."""
         arguments = {
             "queue": queue,
             "subscriber": subscriber,
@@ -205,9 +223,40 @@ class QueueClient:
             "wait_seconds": wait_seconds,
             "visibility_timeout_seconds": visibility_timeout_seconds,
             "topic_pattern": topic_pattern,
+            "receive_id": (receive_id := uuid.uuid4().hex),
         }
-        answer = await self._call(self._receiving, "mq.receive", self._timeout + wait_seconds, arguments)
+        api = self._idle.pop() if self._idle else _new_api(self._commands.url, like=self._commands)
+        self._receiving[receive_id] = api, queue, subscriber
+        reusable = False
+        try:
+            answer = await self._call(api, "mq.receive", self._timeout + wait_seconds, arguments)
+            reusable = True
+        except QueueCommandError:
+            reusable = True
+            raise
+        except BaseException:
+            # The server may go on with it, and lease messages that nobody gets.
+            await self._cancel(queue, subscriber, receive_id)
+            raise
+        finally:
+            del self._receiving[receive_id]
+            if reusable and len(self._idle) < MAX_IDLE:
+                self._idle.append(api)
+            else:
+                await self._drop(api)
         return [_received(message, queue, subscriber) for message in answer["messages"]]
+
+    async def _cancel(self, queue: str, subscriber: str, receive_id: str) -> None:
+        """Have the server end a receive; it is told a little later where that takes long."""
+        task = asyncio.get_running_loop().create_task(self._tell_cancelled(queue, subscriber, receive_id))
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+        await asyncio.wait([task], timeout=CANCEL_SECONDS)
+
+    async def _tell_cancelled(self, queue: str, subscriber: str, receive_id: str) -> None:
+        # Whatever the connection raises, or the server says: the leases end by themselves.
+        with contextlib.suppress(Exception):
+            await self._ask("cancel", queue=queue, receive_id=receive_id, subscriber=subscriber)
 
     async def acknowledge(self, message: ReceivedMessage) -> bool:
         """Say that a message is done; whether that counted (L2). Raises as :meth:`send`."""

@@ -21,7 +21,7 @@ from mpreg_mq.mpreg.access import AccessPolicy
 from mpreg_mq.mpreg.answers import Answer, dead_letter_answers
 from mpreg_mq.mpreg.catalog import COMMANDS, Command
 from mpreg_mq.mpreg.host import Host
-from mpreg_mq.mpreg.receives import fetch
+from mpreg_mq.mpreg.receives import Receives
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -51,6 +51,7 @@ class QueueCommands:
     def __init__(self, manager: MessageQueueManager, policy: AccessPolicy) -> None:
         self._manager = manager
         self._policy = policy
+        self._receives = Receives(manager)
 
     async def run(self, command: Command, arguments: dict[str, Any]) -> Answer:
         """Run a command; whatever happens, an answer."""
@@ -114,18 +115,23 @@ class QueueCommands:
         wait_seconds: float,
         visibility_timeout_seconds: float | None,
         topic_pattern: str,
+        receive_id: str | None,
     ) -> Answer:
         if not isinstance(wait_seconds, int | float):
             raise TypeError(f"wait_seconds: got {describe(wait_seconds)}, expected a number of seconds")
-        fetched = await fetch(
-            self._manager.queue(queue),
+        messages = await self._receives.fetch(
+            queue,
             _subscriber(subscriber),
+            receive_id,
             max_messages,
             min(wait_seconds, MAX_WAIT_SECONDS),
             visibility_timeout_seconds=visibility_timeout_seconds,
             topic_pattern=topic_pattern,
         )
-        return {"messages": [answer for _, answer in fetched]}
+        return {"messages": messages}
+
+    async def _cancel(self, token: object, queue: str, receive_id: str, subscriber: str) -> Answer:
+        return {"cancelled": await self._receives.cancel(queue, _subscriber(subscriber), receive_id)}
 
     async def _ack(self, token: object, queue: str, message_id: str, subscriber: str) -> Answer:
         self._manager.queue(queue)

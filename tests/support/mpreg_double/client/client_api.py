@@ -25,6 +25,7 @@ class MPREGClientAPI:
         self.api_key = api_key
         self.transport_config = transport_config
         self._connected = False
+        self._last: asyncio.Future[Any] | None = None
         self._client = SimpleNamespace(full_log=full_log, _transport=None)
 
     async def connect(self) -> None:
@@ -36,6 +37,7 @@ class MPREGClientAPI:
 
     async def disconnect(self) -> None:
         self._connected = False
+        self._last = None
         self._client._transport = None
 
     async def call(
@@ -50,10 +52,19 @@ class MPREGClientAPI:
         if server is None or not self._client._transport.connected:
             # As MPREG's client does to whoever waits when a connection breaks.
             raise asyncio.CancelledError
+        # The server runs the commands of a connection one after another, and each to its end, whoever still waits.
+        answering = asyncio.ensure_future(_after(self._last, server.registry.known[fun].handler(*args, **kwargs)))
+        self._last = answering
         async with asyncio.timeout(timeout):
-            return await server.registry.known[fun].handler(*args, **kwargs)
+            return await asyncio.shield(answering)
 
     def break_connection(self) -> None:
         """Lose the connection, as when a server is killed."""
         if self._client._transport is not None:
             self._client._transport.connected = False
+
+
+async def _after(before: asyncio.Future[Any] | None, command: Any) -> Any:
+    if before is not None:
+        await asyncio.wait([before])
+    return await command

@@ -1,0 +1,156 @@
+"""Receives that nobody waits for any more take no messages, over a double of MPREG's client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from mpreg_mq import QueueConfiguration
+from tests.mpreg.test_commands import TOKEN, call, client, serving
+from tests.support.mpreg_double.client.client_api import SERVERS, MPREGClientAPI
+from tests.support.running import until
+
+
+@pytest.fixture(autouse=True)
+def _no_servers() -> Iterator[None]:
+    SERVERS.clear()
+    yield
+    SERVERS.clear()
+
+
+def test_consumers_of_one_client_do_not_wait_for_each_other() -> None:
+    """Given several consumers of one client whose queues are empty, when a message comes to any of them, then it is
+    handled at once, and once: none of the others holds it up."""
+
+    async def story() -> None:
+        async with serving() as plugin, client() as queues:
+            got: list[Any] = []
+            for name in "abcdef":
+                await queues.create_queue(name, max_retries=0)
+            consumers = [
+                asyncio.create_task(queues.consume(name, "w", lambda one: got.append(one.payload))) for name in "abcdef"
+            ]
+            await until(lambda: len(queues._receiving) == 6)
+            for name in "fedcba":
+                await queues.send(name, "t", name)
+                await until(lambda wanted=name: got[-1:] == [wanted])  # type: ignore[misc]
+            assert got == list("fedcba")
+            await until(lambda: plugin.manager.get_global_statistics().total_messages_acknowledged == 6)
+            for consumer in consumers:
+                consumer.cancel()
+            await asyncio.wait(consumers)
+            assert len(queues._idle) <= 4
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("end", ["cancelled", "closed", "timed out"])
+def test_a_receive_that_is_given_up_takes_no_message(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a client that waits for messages, when it is cancelled, closed, or not answered in time, then what comes
+    after that is there for the next client in its first attempt."""
+
+    async def story() -> None:
+        async with serving() as plugin:
+            await plugin.manager.create_queue("q", QueueConfiguration("q", max_retries=0))
+            queues = client()
+            late = asyncio.Event()
+            if end == "timed out":
+                monkeypatch.setattr(MPREGClientAPI, "call", _timing_out(late))
+            waiting = asyncio.create_task(queues.receive("q", "w", 10, wait_seconds=20))
+            await until(lambda: bool(plugin.manager.queue("q").subscriptions))
+            if end == "cancelled":
+                waiting.cancel()
+            elif end == "closed":
+                await queues.close()
+            late.set()
+            await asyncio.wait([waiting])
+            if end == "timed out":
+                assert isinstance(waiting.exception(), TimeoutError)
+            await plugin.manager.send_message("q", "t", 1)
+            async with client() as other:
+                (one,) = await other.receive("q", "w2")
+                assert (one.payload, one.delivery_attempt) == (1, 1)
+            await queues.close()
+
+    asyncio.run(story())
+
+
+def _timing_out(late: asyncio.Event) -> Any:
+    """Calls of MPREG's client that take too long where they receive: the server goes on with them."""
+    whole = MPREGClientAPI.call
+
+    async def call_in_time(self: MPREGClientAPI, fun: str, *arguments: Any, **named: Any) -> Any:
+        calling = asyncio.ensure_future(whole(self, fun, *arguments, **named))
+        if fun == "mq.receive" and not late.is_set():
+            await late.wait()
+            raise TimeoutError
+        return await calling
+
+    return call_in_time
+
+
+def test_a_receive_is_cancelled_before_it_begins_while_it_waits_and_after_its_answer() -> None:
+    """Given receives with ids, when one is cancelled before it comes, then it fetches nothing; while it waits, it ends
+    without a message; when its answer was lost, its messages come back at once. Nobody else's receive ends."""
+
+    async def story() -> None:
+        async with serving() as plugin:
+            await plugin.manager.create_queue("q")
+
+            async def receive(receive_id: str | None, subscriber: str = "w", wait: float = 0.0) -> dict[str, Any]:
+                return await call(plugin, "mq.receive", "q", subscriber, 10, wait, receive_id=receive_id, token=TOKEN)
+
+            async def cancel(receive_id: str, subscriber: str = "w") -> Any:
+                return (await call(plugin, "mq.cancel", "q", receive_id, subscriber, token=TOKEN)).get("cancelled")
+
+            assert await cancel("early") is False
+            await plugin.manager.send_message("q", "t", 1)
+            assert await receive("early", wait=20.0) == {"ok": True, "messages": []}
+            (one,) = (await receive("answered"))["messages"]
+            assert (one["payload"], one["delivery_attempt"]) == (1, 1)
+            assert await cancel("answered", "stranger") is False
+            assert (await receive(None))["messages"] == []
+            assert await cancel("answered") is True
+            assert await cancel("answered") is False
+            (one,) = (await receive(None))["messages"]
+            assert one["delivery_attempt"] == 2
+            # It is another delivery by now.
+            assert (await call(plugin, "mq.ack", "q", one["id"], "w", token=TOKEN))["acknowledged"]
+
+            waiting = asyncio.create_task(receive("waits", wait=20.0))
+            other = asyncio.create_task(receive("other", "w2", 20.0))
+            await until(lambda: len(plugin.manager.queue("q").subscriptions) == 2)
+            assert (await receive("waits"))["error"] == "invalid"
+            assert await cancel("waits", "w2") is False
+            assert await cancel("waits") is True
+            assert await waiting == {"ok": True, "messages": []}
+            await plugin.manager.send_message("q", "t", 2)
+            assert [one["payload"] for one in (await other)["messages"]] == [2]
+            for bad in ("", 7, "x" * 101):
+                assert (await call(plugin, "mq.cancel", "q", bad, "w", token=TOKEN))["error"] == "invalid"
+                assert (await call(plugin, "mq.receive", "q", "w", receive_id=bad, token=TOKEN))["error"] == "invalid"
+
+    asyncio.run(story())
+
+
+def test_a_receive_that_the_server_gives_up_takes_no_message() -> None:
+    """Given a receive that waits, when the server gives the command up, then what comes then is there for others."""
+
+    async def story() -> None:
+        async with serving() as plugin:
+            await plugin.manager.create_queue("q", QueueConfiguration("q", max_retries=0))
+            waiting = asyncio.create_task(
+                call(plugin, "mq.receive", "q", "w", 1, 20.0, receive_id="given up", token=TOKEN)
+            )
+            await until(lambda: bool(plugin.manager.queue("q").subscriptions))
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await plugin.manager.send_message("q", "t", 1)
+            (one,) = (await call(plugin, "mq.receive", "q", "w", receive_id="next", token=TOKEN))["messages"]
+            assert one["delivery_attempt"] == 1
+
+    asyncio.run(story())
