@@ -79,8 +79,8 @@ class RouteTable(Projection):
             del self._by_queue[event.queue_name]
 
     def get(self, key: RouteKey) -> Route | None:
-        """The route of this pattern and queue."""
-        return self._routes.get(key)
+        """The route of this pattern and queue. What can be no name, such as a list, finds none."""
+        return self._routes.get(key) if all(isinstance(name, str) for name in key) else None
 
     def all(self) -> list[Route]:
         """Every route, oldest first; O(n log n)."""

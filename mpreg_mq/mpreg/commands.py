@@ -192,6 +192,8 @@ class QueueCommands:
         dry_run: bool,
     ) -> Answer:
         if target_queue is not None:
+            if not isinstance(target_queue, str):
+                raise TypeError(f"target_queue: got {describe(target_queue)}, expected the name of a queue")
             self._require("send", target_queue, token)
         redriven = await self._manager.redrive_dead_letters(
             queue, message_ids, limit=limit, target_queue=target_queue, dry_run=dry_run

@@ -120,6 +120,22 @@ def test_the_oldest_route_takes_a_message() -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("name", [[], {}, 7, None])
+def test_what_can_be_no_name_has_no_route(name: Any) -> None:
+    """Given a route, when something that can be no name stands for its pattern or its queue, then it is not found,
+    and the one there is goes on."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.route_topic_to_queue("a", "q")
+            for route in ((name, "q"), ("a", name)):
+                assert not await manager.unroute_topic_from_queue(*route)
+                assert manager.get_route_statistics(*route) is None
+            assert len(manager.topic_routings) == 1
+
+    asyncio.run(story())
+
+
 def test_the_payload_is_that_of_the_moment_it_was_published() -> None:
     """Given a published payload, when its publisher changes it afterwards, then the queue has it as it was (S3)."""
 

@@ -247,6 +247,7 @@ async def _fail(queue_name: str) -> int:
         ("mq.create_queue", {"queue": "x", "config": {"max_size": 0}}, "max_size"),
         ("mq.create_queue", {"queue": "x y"}, "queue name"),
         ("mq.extend", {"queue": "q", "message_id": "1", "subscriber": "s", "seconds": "x"}, "seconds"),
+        ("mq.redrive", {"queue": "q", "target_queue": 7}, "target_queue: got 7, expected the name of a queue"),
     ],
 )
 def test_a_bad_call_is_answered_with_what_is_bad(command: str, arguments: dict[str, Any], named: str) -> None:
