@@ -83,9 +83,13 @@ class RemoteSubscribers:
                 self._end(other.subscription.subscription_id)
 
     def refresh(self) -> None:
-        """Serve those again whose cluster can be reached again."""
+        """Serve those again whose cluster can be reached again.
+
+        Where it has the plugin it subscribes again by itself, as long as there is the subscription: it may be gone with
+        an earlier start of the server, and what is forwarded then has an attempt for nothing.
+        """
         for served in self._served.values():
-            if served.away and self._outgoing.reaches(served.subscription.source_cluster):
+            if served.away and not served.run and self._outgoing.reaches(served.subscription.source_cluster):
                 self._serve(served)
 
     def _serve(self, served: _Served) -> None:

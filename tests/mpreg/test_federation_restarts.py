@@ -81,6 +81,34 @@ def test_messages_for_a_subscription_that_a_restart_has_ended_are_not_acknowledg
     asyncio.run(story())
 
 
+def test_messages_have_no_attempt_for_a_subscription_that_is_gone_with_its_server() -> None:
+    """Given messages that wait because a subscriber's server is away, when that is started again, and its program
+    subscribes some time later, then they have had no attempt in between."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("c", "b", clock=clock) as (c, b):
+            fabric = c.host.server.fabric
+            await b.manager.create_queue("jobs", QueueConfiguration("jobs", max_retries=1))
+            calls: list[Any] = []
+            async with started("a", fabric, clock) as a:
+                await a.federation.subscribe_globally("w", "jobs", "#", callback=lambda one: calls.append("early"))
+                await clock.settle()
+            for number in range(5):
+                await b.manager.send_message("jobs", "t", number)
+            await clock.advance(30.0)
+            tried = b.manager.queue("jobs").get_statistics().delivery_failures
+            async with started("a", fabric, clock) as a:
+                await clock.advance(60.0)
+                counts = b.manager.queue("jobs").get_statistics()
+                assert (counts.current_queue_size, counts.delivery_failures) == (5, tried)
+                await a.federation.subscribe_globally("w", "jobs", "#", callback=lambda one: calls.append(one.payload))
+                await clock.advance(20.0)
+            assert sorted(calls) == list(range(5))
+
+    asyncio.run(story())
+
+
 def test_the_end_of_a_subscription_is_told_until_there_is_a_way() -> None:
     """Given a subscription across clusters, when it ends while there is no way to the other cluster, then it ends there
     as soon as there is one, without a message for it."""
