@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from mpreg_mq.cluster.configuration import ClusterConfiguration
 from mpreg_mq.cluster.directory import Directory
 from mpreg_mq.cluster.fabric import FirstReachable
 from mpreg_mq.cluster.metrics import ClusterMetrics
-from mpreg_mq.cluster.ownership import Ownership
+from mpreg_mq.cluster.ownership import TAKEOVERS_AT_ONCE, Ownership
 from mpreg_mq.cluster.records import NodeRecord, encode_record, node_key
 from mpreg_mq.cluster.transport import NatsTransport, Transport
 from mpreg_mq.cluster.watched_log import WatchedLog
@@ -139,7 +140,12 @@ class Node:
         def on_failure(stream: str, error: EventLogError) -> None:
             loop.call_soon_threadsafe(self._on_append_failed, stream, error)
 
-        self._log = await asyncio.to_thread(WatchedLog, self.target, self.metrics, on_failure)
+        threads = ThreadPoolExecutor(TAKEOVERS_AT_ONCE, "mpreg-mq-node")
+        try:
+            self._log = await loop.run_in_executor(threads, WatchedLog, self.target, self.metrics, on_failure)
+        except BaseException:
+            threads.shutdown(wait=False)
+            raise
         self.ownership = Ownership(
             self.member,
             self.configuration,
@@ -150,6 +156,7 @@ class Node:
             self._fire,
             self.nudge,
             self._snapshot_events,
+            threads,
         )
 
     def _on_append_failed(self, stream: str, error: EventLogError) -> None:
@@ -173,7 +180,7 @@ class Node:
 
     async def _abandon(self) -> None:
         if self.ownership is not None:
-            await asyncio.to_thread(self.ownership.store.close)
+            await self.ownership.close()
         await self._engine.close()
 
     # --- the lease ----------------------------------------------------------------------------------------
@@ -384,5 +391,5 @@ class Node:
         if self.ownership is not None:
             for owned in list(self.ownership.queues.values()):
                 owned.end()
-            await asyncio.to_thread(self.ownership.store.close)
+            await self.ownership.close()
         await self._engine.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -30,6 +32,9 @@ from mpreg_mq.events.types import Event
 from mpreg_mq.projections import QueueState
 from mpreg_mq.queue import MessageQueue
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 logger = logging.getLogger("mpreg_mq")
 
 TAKEOVERS_AT_ONCE = 8
@@ -52,6 +57,7 @@ class Ownership:
         on_fired: OnFired,
         on_changed: Callable[[], None],
         snapshot_events: int | None,
+        threads: Executor,
     ) -> None:
         self.member = member
         self.node = node_of(member)
@@ -66,6 +72,11 @@ class Ownership:
         self._on_changed = on_changed
         self._changing: dict[str, asyncio.Task[Any]] = {}
         self._takeovers = asyncio.Semaphore(TAKEOVERS_AT_ONCE)
+        self._threads = threads
+
+    async def _in_thread(self, function: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> R:
+        """Call what waits for the servers, on a thread that nothing else in the process can keep busy."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments, **named))
 
     # --- who should own what ------------------------------------------------------------------------------
 
@@ -130,10 +141,10 @@ class Ownership:
     async def _open(self, record: QueueRecord, started: float) -> None:
         """Claim the stream, so that the owner before cannot append any more, then fold it and serve it."""
         name, stream = record.name, stream_of(record.name)
-        head = await asyncio.to_thread(self._log.claim, stream, self.member, record.epoch - 1)
+        head = await self._in_thread(self._log.claim, stream, self.member, record.epoch - 1)
         self._metrics.replay_lag_events += head.version
         try:
-            state = await asyncio.to_thread(self.store.load, stream)
+            state = await self._in_thread(self.store.load, stream)
         finally:
             self._metrics.replay_lag_events -= head.version
         self._metrics.events_replayed += state.version
@@ -144,7 +155,7 @@ class Ownership:
             # Whoever entered it ended before it was in the log, and others have been told that there is a queue.
             await self._make(record, state, head.epoch)
             return
-        recent = await asyncio.to_thread(self._recent, stream, state.version)
+        recent = await self._in_thread(self._recent, stream, state.version)
         self._serve(name, state, head.epoch).remember(recent)
         self._metrics.last_takeover_seconds = asyncio.get_running_loop().time() - started
         logger.info("queue %s: owned by %s, epoch %d, %d events", name, self.member, head.epoch, state.version)
@@ -209,8 +220,8 @@ class Ownership:
         else:
             raise EventLogError(f"create queue {name!r}: others make and delete it at the same time; try again")
         stream = stream_of(name)
-        head = await asyncio.to_thread(self._log.claim, stream, self.member)
-        state = await asyncio.to_thread(self.store.load, stream)
+        head = await self._in_thread(self._log.claim, stream, self.member)
+        state = await self._in_thread(self.store.load, stream)
         if state.created and not state.deleted:
             # In the log though not in the bucket, as in a log that was copied meanwhile.
             self._serve(name, state, head.epoch)
@@ -226,11 +237,11 @@ class Ownership:
 
     async def adopt_streams(self) -> None:
         """Enter the queues of the log that the bucket does not know: those of a copied log."""
-        for stream in await asyncio.to_thread(self._log.streams):
+        for stream in await self._in_thread(self._log.streams):
             name = stream.removeprefix(STREAM_PREFIX)
             if not stream.startswith(STREAM_PREFIX) or name in self._directory.queues:
                 continue
-            state = await asyncio.to_thread(self.store.load, stream)
+            state = await self._in_thread(self.store.load, stream)
             if state.created and not state.deleted:
                 try:
                     record = QueueRecord(name, state.configuration)
@@ -328,4 +339,11 @@ class Ownership:
             owned = self.queues.pop(name, None)
             if owned is not None:
                 owned.end()
-        await asyncio.to_thread(self.store.close)
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the log."""
+        try:
+            await self._in_thread(self.store.close)
+        finally:
+            self._threads.shutdown(wait=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -41,6 +43,30 @@ def test_queues_move_to_a_node_that_joins_and_back_when_it_leaves(url: str) -> N
             assert a.metrics()["failovers"] == 0
             # The leases that the other node gave are honoured by this one.
             assert await a.receive_messages("q0", "other") == []
+
+    asyncio.run(story())
+
+
+def test_a_node_takes_queues_over_while_the_threads_of_its_loop_are_busy(url: str) -> None:
+    """Given a node whose program keeps every thread of the loop busy, when the owner crashes, then it takes over."""
+
+    async def story() -> None:
+        loop = asyncio.get_running_loop()
+        async with running_nodes(url, "a", "b") as nodes:
+            owner, other = await created(nodes, "q")
+            free = threading.Event()
+            with ThreadPoolExecutor(1) as threads:
+                loop.set_default_executor(threads)
+                busy = loop.run_in_executor(None, free.wait)
+                try:
+                    await crash(owner)
+                    nodes.remove(owner)
+                    await owned_by(nodes, "q", other)
+                    assert (await other.send_message("q", "t", 1)).success
+                    await other.shutdown()
+                finally:
+                    free.set()
+                await busy
 
     asyncio.run(story())
 
