@@ -311,16 +311,17 @@ class MessageQueue(ClosableQueue, QueueInspection):
             QueueClosedError: the queue is closed.
         """
         check_receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds)
-        return await self._fetch(
-            c.Receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds), topic_pattern
-        )
+        self._join(subscriber_id, topic_pattern)
+        return await self._fetch(c.Receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds))
 
-    async def _fetch(self, command: c.Receive, topic_pattern: str) -> list[QueuedMessage]:
-        subscriber = self._actor.state.subscribers.get(command.subscriber_id)
+    def _join(self, subscriber_id: str, topic_pattern: str) -> None:
+        subscriber = self._actor.state.subscribers.get(subscriber_id)
         if subscriber is None or not subscriber.present:
-            self.subscribe(command.subscriber_id, topic_pattern)
+            self.subscribe(subscriber_id, topic_pattern)
         else:
             check_fetches(subscriber, topic_pattern)
+
+    async def _fetch(self, command: c.Receive) -> list[QueuedMessage]:
         reply = self._actor.call(command)
         if not isinstance(reply, LoopFuture):
             taken: list[QueuedMessage] = reply

@@ -60,6 +60,10 @@ class Subscribe(msgspec.Struct, frozen=True):
     """Where the callback runs; an empty one where this is None."""
 
 
+MEMBER = "mpreg-mq-member"
+"""Metadata of a subscription whose callback runs on a node of a cluster: which member that is."""
+
+
 class Unsubscribe(msgspec.Struct, frozen=True):
     """End a subscription; its places in audiences go with it (G3)."""
 
@@ -69,8 +73,9 @@ class Unsubscribe(msgspec.Struct, frozen=True):
 class Receive(msgspec.Struct, frozen=True):
     """Lease up to ``max_messages`` to a pull subscriber (L1).
 
-    Waits up to ``wait_seconds`` for the first. With ``max_bytes`` their payloads have that size together at most,
-    unless there is one only.
+    Waits up to ``wait_seconds`` for the first. With ``max_bytes`` their payloads have that size together at most, or
+    there is one only. With ``member`` it is for the callbacks that the subscriber has on that node: what these match,
+    for the acknowledgment timeout.
     """
 
     subscriber_id: str
@@ -78,6 +83,7 @@ class Receive(msgspec.Struct, frozen=True):
     wait_seconds: float = 0.0
     visibility_timeout_seconds: float | None = None
     max_bytes: int | None = None
+    member: str | None = None
 
 
 class Acknowledge(msgspec.Struct, frozen=True):

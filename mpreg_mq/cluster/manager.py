@@ -10,7 +10,6 @@ from typing import Any
 
 from mpreg_mq._validation import describe, queue_name_problem, seconds, storable, whole
 from mpreg_mq.actors import commands as c
-from mpreg_mq.actors.views import queued_message
 from mpreg_mq.arguments import (
     DeadReference,
     MessageReference,
@@ -22,12 +21,12 @@ from mpreg_mq.arguments import (
 )
 from mpreg_mq.clock import Clock
 from mpreg_mq.cluster import wire
+from mpreg_mq.cluster.callbacks import Callbacks
 from mpreg_mq.cluster.configuration import ClusterConfiguration
 from mpreg_mq.cluster.directory import SeenQueue
 from mpreg_mq.cluster.node import Node
 from mpreg_mq.cluster.placement import wanted_owner
 from mpreg_mq.cluster.routing import Router
-from mpreg_mq.cluster.subscriptions import CallbackSubscription
 from mpreg_mq.cluster.transport import Transport
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.ending import Ending
@@ -38,7 +37,6 @@ from mpreg_mq.errors import (
     QueueClosedError,
     QueueNotFoundError,
 )
-from mpreg_mq.events import types as e
 from mpreg_mq.events.nats import NatsTarget
 from mpreg_mq.model import (
     Callback,
@@ -99,8 +97,7 @@ class ClusterQueueManager:
             self.config.snapshot_every_events,
         )
         self._router = Router(self.node)
-        self._subscriptions: dict[str, CallbackSubscription] = {}
-        self._background: set[asyncio.Task[Any]] = set()
+        self._callbacks = Callbacks(self._router, self.node)
         self._started = False
         self._closed = False
         self._ending = Ending()
@@ -113,7 +110,7 @@ class ClusterQueueManager:
         Raises:
             EventLogError: the servers do not answer, or the stream is another program's.
         """
-        self.node.on_fire_and_forget = self._on_fire_and_forget
+        self.node.on_fire_and_forget = self._callbacks.fire
         await self.node.start()
         self._started = True
 
@@ -132,11 +129,7 @@ class ClusterQueueManager:
             await self._ending.reach(self._end)
 
     async def _end(self) -> None:
-        timeout = self.config.shutdown_timeout_seconds
-        subscriptions, self._subscriptions = list(self._subscriptions.values()), {}
-        await asyncio.gather(*(one.stop(timeout, unsubscribe=False) for one in subscriptions))
-        if self._background:
-            await asyncio.wait(self._background, timeout=timeout)
+        await self._callbacks.stop(self.config.shutdown_timeout_seconds)
         await self.node.stop()
 
     async def __aenter__(self) -> ClusterQueueManager:
@@ -311,8 +304,7 @@ class ClusterQueueManager:
         configuration = seen.record.configuration
         most = max_in_flight or (1 if blocking else configuration.default_max_in_flight)
         subscription_id = str(uuid.uuid4())
-        self._subscriptions[subscription_id] = CallbackSubscription(
-            self._router,
+        self._callbacks.add(
             queue_name,
             wire.SubscribeRequest(
                 subscriber_id,
@@ -325,35 +317,13 @@ class ClusterQueueManager:
             ),
             callback,
             max_in_flight=most,
-            lease_seconds=configuration.default_acknowledgment_timeout_seconds,
             blocking=blocking,
         )
         return subscription_id
 
     def unsubscribe_from_queue(self, queue_name: str, subscription_id: str) -> bool:
         """End a subscription of this node, soon; whether there was one. What its callback works on may finish."""
-        subscription = self._subscriptions.get(subscription_id)
-        if subscription is None or subscription.queue != queue_name:
-            return False
-        del self._subscriptions[subscription_id]
-        task = asyncio.get_running_loop().create_task(
-            subscription.stop(self.config.shutdown_timeout_seconds, unsubscribe=True)
-        )
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return True
-
-    def _on_fire_and_forget(self, queue: str, send: c.Send) -> None:
-        seen = self.node.directory.queues.get(queue)
-        for subscription in list(self._subscriptions.values()):
-            if subscription.queue == queue and seen is not None:
-                enqueued = e.MessageEnqueued(
-                    0.0, uuid.uuid4().hex, send.topic, send.payload, send.guarantee, send.options
-                )
-                message = queued_message(enqueued, seen.record.configuration)
-                task = asyncio.get_running_loop().create_task(subscription.fire(message))
-                self._background.add(task)
-                task.add_done_callback(self._background.discard)
+        return self._callbacks.remove(queue_name, subscription_id, self.config.shutdown_timeout_seconds)
 
     # --- receiving and settling ---------------------------------------------------------------------------
 
@@ -429,9 +399,11 @@ class ClusterQueueManager:
     ) -> bool:
         """Keep a message for longer (L3); False if there is no such queue."""
         require("seconds_from_now", seconds(0.0, exclusive=True), seconds_from_now)
-        return bool(
-            await self._settle(queue_name, c.ExtendLease(id_text(message_id), subscriber_id, seconds_from_now), False)
-        )
+        text = id_text(message_id)
+        extended = bool(await self._settle(queue_name, c.ExtendLease(text, subscriber_id, seconds_from_now), False))
+        if extended:
+            self._callbacks.extended(queue_name, subscriber_id, text, seconds_from_now)
+        return extended
 
     async def _settle(self, queue_name: str, asked: Any, otherwise: Any) -> Any:
         self._check_open()

@@ -24,13 +24,13 @@ from mpreg_mq.cluster.fabric import FirstReachable
 from mpreg_mq.cluster.metrics import ClusterMetrics
 from mpreg_mq.cluster.ownership import TAKEOVERS_AT_ONCE, Ownership
 from mpreg_mq.cluster.records import NodeRecord, encode_record, node_key
-from mpreg_mq.cluster.transport import NatsTransport, Transport
+from mpreg_mq.cluster.transport import NatsTransport, NobodyThereError, Transport
 from mpreg_mq.cluster.watched_log import WatchedLog
 from mpreg_mq.cluster.wire import Outcome, Reply
 from mpreg_mq.errors import EventLogError, MessageQueueError
 from mpreg_mq.events.nats import NatsTarget
 from mpreg_mq.events.nats.engine import Engine, MismatchError, Patience, RefusedError, UnansweredError
-from mpreg_mq.events.nats.subjects import PREFIX, token
+from mpreg_mq.events.nats.subjects import PREFIX
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -39,7 +39,10 @@ KNOWN_SECONDS = 1.0
 SHORTEST_PAUSE_SECONDS = 0.02
 """Between two looks, however often somebody says that something changed."""
 
-OnFireAndForget = Callable[[str, c.Send], None]
+FIRE_SECONDS = 5.0
+"""How long a node may take to confirm that it has a fire-and-forget message."""
+
+OnFireAndForget = Callable[[str, wire.Fired], None]
 
 
 class Node:
@@ -70,7 +73,7 @@ class Node:
         self.transport: Transport
         self.ownership: Ownership | None = None
         self.on_fire_and_forget: OnFireAndForget | None = None
-        self._clock = clock or SystemClock()
+        self.clock = clock or SystemClock()
         self._fabric = fabric
         self._snapshot_events = snapshot_events
         self._engine: Engine
@@ -151,7 +154,7 @@ class Node:
             self.configuration,
             self.directory,
             self._log,
-            self._clock,
+            self.clock,
             self.metrics,
             self._fire,
             self.nudge,
@@ -167,13 +170,7 @@ class Node:
         async def on_changed(message: Msg) -> None:
             self._nudged.set()
 
-        async def on_fired(message: Msg) -> None:
-            if self.on_fire_and_forget is not None:
-                queue, send = msgspec.msgpack.decode(message.data, type=tuple[str, c.Send])
-                self.on_fire_and_forget(queue, send)
-
         await self._engine.client.subscribe(self._subject("changed"), cb=on_changed)
-        await self._engine.client.subscribe(self._subject("fired.*"), cb=on_fired)
 
     def _subject(self, kind: str) -> str:
         return f"{PREFIX}.{self.target.stream}.{kind}"
@@ -306,6 +303,10 @@ class Node:
         self.metrics.requests_served += 1
         if type(asked) is wire.GetStatus:
             return wire.done(0, self.status())
+        if type(asked) is wire.Fired:
+            if self.on_fire_and_forget is not None:
+                self.on_fire_and_forget(queue, asked)
+            return wire.done(0, self.on_fire_and_forget is not None)
         if self.ownership is None:
             return Reply(Outcome.MOVED)
         owned = self.ownership.queues.get(queue)
@@ -334,17 +335,19 @@ class Node:
             self.metrics.snapshot(self.lease_age_seconds, len(owned)),
         )
 
-    def _fire(self, queue: str, send: c.Send) -> None:
-        """Fire-and-forget: to whoever has a callback, on any node, now (G1)."""
+    def _fire(self, queue: str, send: c.Send, chosen: dict[str, list[str]]) -> None:
+        """Fire-and-forget: to the callbacks that were chosen, on whichever node they are, now (G1)."""
+        for member, subscription_ids in chosen.items():
+            self._in_background(self._fire_at(member, queue, wire.Fired(send, subscription_ids)))
 
-        async def publish() -> None:
-            try:
-                subject = self._subject(f"fired.{token(queue)}")
-                await self._engine.client.publish(subject, msgspec.msgpack.encode((queue, send)))
-            except (nats.errors.Error, OSError) as error:
-                logger.info("queue %s: a fire-and-forget message was lost: %s", queue, error)
-
-        self._in_background(publish())
+    async def _fire_at(self, member: str, queue: str, fired: wire.Fired) -> None:
+        if member == self.member:
+            await self.carry_out(queue, fired)
+            return
+        try:
+            await self.transport.ask(member, wire.encode_request(queue, fired), FIRE_SECONDS)
+        except (NobodyThereError, UnansweredError) as error:
+            logger.info("queue %s: a fire-and-forget message was lost: %s", queue, error)
 
     # --- the end ------------------------------------------------------------------------------------------
 

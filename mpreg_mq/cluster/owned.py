@@ -19,13 +19,10 @@ from mpreg_mq.cluster import wire
 from mpreg_mq.cluster.wire import Outcome, Reply
 from mpreg_mq.errors import EventLogError, MessageQueueError, QueueClosedError
 from mpreg_mq.events.types import Event, MessageAcknowledged
-from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, QueuedMessage, RejectionReason
+from mpreg_mq.model import CircuitState, DeliveryGuarantee, DeliveryResult, QueuedMessage, RejectionReason
 from mpreg_mq.queue import MessageQueue
 
 logger = logging.getLogger("mpreg_mq")
-
-MEMBER = "mpreg-mq-member"
-"""Metadata of a subscription whose callback runs on a node: which member that is."""
 
 ACKNOWLEDGMENTS_REMEMBERED = 10_000
 """The latest acknowledgments that an owner recognises when somebody asks again."""
@@ -33,7 +30,8 @@ ACKNOWLEDGMENTS_REMEMBERED = 10_000
 RECEIVED_BYTES = 8 * 1024 * 1024
 """Most bytes of payloads that one receive leases, so that they arrive while their leases hold."""
 
-OnFired = Callable[[str, c.Send], None]
+OnFired = Callable[[str, c.Send, dict[str, list[str]]], None]
+"""Called with the queue, a fire-and-forget message, and by member the subscriptions whose callbacks are to get it."""
 
 
 class _GoneError(Exception):
@@ -129,11 +127,34 @@ class OwnedQueue:
         if result.rejection is RejectionReason.DUPLICATE:
             # The first one may be a try of this very send, which is not confirmed yet.
             await self._committed()
-        if send.guarantee is DeliveryGuarantee.FIRE_AND_FORGET and result.success:
-            self._on_fired(self.name, send)
+        self._fire(send, result)
         return result
 
+    def _fire(self, send: c.Send, result: DeliveryResult) -> None:
+        """Have a fire-and-forget message called out at one callback of each subscriber that matches (G1)."""
+        state = self.queue._actor.state
+        if send.guarantee is not DeliveryGuarantee.FIRE_AND_FORGET or not result.success or state.paused:
+            return
+        subscribers = state.subscribers
+        chosen: dict[str, list[str]] = {}
+        for subscriber_id in subscribers.audience(send.topic):
+            subscriber = subscribers.get(subscriber_id)
+            if subscriber is None or subscriber.circuit is CircuitState.OPEN:
+                continue
+            members = {
+                joined.subscription_id: joined.metadata[c.MEMBER]
+                for joined in subscriber.subscriptions.values()
+                if c.MEMBER in joined.metadata
+            }
+            subscription_id = subscribers.subscription_among(subscriber, send.topic, members)
+            if subscription_id is not None:
+                chosen.setdefault(members[subscription_id], []).append(subscription_id)
+        self._on_fired(self.name, send, chosen)
+
     async def _send_batch(self, batch: c.SendBatch) -> list[DeliveryResult]:
+        if batch.sends and batch.sends[0].guarantee is DeliveryGuarantee.FIRE_AND_FORGET:
+            # These are never pending (G1).
+            return [await self._send(send) for send in batch.sends]
         results: list[DeliveryResult] = await self.queue._ask(batch)
         for result in results:
             self._check(result)
@@ -153,14 +174,27 @@ class OwnedQueue:
             request.wait_seconds,
             request.visibility_timeout_seconds,
             RECEIVED_BYTES,
+            request.member,
         )
-        messages = await self.queue._fetch(command, request.topic_pattern)
+        if request.member is None:
+            self.queue._join(request.subscriber_id, request.topic_pattern)
+        else:
+            self._check_subscribed(request.subscriber_id, request.member)
+        messages = await self.queue._fetch(command)
         if not messages and self.queue._actor._closing:
             raise _GoneError
         if messages:
             # A lease that the log does not have would let two nodes hand out one message.
             await self._committed()
         return messages
+
+    def _check_subscribed(self, subscriber_id: str, member: str) -> None:
+        subscriber = self.queue._actor.state.subscribers.get(subscriber_id)
+        subscriptions = () if subscriber is None else subscriber.subscriptions.values()
+        if not any(joined.metadata.get(c.MEMBER) == member for joined in subscriptions):
+            raise MessageQueueError(
+                f"cluster: {subscriber_id!r} has no subscription of {member} on queue {self.name!r}; subscribe again"
+            )
 
     async def _acknowledge(self, many: wire.AcknowledgeMany) -> list[wire.Acknowledged]:
         actor = self.queue._actor
@@ -201,7 +235,7 @@ class OwnedQueue:
                     request.auto_acknowledge,
                     request.max_in_flight,
                     False,
-                    {**request.metadata, MEMBER: request.member},
+                    {**request.metadata, c.MEMBER: request.member},
                 )
             )
             await self._committed()
@@ -265,7 +299,7 @@ class OwnedQueue:
             subscription_id
             for subscriber in self.queue._actor.state.subscribers
             for subscription_id, joined in subscriber.subscriptions.items()
-            if MEMBER in joined.metadata and gone(joined.metadata[MEMBER])
+            if c.MEMBER in joined.metadata and gone(joined.metadata[c.MEMBER])
         ]
         return self.detach(orphans, "the node that ran its callback is gone")
 

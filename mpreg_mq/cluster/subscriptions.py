@@ -1,18 +1,25 @@
-"""A subscription with a callback: asks the queue's owner for messages, wherever that is, and runs the callback here.
+"""Callbacks of a subscriber on this node: asks the queue's owner for messages, wherever that is, and runs them here.
 
-What the callback is working on survives a change of the owner: its lease is in the log, and the acknowledgment goes to
+What a callback is working on survives a change of the owner: its lease is in the log, and the acknowledgment goes to
 whoever owns the queue then.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
+from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
+import attrs
+
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.attachments import Attachment
+from mpreg_mq.actors.subscriber_actor import Later, Outcome, Settled
+from mpreg_mq.clock import Clock, TimerHandle
 from mpreg_mq.cluster import wire
+from mpreg_mq.cluster.contexts import InContext
 from mpreg_mq.cluster.routing import Router
 from mpreg_mq.errors import MessageQueueError, QueueNotFoundError
 from mpreg_mq.model import Callback, QueuedMessage
@@ -27,108 +34,214 @@ MAX_AT_ONCE = 500
 LEAST_PAUSE_SECONDS = 0.05
 
 
-class CallbackSubscription:
-    """One callback's subscription, from its creation to :meth:`stop`."""
+@attrs.define
+class _Running:
+    """A message that a callback is working on. One that was sent to be forgotten has no lease, and so no timer."""
 
-    def __init__(
-        self,
-        router: Router,
-        queue: str,
-        request: wire.SubscribeRequest,
-        callback: Callback,
-        *,
-        max_in_flight: int,
-        lease_seconds: float,
-        blocking: bool,
-    ) -> None:
+    attempt: int
+    subscription_id: str
+    timer: TimerHandle | None = None
+
+    def cancel_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
+
+class CallbackSubscriber:
+    """One subscriber's callbacks on this node, from the first one to :meth:`stop`."""
+
+    def __init__(self, router: Router, clock: Clock, queue: str, subscriber_id: str, member: str) -> None:
         self.queue = queue
-        self.request = request
+        self.subscriber_id = subscriber_id
         self._router = router
-        self._callback = callback
-        self._lease_seconds = lease_seconds
-        self._blocking = blocking
-        self._room = asyncio.Semaphore(max_in_flight)
-        self._max_in_flight = max_in_flight
-        self._running: set[asyncio.Task[None]] = set()
+        self._clock = clock
+        self._member = member
+        self._loop = asyncio.get_running_loop()
+        self._attachment = Attachment(subscriber_id, self._report)
+        self._requests: dict[str, wire.SubscribeRequest] = {}
+        self._missing: dict[str, None] = {}
+        """Subscriptions that the owner may not know."""
+        self._subscribing = asyncio.Lock()
+        self._max_in_flight = 1
+        self._running: dict[str, _Running] = {}
+        self._ended = asyncio.Event()
         self._acknowledgments: list[c.Acknowledge] = []
         self._acknowledging: asyncio.Task[None] | None = None
-        self._stopped = False
-        self._fetching = asyncio.get_running_loop().create_task(self._fetch())
+        self._background: set[asyncio.Task[None]] = set()
+        self.stopped = False
+        """It has no subscription here any more, or no queue."""
+        self._over = False
+        self._fetching: asyncio.Task[None] | None = None
 
-    @property
-    def running(self) -> int:
-        """How many messages the callback is working on."""
-        return len(self._running)
+    # --- subscribing --------------------------------------------------------------------------------------
+
+    def add(self, request: wire.SubscribeRequest, callback: Callback, *, max_in_flight: int, blocking: bool) -> None:
+        """Begin a subscription; the owner hears of it soon after."""
+        self._attachment.attach(
+            c.Subscribe(
+                self.subscriber_id,
+                request.subscription_id,
+                request.topic_pattern,
+                InContext(callback),
+                request.auto_acknowledge,
+                max_in_flight,
+                blocking,
+            )
+        )
+        self._requests[request.subscription_id] = request
+        self._missing[request.subscription_id] = None
+        self._max_in_flight = max_in_flight
+        if self._fetching is None:
+            self._fetching = self._loop.create_task(self._fetch())
+        else:
+            # What the owner waits with for messages is for this one, too, as soon as it knows of it.
+            self._in_background(self._subscribe_soon())
+
+    async def _subscribe(self) -> None:
+        async with self._subscribing:
+            for subscription_id in list(self._missing):
+                request = self._requests.get(subscription_id)
+                if request is not None:
+                    await self._router.ask(self.queue, request)
+                self._missing.pop(subscription_id, None)
+
+    async def _subscribe_soon(self) -> None:
+        try:
+            await self._subscribe()
+        except MessageQueueError as error:
+            logger.info("subscriber %s: subscribing will be tried again: %s", self.subscriber_id, error)
+
+    async def remove(self, subscription_id: str, timeout_seconds: float) -> None:
+        """End a subscription, and give what its callback works on so long. With the last one here all ends."""
+        async with self._subscribing:
+            self._missing.pop(subscription_id, None)
+            await self._tell_owner(c.Unsubscribe(subscription_id), timeout_seconds)
+            # What the owner had leased before it heard of that has arrived by now.
+            del self._requests[subscription_id]
+        if not self._requests:
+            self._stop_fetching()
+        await self._wait_for_callbacks(timeout_seconds, subscription_id)
+        self._attachment.detach(subscription_id)
+        if self.stopped:
+            await self._finish(timeout_seconds)
+
+    async def _tell_owner(self, asked: Any, timeout_seconds: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_seconds + 1.0):
+                await self._router.ask(self.queue, asked)
+        except (MessageQueueError, TimeoutError) as error:
+            logger.info("subscriber %s: ends without the owner knowing: %s", self.subscriber_id, error)
+
+    def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     # --- fetching -----------------------------------------------------------------------------------------
 
     async def _fetch(self) -> None:
-        subscribed = False
         pause = LEAST_PAUSE_SECONDS
-        while not self._stopped:
+        while not self.stopped:
             try:
-                if not subscribed:
-                    await self._router.ask(self.queue, self.request)
-                    subscribed = True
-                await self._room.acquire()
-                self._room.release()
-                free = min(self._max_in_flight - len(self._running), MAX_AT_ONCE)
-                messages = await self._router.ask(
-                    self.queue,
-                    wire.ReceiveRequest(
-                        self.request.subscriber_id,
-                        max(1, free),
-                        WAIT_SECONDS,
-                        self._lease_seconds,
-                        self.request.topic_pattern,
-                    ),
-                    waits=WAIT_SECONDS,
+                await self._subscribe()
+                while (free := self._max_in_flight - len(self._running)) <= 0:
+                    await self._something_ended()
+                asked = wire.ReceiveRequest(
+                    self.subscriber_id, min(free, MAX_AT_ONCE), WAIT_SECONDS, member=self._member
                 )
+                messages = await self._router.ask(self.queue, asked, waits=WAIT_SECONDS)
             except QueueNotFoundError:
-                logger.info("subscription %s: queue %s is gone", self.request.subscription_id, self.queue)
+                logger.info("subscriber %s: queue %s is gone", self.subscriber_id, self.queue)
+                # One that is made of that name has subscribers of its own.
+                self.stopped = True
                 return
             except MessageQueueError as error:
-                logger.info("subscription %s: %s", self.request.subscription_id, error)
+                if self.stopped:
+                    return
+                logger.info("subscriber %s: %s", self.subscriber_id, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
-                subscribed = False
+                self._missing.update(dict.fromkeys(self._requests))
                 continue
             pause = LEAST_PAUSE_SECONDS
             for message in messages:
-                await self._room.acquire()
-                task = asyncio.get_running_loop().create_task(self._run(message))
-                self._running.add(task)
-                task.add_done_callback(self._finished)
+                self._begin(message)
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        self._room.release()
+    def _wanted_by(self, topic: str) -> str | None:
+        """The oldest subscription that matches, as at the owner (G6); its oldest where none does any more."""
+        matching = (one for one, request in self._requests.items() if matches(request.topic_pattern, topic))
+        return next(matching, next(iter(self._requests), None))
 
     # --- running ------------------------------------------------------------------------------------------
 
-    async def _run(self, message: QueuedMessage) -> None:
-        error = await self._call(message)
-        subscriber = self.request.subscriber_id
-        if error is not None:
-            await self._try(c.NegativeAcknowledge(message.id.id, subscriber, error, None, message.delivery_attempt))
-        elif self.request.auto_acknowledge:
-            self._acknowledgments.append(c.Acknowledge(message.id.id, subscriber, message.delivery_attempt))
-            if self._acknowledging is None:
-                self._acknowledging = asyncio.get_running_loop().create_task(self._acknowledge())
+    def _begin(self, message: QueuedMessage) -> None:
+        message_id, attempt = message.id.id, message.delivery_attempt
+        self._give_up(message_id)
+        subscription_id = self._wanted_by(message.topic)
+        if subscription_id is None:
+            self._give_back(message_id, attempt, "its subscription was over", 0.0)
+            return
+        outcome = self._attachment.deliver(message, subscription_id, attempt)
+        if outcome is not Later.REPORTED:
+            self._settle(message_id, attempt, subscription_id, outcome)
+            return
+        self._running[message_id] = _Running(attempt, subscription_id)
+        # No two nodes' clocks are compared: the lease lasts that long from here, too.
+        self.extended(message_id, message.acknowledgment_timeout_seconds)
 
-    async def _call(self, message: QueuedMessage) -> str | None:
-        """Run the callback; what went wrong, or None."""
+    def extended(self, message_id: str, seconds: float) -> None:
+        """The lease of a message ends so long from now."""
+        running = self._running.get(message_id)
+        if running is None or not running.attempt:
+            return
+        running.cancel_timer()
+        running.timer = self._clock.call_at(self._loop, self._clock.now() + seconds, partial(self._give_up, message_id))
+
+    def _give_up(self, message_id: str) -> None:
+        """The lease ran out: cancel the callback's coroutine, or leave its thread behind for a new one (L1)."""
+        running = self._running.get(message_id)
+        if running is None:
+            return
+        self._pop(message_id)
+        self._attachment.give_up(running.subscription_id, message_id, running.attempt)
+        # Where the owner has not seen that yet.
+        self._give_back(message_id, running.attempt, "the callback did not end before its lease ran out", None)
+
+    def _pop(self, message_id: str) -> None:
+        self._running.pop(message_id).cancel_timer()
+        self._ended.set()
+
+    def _report(self, settled: Settled) -> None:
+        """Called from any thread when a callback that went on is over."""
         try:
-            if self._blocking:
-                await asyncio.to_thread(self._callback, message)
-            else:
-                outcome = self._callback(message)
-                if inspect.isawaitable(outcome):
-                    await asyncio.wait_for(outcome, self._lease_seconds)
-        # User code may raise anything; it is a failed attempt.
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-        return None
+            self._loop.call_soon_threadsafe(self._take, settled)
+        except RuntimeError:
+            logger.info("the loop is closed; the outcome of message %s comes too late", settled.message_id)
+
+    def _take(self, settled: Settled) -> None:
+        running = self._running.get(settled.message_id)
+        if running is not None and running.attempt == settled.attempt:
+            self._pop(settled.message_id)
+            self._settle(settled.message_id, settled.attempt, settled.subscription_id, settled.outcome)
+
+    def _settle(self, message_id: str, attempt: int, subscription_id: str, outcome: Outcome) -> None:
+        if self._over:
+            # Its lease ends with the subscriptions.
+            return
+        if not attempt:
+            if outcome is not None:
+                logger.warning("subscriber %s: fire-and-forget failed: %s", self.subscriber_id, outcome)
+        elif outcome is not None:
+            self._give_back(message_id, attempt, outcome, None)
+        elif (subscribe := self._attachment.subscriptions.get(subscription_id)) is None or subscribe.auto_acknowledge:
+            self._acknowledgments.append(c.Acknowledge(message_id, self.subscriber_id, attempt))
+            if self._acknowledging is None:
+                self._acknowledging = self._loop.create_task(self._acknowledge())
+
+    def _give_back(self, message_id: str, attempt: int, error: str, delay_seconds: float | None) -> None:
+        self._in_background(
+            self._try(c.NegativeAcknowledge(message_id, self.subscriber_id, error, delay_seconds, attempt))
+        )
 
     async def _acknowledge(self) -> None:
         """Acknowledge what is done, as many as there are at once, until there is no more."""
@@ -145,39 +258,58 @@ class CallbackSubscription:
             await self._router.ask(self.queue, asked)
         except MessageQueueError as error:
             logger.warning(
-                "subscription %s: an outcome could not be recorded, the lease will run out: %s",
-                self.request.subscription_id,
+                "subscriber %s: an outcome could not be recorded, the lease will run out: %s",
+                self.subscriber_id,
                 error,
             )
 
-    async def fire(self, message: QueuedMessage) -> None:
-        """Take a fire-and-forget message, if its topic is one of this subscription's."""
-        if matches(self.request.topic_pattern, message.topic):
-            error = await self._call(message)
-            if error is not None:
-                logger.warning("subscription %s: fire-and-forget failed: %s", self.request.subscription_id, error)
+    def fire(self, subscription_id: str, message: QueuedMessage) -> None:
+        """Call a subscription's callback with a fire-and-forget message, if it is still there (G1)."""
+        if subscription_id not in self._requests or self.stopped:
+            return
+        outcome = self._attachment.deliver(message, subscription_id, 0)
+        if outcome is Later.REPORTED:
+            self._running[message.id.id] = _Running(0, subscription_id)
+        else:
+            self._settle(message.id.id, 0, subscription_id, outcome)
+
+    async def _something_ended(self) -> None:
+        self._ended.clear()
+        await self._ended.wait()
+
+    async def _wait_for_callbacks(self, timeout_seconds: float, subscription_id: str | None = None) -> None:
+        """Wait for those of one subscription, or for all; not longer than that."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                while any(subscription_id in (None, one.subscription_id) for one in self._running.values()):
+                    await self._something_ended()
+        except TimeoutError:
+            logger.info("subscriber %s: ends before %d callbacks do", self.subscriber_id, len(self._running))
 
     # --- the end ------------------------------------------------------------------------------------------
 
-    async def stop(self, timeout_seconds: float, *, unsubscribe: bool) -> None:
-        """Fetch no more, give running callbacks this long, and end the subscription at the owner."""
-        self._stopped = True
-        self._fetching.cancel()
-        await asyncio.wait([self._fetching])
-        if self._running:
-            await asyncio.wait(set(self._running), timeout=timeout_seconds)
-        for task in set(self._running):
-            task.cancel()
-        if self._acknowledging is not None:
-            await asyncio.wait([self._acknowledging], timeout=timeout_seconds)
-        subscription_id = self.request.subscription_id
-        ending: Any = (
-            c.Unsubscribe(subscription_id)
-            if unsubscribe
-            else wire.DetachRequest((subscription_id,), "the process that had it ended")
-        )
-        try:
-            async with asyncio.timeout(timeout_seconds + 1.0):
-                await self._router.ask(self.queue, ending)
-        except (MessageQueueError, TimeoutError) as error:
-            logger.info("subscription %s: ends without the owner knowing: %s", subscription_id, error)
+    async def stop(self, timeout_seconds: float) -> None:
+        """Fetch no more, give running callbacks this long, and end the subscriptions at the owner."""
+        self._stop_fetching()
+        await self._finish(timeout_seconds)
+        if self._requests:
+            ended = wire.DetachRequest(tuple(self._requests), "the process that had it ended")
+            await self._tell_owner(ended, timeout_seconds)
+
+    def _stop_fetching(self) -> None:
+        self.stopped = True
+        if self._fetching is not None:
+            self._fetching.cancel()
+
+    async def _finish(self, timeout_seconds: float) -> None:
+        if self._fetching is not None:
+            await asyncio.wait([self._fetching])
+        await self._wait_for_callbacks(timeout_seconds)
+        self._over = True
+        for message_id in list(self._running):
+            self._pop(message_id)
+        self._attachment.cancel_all()
+        self._attachment.stop()
+        settling = {*self._background, *([] if self._acknowledging is None else [self._acknowledging])}
+        if settling:
+            await asyncio.wait(settling, timeout=timeout_seconds)

@@ -14,13 +14,17 @@ from mpreg_mq.model import DeadLetter, DeliveryResult, QueuedMessage, QueueStati
 
 
 class ReceiveRequest(msgspec.Struct, frozen=True):
-    """Fetch messages; ``topic_pattern`` is for a subscriber that has no subscription yet (L1)."""
+    """Fetch messages; ``topic_pattern`` is for a subscriber that has no subscription yet (L1).
+
+    With ``member`` they are for the callbacks that the subscriber has there.
+    """
 
     subscriber_id: str
     max_messages: int
     wait_seconds: float
     visibility_timeout_seconds: float | None = None
     topic_pattern: str = "#"
+    member: str | None = None
 
 
 class SubscribeRequest(msgspec.Struct, frozen=True):
@@ -65,6 +69,13 @@ class Statistics(msgspec.Struct, frozen=True):
 
 class DeadLetters(msgspec.Struct, frozen=True):
     """Ask for the queue's dead letters."""
+
+
+class Fired(msgspec.Struct, frozen=True):
+    """A fire-and-forget message for these subscriptions of the member that is asked (G1)."""
+
+    send: c.Send
+    subscription_ids: list[str]
 
 
 class OwnedStatus(msgspec.Struct, frozen=True):
@@ -113,6 +124,7 @@ KINDS: dict[str, tuple[type[msgspec.Struct], Any]] = {
     "delete": (c.Delete, bool),
     "statistics": (Statistics, QueueStatistics),
     "dead_letters": (DeadLetters, list[DeadLetter]),
+    "fired": (Fired, bool),
     "status": (GetStatus, NodeStatus),
 }
 """By kind of request: what is asked, and the type of the answer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import ClassVar
 
 from mpreg_mq.events import types as e
@@ -152,6 +152,11 @@ class Subscribers(Projection):
             (subscription_id for subscription_id in subscriber.subscriptions if subscription_id in matched),
             next(iter(subscriber.subscriptions)),
         )
+
+    def subscription_among(self, subscriber: Subscriber, topic: str, some: Collection[str]) -> str | None:
+        """The oldest that matches, of some of the subscriber's subscriptions; None where none of these does."""
+        matched = self._patterns.match(topic)
+        return next((one for one in subscriber.subscriptions if one in some and one in matched), None)
 
     def _on_joined(self, event: e.SubscriberJoined) -> None:
         if event.subscription_id in self._by_subscription:

@@ -207,8 +207,8 @@ def test_what_a_crashed_node_was_working_on_goes_to_others(url: str) -> None:
             client.subscribe_to_queue("q", "s", "#", never)
             await client.send_message("q", "t", 1)
             await started.wait()
-            for subscription in client._subscriptions.values():
-                subscription._fetching.cancel()
+            for subscriber in client._callbacks._subscribers.values():
+                subscriber._fetching.cancel()
             await crash(client)
             seen = Recorder()
             owner.subscribe_to_queue("q", "other", "#", seen)
@@ -218,7 +218,7 @@ def test_what_a_crashed_node_was_working_on_goes_to_others(url: str) -> None:
                 "other"
             ]
             for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                if "CallbackSubscription._run" in repr(task):
+                if "_guarded" in repr(task):
                     task.cancel()
 
     asyncio.run(story())

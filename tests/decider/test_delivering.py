@@ -197,7 +197,7 @@ def test_l1_a_limit_of_bytes_bounds_what_one_receive_leases(sizes: list[int], li
     q.subscribe("p", pull=True)
     messages = [q.ask(c.Send("t", bytes(size))).message_id.id for size in sizes]
     fit = max((n for n in range(len(sizes) + 1) if sum(sizes[:n]) <= limit), default=0)
-    assert q.when(c.Receive("p", 100, max_bytes=limit)).reply == messages[: max(1, fit)]
+    assert q.receive("p", 100, max_bytes=limit) == messages[: max(1, fit)]
 
 
 def test_l1_receive_leases_in_queue_order_up_to_what_was_asked_for() -> None:
@@ -359,3 +359,38 @@ def test_pull_sees_what_a_new_subscription_brings_at_once() -> None:
     message = q.send("t")
     q.subscribe("p", "t", pull=True)
     assert q.when(c.Receive("p")).reply == [message]
+
+
+@pytest.mark.parametrize(("option", "seconds"), [(None, 300.0), (8.0, 8.0)], ids=["the queue's", "the message's"])
+def test_l1_what_a_node_fetches_for_callbacks_is_leased_for_the_acknowledgment_timeout(
+    option: float | None, seconds: float
+) -> None:
+    """Given callbacks on a node, then it fetches for the acknowledgment timeout, the message's before the queue's."""
+    q = Scenario()
+    subscription = q.subscribe("w", pull=True, metadata={c.MEMBER: "a"})
+    message = q.send(acknowledgment_timeout_seconds=option)
+    q.when(c.Receive("w", member="a"))
+    q.then(e.MessageDelivered(START, message, "w", subscription, 1, START + seconds, True)).then_reply([message])
+
+
+def _delivered(q: Scenario) -> list[tuple[str, str]]:
+    """Messages and subscriptions of the latest step's deliveries."""
+    return [(event.message_id, event.subscription_id) for event in q.fresh if isinstance(event, e.MessageDelivered)]
+
+
+@given(st.lists(st.sampled_from(["a.x", "b.x", "a.y", "c.x"]), max_size=8))
+def test_g6_a_node_fetches_what_its_own_callbacks_match(topics: list[str]) -> None:
+    """Given a subscriber with callbacks on two nodes, then each fetches its own, for its oldest one that matches."""
+    q = Scenario()
+    first = q.subscribe("w", "a.*", pull=True, metadata={c.MEMBER: "a"})
+    other = q.subscribe("w", "b.*", pull=True, metadata={c.MEMBER: "b"})
+    second = q.subscribe("w", "*.x", pull=True, metadata={c.MEMBER: "a"})
+    messages = {q.send(topic): topic for topic in topics}
+    of_others = [message for message, topic in messages.items() if topic == "b.x"]
+    q.when(c.Receive("w", 100, member="nobody")).then().then_reply([])
+    q.when(c.Receive("w", 100, member="b")).then_reply(of_others)
+    assert {subscription for _, subscription in _delivered(q)} <= {other}
+    q.when(c.Receive("w", 100, member="a"))
+    assert _delivered(q) == [
+        (message, first if topic.startswith("a") else second) for message, topic in messages.items() if topic != "b.x"
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import inf
 from typing import NamedTuple
 
-from mpreg_mq.actors.commands import Receive
+from mpreg_mq.actors.commands import MEMBER, Receive
 from mpreg_mq.actors.decider.decision import NOTHING, Context, Decision
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DEFAULT_OPTIONS, CircuitState, DeliveryGuarantee
@@ -164,7 +164,8 @@ def _in_a_row(
 def decide_receive(state: QueueState, command: Receive, context: Context) -> Decision:
     """Lease the first messages in queue order to a pull subscriber; replies their ids (L1).
 
-    Replies an empty list when there is nothing to take now. O(lanes of the subscriber + max_messages).
+    Replies an empty list when there is nothing to take now. O(lanes of the subscriber + max_messages), and the messages
+    that come before for its callbacks on other nodes, if it has some there and here.
     """
     state.messages.promote(context.now)
     subscriber = state.subscribers.get(command.subscriber_id)
@@ -174,6 +175,7 @@ def decide_receive(state: QueueState, command: Receive, context: Context) -> Dec
     if subscriber.circuit is CircuitState.HALF_OPEN:
         room = 1
     limit = min(room, command.max_messages)
+    own = None if command.member is None else _subscriptions_of(subscriber, command.member)
     room_bytes = inf if command.max_bytes is None else command.max_bytes
     events: list[e.Event] = []
     taken: list[str] = []
@@ -185,14 +187,23 @@ def decide_receive(state: QueueState, command: Receive, context: Context) -> Dec
             if not message.live:
                 events.append(e.MessageExpired(context.now, message.id))
             continue
+        subscription_id = subscriber.only_subscription
+        if own is not None and len(own) < len(subscriber.subscriptions):
+            subscription_id = state.subscribers.subscription_among(subscriber, message.topic, own)
+            if subscription_id is None:
+                continue
         room_bytes -= len(message.event.payload)
         if room_bytes < 0 and taken:
             break
         if message.guarantee is not DeliveryGuarantee.AT_LEAST_ONCE and message.members is None:
             events.append(fix_audience(state, message, context))
-        events.append(deliver(state, slot, subscriber, context, pull=command))
+        events.append(deliver(state, slot, subscriber, context, command, subscription_id))
         taken.append(message.id)
     return Decision(tuple(events), taken)
+
+
+def _subscriptions_of(subscriber: Subscriber, member: str) -> set[str]:
+    return {one.subscription_id for one in subscriber.subscriptions.values() if one.metadata.get(MEMBER) == member}
 
 
 def fix_audience(state: QueueState, message: Message, context: Context) -> e.AudienceFixed:
@@ -201,13 +212,21 @@ def fix_audience(state: QueueState, message: Message, context: Context) -> e.Aud
 
 
 def deliver(
-    state: QueueState, slot: Slot, subscriber: Subscriber, context: Context, pull: Receive | None = None
+    state: QueueState,
+    slot: Slot,
+    subscriber: Subscriber,
+    context: Context,
+    pull: Receive | None = None,
+    subscription_id: str | None = None,
 ) -> e.MessageDelivered:
-    """Open the next lease of this slot (L1): the acknowledgment timeout for push, the visibility timeout for pull."""
+    """Open the next lease of this slot (L1): the acknowledgment timeout for push, the visibility timeout for pull.
+
+    Push is also what a node fetches for its callbacks.
+    """
     configuration = state.configuration
     message = slot.message
     options = message.event.options
-    if pull is None:
+    if pull is None or pull.member is not None:
         seconds = options.acknowledgment_timeout_seconds or configuration.default_acknowledgment_timeout_seconds
     else:
         seconds = (
@@ -219,7 +238,9 @@ def deliver(
         context.now,
         message.id,
         subscriber.id,
-        subscriber.only_subscription or state.subscribers.subscription_for(subscriber, message.topic),
+        subscription_id
+        or subscriber.only_subscription
+        or state.subscribers.subscription_for(subscriber, message.topic),
         slot.attempts + 1,
         context.now + seconds,
         pull is not None,
