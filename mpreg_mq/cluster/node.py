@@ -42,6 +42,9 @@ SHORTEST_PAUSE_SECONDS = 0.02
 FIRE_SECONDS = 5.0
 """How long a node may take to confirm that it has a fire-and-forget message."""
 
+LAST_WORDS_SECONDS = 2.0
+"""How long a node that leaves waits for what it says to others to arrive."""
+
 OnFireAndForget = Callable[[str, wire.Fired], None]
 
 
@@ -263,7 +266,7 @@ class Node:
     def nudge(self) -> None:
         """Something changed here: look and act soon, and let the others do so."""
         self._nudged.set()
-        self._in_background(self._announce())
+        self.in_background(self._announce())
 
     def look_soon(self) -> None:
         """Look now instead of at the next interval."""
@@ -278,7 +281,8 @@ class Node:
             await self.directory.changed(0.1)
         return queue in self.directory.queues
 
-    def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Begin something that nobody waits for."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -338,7 +342,7 @@ class Node:
     def _fire(self, queue: str, send: c.Send, chosen: dict[str, list[str]]) -> None:
         """Fire-and-forget: to the callbacks that were chosen, on whichever node they are, now (G1)."""
         for member, subscription_ids in chosen.items():
-            self._in_background(self._fire_at(member, queue, wire.Fired(send, subscription_ids)))
+            self.in_background(self._fire_at(member, queue, wire.Fired(send, subscription_ids)))
 
     async def _fire_at(self, member: str, queue: str, fired: wire.Fired) -> None:
         if member == self.member:
@@ -368,6 +372,8 @@ class Node:
             except (UnansweredError, RefusedError) as error:
                 logger.info("cluster: leaving without saying so: %s", error)
             await self.ownership.stop()
+        if self._background:
+            await asyncio.wait(self._background, timeout=LAST_WORDS_SECONDS)
         await self.transport.stop()
         try:
             await self.directory.bucket.remove(node_key(self.configuration.node_id), self._revision)

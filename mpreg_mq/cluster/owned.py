@@ -16,6 +16,7 @@ from mpreg_mq.actors.futures import LoopFuture, settle_future
 from mpreg_mq.actors.messages import BeginClose
 from mpreg_mq.actors.store import Store
 from mpreg_mq.cluster import wire
+from mpreg_mq.cluster.receives import Receives
 from mpreg_mq.cluster.wire import Outcome, Reply
 from mpreg_mq.errors import EventLogError, MessageQueueError, QueueClosedError
 from mpreg_mq.events.types import Event, MessageAcknowledged
@@ -49,6 +50,7 @@ class OwnedQueue:
         self._on_fired = on_fired
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._running: set[asyncio.Task[Any]] = set()
+        self._receives = Receives(queue)
         self._acknowledged: dict[tuple[str, str], None] = {}
 
     # --- requests -----------------------------------------------------------------------------------------
@@ -180,13 +182,18 @@ class OwnedQueue:
             self.queue._join(request.subscriber_id, request.topic_pattern)
         else:
             self._check_subscribed(request.subscriber_id, request.member)
-        messages = await self.queue._fetch(command)
+        messages = await self._receives.fetch(request.request_id, command)
         if not messages and self.queue._actor._closing:
             raise _GoneError
         if messages:
             # A lease that the log does not have would let two nodes hand out one message.
             await self._committed()
         return messages
+
+    async def _cancel_receive(self, cancel: wire.CancelReceive) -> bool:
+        ended = self._receives.withdraw(cancel.request_id)
+        await self._committed()
+        return ended
 
     def _check_subscribed(self, subscriber_id: str, member: str) -> None:
         subscriber = self.queue._actor.state.subscribers.get(subscriber_id)
@@ -256,6 +263,7 @@ class OwnedQueue:
         c.Send: _send,
         c.SendBatch: _send_batch,
         wire.ReceiveRequest: _receive,
+        wire.CancelReceive: _cancel_receive,
         wire.AcknowledgeMany: _acknowledge,
         c.NegativeAcknowledge: _ask,
         c.ExtendLease: _ask,

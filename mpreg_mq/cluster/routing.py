@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -37,6 +38,7 @@ class Router:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._epochs: dict[str, int] = {}
+        self._receives = count(1)
 
     async def ask(self, queue: str, asked: msgspec.Struct, *, repeatable: bool = True, waits: float = 0.0) -> Any:
         """The answer of the queue's owner, whoever that is in the end.
@@ -143,6 +145,24 @@ class Router:
     async def _ask_owner(
         self, owner: str, queue: str, asked: msgspec.Struct, seconds: float, repeatable: bool
     ) -> Reply:
+        if type(asked) is not wire.ReceiveRequest:
+            return await self._reply_of(owner, queue, asked, seconds, repeatable)
+        request_id = f"{self._node.member}.{next(self._receives)}"
+        try:
+            asked = msgspec.structs.replace(asked, request_id=request_id)
+            return await self._reply_of(owner, queue, asked, seconds, repeatable)
+        except (asyncio.CancelledError, UnansweredError):
+            # What the owner leases, or has leased, for this would go to nobody.
+            self._node.in_background(self._withdraw(owner, queue, wire.CancelReceive(request_id)))
+            raise
+
+    async def _withdraw(self, owner: str, queue: str, cancel: wire.CancelReceive) -> None:
+        try:
+            await self._reply_of(owner, queue, cancel, TRY_SECONDS, True)
+        except (NobodyThereError, UnansweredError) as error:
+            logger.info("queue %s: a receive was not withdrawn, its leases will run out: %s", queue, error)
+
+    async def _reply_of(self, owner: str, queue: str, asked: msgspec.Struct, seconds: float, repeatable: bool) -> Reply:
         node = self._node
         if owner == node.member:
             return await node.carry_out(queue, asked)

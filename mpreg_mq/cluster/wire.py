@@ -16,7 +16,8 @@ from mpreg_mq.model import DeadLetter, DeliveryResult, QueuedMessage, QueueStati
 class ReceiveRequest(msgspec.Struct, frozen=True):
     """Fetch messages; ``topic_pattern`` is for a subscriber that has no subscription yet (L1).
 
-    With ``member`` they are for the callbacks that the subscriber has there.
+    With ``member`` they are for the callbacks that the subscriber has there. ``request_id`` is what a
+    :class:`CancelReceive` names.
     """
 
     subscriber_id: str
@@ -25,6 +26,13 @@ class ReceiveRequest(msgspec.Struct, frozen=True):
     visibility_timeout_seconds: float | None = None
     topic_pattern: str = "#"
     member: str | None = None
+    request_id: str = ""
+
+
+class CancelReceive(msgspec.Struct, frozen=True):
+    """Nobody waits for a receive any more: it is to lease nothing, and what it has leased is to go back."""
+
+    request_id: str
 
 
 class SubscribeRequest(msgspec.Struct, frozen=True):
@@ -107,6 +115,7 @@ KINDS: dict[str, tuple[type[msgspec.Struct], Any]] = {
     "send": (c.Send, DeliveryResult),
     "send_batch": (c.SendBatch, list[DeliveryResult]),
     "receive": (ReceiveRequest, list[QueuedMessage]),
+    "cancel_receive": (CancelReceive, bool),
     "acknowledge": (AcknowledgeMany, list[Acknowledged]),
     "negative_acknowledge": (c.NegativeAcknowledge, bool),
     "extend": (c.ExtendLease, bool),
