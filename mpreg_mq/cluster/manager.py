@@ -428,8 +428,8 @@ class ClusterQueueManager:
 
     async def list_dead_letters(self, queue_name: str) -> list[DeadLetter]:
         """The dead letters of a queue, oldest first (D1)."""
-        entries: list[DeadLetter] = await self._router.ask(queue_name, wire.DeadLetters())
-        return entries
+        listed: wire.ListedDeadLetters = await self._router.ask(queue_name, wire.DeadLetters())
+        return listed.as_they_were()
 
     async def redrive_dead_letters(
         self, queue_name: str, message_ids: Iterable[DeadReference] | None = None, *, limit: int | None = None

@@ -257,7 +257,7 @@ class OwnedQueue:
         return self.queue.get_statistics()
 
     async def _dead_letters(self, request: wire.DeadLetters) -> Any:
-        return self.queue.list_dead_letters()
+        return wire.ListedDeadLetters.of(self.queue.list_dead_letters())
 
     _handlers: ClassVar[dict[type[Any], Callable[[Any, Any], Awaitable[Any]]]] = {
         c.Send: _send,

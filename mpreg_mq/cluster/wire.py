@@ -11,6 +11,7 @@ from mpreg_mq import errors
 from mpreg_mq.actors import commands as c
 from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.model import DeadLetter, DeliveryResult, QueuedMessage, QueueStatistics
+from mpreg_mq.payload import UndecodablePayload
 
 
 class ReceiveRequest(msgspec.Struct, frozen=True):
@@ -79,6 +80,26 @@ class DeadLetters(msgspec.Struct, frozen=True):
     """Ask for the queue's dead letters."""
 
 
+class ListedDeadLetters(msgspec.Struct, frozen=True):
+    """Dead letters, and the places of those whose payloads cannot be decoded: a payload does not say its type."""
+
+    entries: list[DeadLetter]
+    undecodable: list[int]
+
+    @classmethod
+    def of(cls, entries: list[DeadLetter]) -> ListedDeadLetters:
+        """Those that the owner has."""
+        undecodable = [place for place, one in enumerate(entries) if type(one.message.payload) is UndecodablePayload]
+        return cls(entries, undecodable)
+
+    def as_they_were(self) -> list[DeadLetter]:
+        """Those that the owner has, once they have arrived."""
+        for place in self.undecodable:
+            message = self.entries[place].message
+            message.payload = msgspec.convert(message.payload, UndecodablePayload)
+        return self.entries
+
+
 class Fired(msgspec.Struct, frozen=True):
     """A fire-and-forget message for these subscriptions of the member that is asked (G1)."""
 
@@ -132,7 +153,7 @@ KINDS: dict[str, tuple[type[msgspec.Struct], Any]] = {
     "open": (c.Open, bool),
     "delete": (c.Delete, bool),
     "statistics": (Statistics, QueueStatistics),
-    "dead_letters": (DeadLetters, list[DeadLetter]),
+    "dead_letters": (DeadLetters, ListedDeadLetters),
     "fired": (Fired, bool),
     "status": (GetStatus, NodeStatus),
 }

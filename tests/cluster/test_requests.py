@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from mpreg_mq import (
@@ -16,6 +17,7 @@ from mpreg_mq import (
     QueueNotFoundError,
     RejectionReason,
 )
+from mpreg_mq.payload import UndecodablePayload, encode_payload
 from tests.support.clusters import created, make_node, running_nodes, until
 from tests.support.running import Recorder
 
@@ -128,6 +130,25 @@ def test_administration_reaches_the_owner(url: str) -> None:
             assert len(await other.redrive_dead_letters("q", [dead[0].id])) == 1
             assert await other.purge_dead_letters("q") == 1
             assert await other.purge_queue("q") == 2
+
+    asyncio.run(story())
+
+
+def test_d1_a_dead_letter_that_cannot_be_decoded_is_listed_as_one_everywhere(url: str) -> None:
+    """Given a payload that cannot be decoded, and one that looks like its stand-in, then both nodes tell them apart."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes:
+            _, other = await created(nodes, "q", QueueConfiguration("q", max_retries=0))
+            alike = {"error": "x", "encoded": b"y"}
+            broken = msgspec.msgpack.Ext(-1, b"no time")
+            await other.send_messages("q", [("t", [broken]), ("t", alike)])
+            (message,) = await other.receive_messages("q", "w", 2)
+            await other.negative_acknowledge("q", message.id, "w", "broken")
+            for node in nodes:
+                first, second = [entry.payload for entry in await node.list_dead_letters("q")]
+                assert isinstance(first, UndecodablePayload)
+                assert (first.encoded, second) == (encode_payload([broken]), alike)
 
     asyncio.run(story())
 
