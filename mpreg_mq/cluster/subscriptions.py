@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextvars import copy_context
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,6 @@ from mpreg_mq.actors.attachments import Attachment
 from mpreg_mq.actors.subscriber_actor import Later, Outcome, Settled
 from mpreg_mq.clock import Clock, TimerHandle
 from mpreg_mq.cluster import wire
-from mpreg_mq.cluster.contexts import InContext
 from mpreg_mq.cluster.routing import Router
 from mpreg_mq.errors import MessageQueueError, QueueNotFoundError
 from mpreg_mq.model import Callback, QueuedMessage
@@ -57,7 +57,7 @@ class CallbackSubscriber:
         self._clock = clock
         self._member = member
         self._loop = asyncio.get_running_loop()
-        self._attachment = Attachment(subscriber_id, self._report)
+        self._attachment = Attachment(subscriber_id, self._report, None)
         self._requests: dict[str, wire.SubscribeRequest] = {}
         self._missing: dict[str, None] = {}
         """Subscriptions that the owner may not know."""
@@ -82,10 +82,11 @@ class CallbackSubscriber:
                 self.subscriber_id,
                 request.subscription_id,
                 request.topic_pattern,
-                InContext(callback),
+                callback,
                 request.auto_acknowledge,
                 max_in_flight,
                 blocking,
+                context=copy_context(),
             )
         )
         self._requests[request.subscription_id] = request

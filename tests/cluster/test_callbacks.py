@@ -213,11 +213,12 @@ def test_l4_callbacks_run_in_the_context_in_which_they_were_subscribed(url: str)
 
             def note(message: QueuedMessage) -> None:
                 seen[message.topic] = tenant.get()
-                tenant.set("changed by a callback")
 
             async def note_later(message: QueuedMessage) -> None:
                 await asyncio.sleep(0)
                 note(message)
+                # In a copy that is its task's.
+                tenant.set("changed by a coroutine")
 
             tenant.set("one")
             node.subscribe_to_queue("q", "s1", "function", note)
