@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import Any
 
 import attrs
@@ -219,6 +220,8 @@ class GlobalSubscriptions:
         self._manager = manager
         self._asked: dict[tuple[str, str], str] = {}
         self._to_end: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._contexts: dict[str, Context] = {}
+        """Where the callbacks run, by subscription id."""
         self._outcomes: OrderedDict[tuple[str, str], asyncio.Future[str | None]] = OrderedDict()
         self._messages = host.module("fabric.queue_messages")
 
@@ -234,6 +237,8 @@ class GlobalSubscriptions:
     ) -> str:
         """Subscribe to matching queues here and in other clusters, those that come later included.
 
+        The callback runs in the context (:mod:`contextvars`) of this call, whichever queue a message comes from.
+
         Raises:
             InvalidTopicError: the topic pattern is malformed.
         """
@@ -246,6 +251,7 @@ class GlobalSubscriptions:
             target_clusters=target_clusters,
             **options,
         )
+        self._contexts[subscription_id] = copy_context()
         subscription = self.inner.subscriptions[subscription_id]
         for cluster, run in self._clusters_of(subscription).items():
             # One that has the plugin takes it twice for once, and may not have been reached; it is asked again.
@@ -263,7 +269,8 @@ class GlobalSubscriptions:
             ):
                 continue
             try:
-                local_id = self._manager.subscribe_to_queue(
+                local_id = self._context_of(subscription).run(
+                    self._manager.subscribe_to_queue,
                     queue_name,
                     subscription.subscriber_id,
                     subscription.topic_pattern,
@@ -283,6 +290,7 @@ class GlobalSubscriptions:
         subscription = self.inner.subscriptions.pop(subscription_id, None)
         if subscription is None:
             return False
+        self._contexts.pop(subscription_id, None)
         for queue_name, local_id in self.inner._local_subscription_handles.pop(subscription_id, []):
             self._manager.unsubscribe_from_queue(queue_name, local_id)
         self.inner._remote_subscription_handles.pop(subscription_id, None)
@@ -348,6 +356,10 @@ class GlobalSubscriptions:
         origin = {RUN: self._run, SERVER: f"{self._host.name} {self._host.node_id}"}
         return await self._outgoing.post({**content.to_dict(kind=kind), **origin}, cluster, "mpreg.queue.subscription")
 
+    def _context_of(self, subscription: Any) -> Context:
+        """A copy of the context of a subscription; an empty one where MPREG itself has made it."""
+        return self._contexts.get(subscription.subscription_id, Context()).copy()
+
     async def deliver(self, subscription: Any, request: Any) -> None:
         """Give a message of another cluster's queue to its subscriber here, once, and answer whether that worked."""
         key = (subscription.subscription_id, request.request_id)
@@ -358,7 +370,8 @@ class GlobalSubscriptions:
                 self._outcomes.popitem(last=False)
             error: str | None = "CancelledError: the server is closing"
             try:
-                error = await _outcome(subscription.callback, request)
+                calling = _outcome(subscription.callback, request)
+                error = await asyncio.Task(calling, context=self._context_of(subscription))
             finally:
                 outcome.set_result(error)
                 if error is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
 
-from mpreg_mq import InvalidTopicError, QueueConfiguration, VirtualClock
+from mpreg_mq import InvalidTopicError, QueueConfiguration, QueuedMessage, VirtualClock
 from mpreg_mq.mpreg import MessageQueuePlugin, PluginConfiguration
 from tests.mpreg.test_federation import QUICK, clusters, kind
 from tests.support.mpreg_double.fabric.queue_federation import Fabric
@@ -207,6 +208,35 @@ def test_queues_that_are_made_here_later_are_subscribed_to() -> None:
             assert sorted(name for name, _ in handles) == names
             assert await a.federation.unsubscribe_globally(subscription_id)
             assert not any(a.manager.queue(name).subscriptions for name in names)
+
+    asyncio.run(story())
+
+
+def test_l4_a_global_callback_runs_in_the_context_of_its_subscription() -> None:
+    """Given a subscription across clusters, when messages come from its own cluster's queues, also from one made later,
+    and from another's, then its callback sees the variables of who subscribed it."""
+    tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("a", "b", clock=clock) as (a, b):
+            seen: dict[str, str] = {}
+
+            async def note(message: QueuedMessage) -> None:
+                await asyncio.sleep(0)
+                seen[message.payload] = tenant.get()
+
+            await a.manager.create_queue("jobs.here")
+            await b.manager.create_queue("jobs.there")
+            tenant.set("home")
+            await a.federation.subscribe_globally("w", "jobs.*", "#", callback=note)
+            tenant.set("sender")
+            await a.manager.create_queue("jobs.later")
+            await clock.settle()
+            for plugin, name in ((a, "jobs.here"), (b, "jobs.there"), (a, "jobs.later")):
+                assert (await plugin.manager.send_message(name, "t", name)).success
+            await clock.advance(1.0)
+            assert seen == {"jobs.here": "home", "jobs.there": "home", "jobs.later": "home"}
 
     asyncio.run(story())
 
