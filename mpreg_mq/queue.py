@@ -126,10 +126,12 @@ class MessageQueue(ClosableQueue, QueueInspection):
         yielded = False
         while actor.sends_ahead >= actor.sends_before_look and actor.has_to_yield(yielded):
             before = actor.deliveries
+            # Also has it plan its turn here, where the loop it was planned on is no more.
+            is_here = actor.in_own_thread()
             await asyncio.sleep(0)
             yielded = True
             # Where many queues have much to deliver, its turn may come later.
-            if actor.deliveries == before and not actor.waits_for_turn:
+            if actor.deliveries == before and not (is_here and actor.waits_for_turn):
                 break
         try:
             reply = actor.try_send(send)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from mpreg_mq import MessageQueueManager, QueueConfiguration, QueuedMessage, QueueManagerConfiguration, VirtualClock
 from mpreg_mq.actors.dispatching import STEPS_BETWEEN_LOOKS
 from mpreg_mq.actors.turns import LEAST_SHARE, SLICE_SECONDS, LoopTurns, Turns
-from tests.support.running import until
+from tests.support.running import PATIENCE_SECONDS, Recorder, make_queue, until
 
 STEP_SECONDS = 1e-4
 """What each delivery takes of a time that nothing else passes."""
@@ -319,3 +320,71 @@ def test_a_timer_of_a_loop_that_a_queue_has_left_leads_to_a_turn_on_its_own() ->
         assert set(threads) == {threading.get_ident()}
     finally:
         loop.close()
+
+
+def test_c1_a_sender_is_answered_though_the_loop_that_was_to_deliver_is_no_more() -> None:
+    """Given a full queue whose turn was planned on a loop that an interrupt has ended, when somebody sends to it on
+    another loop, then it delivers there, and the send is accepted."""
+    queue = make_queue(max_size=3)
+    seen = Recorder()
+    queue.subscribe("s", "#", seen)
+
+    async def fill() -> None:
+        for number in range(3):
+            assert (await queue.send_message("t", number)).success
+        raise KeyboardInterrupt
+
+    async def send() -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert (await queue.send_message("t", 3)).success
+            await until(lambda: seen.payloads == [0, 1, 2, 3])
+
+    loop = asyncio.new_event_loop()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(fill())
+    finally:
+        loop.close()
+    asyncio.run(send())
+
+
+def test_c1_a_sender_does_not_wait_for_a_turn_on_the_loop_of_another_thread() -> None:
+    """Given a full queue whose turn is planned on a loop that runs on another thread and is held up there, when
+    somebody sends to it, then that one goes round its own loop once and then waits to be answered."""
+    queue = make_queue(max_size=3)
+    queue.subscribe("s", "#", lambda message: None)
+    filled, goes_on = threading.Event(), threading.Event()
+
+    async def fill_and_stand_still() -> None:
+        for number in range(3):
+            assert (await queue.send_message("t", number)).success
+        filled.set()
+        assert goes_on.wait(PATIENCE_SECONDS)
+
+    async def send() -> None:
+        turns = 0
+        sending = asyncio.create_task(queue.send_message("t", 3))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not sending.done()
+        loop = asyncio.get_running_loop()
+        own = loop.call_soon
+
+        def counted(*arguments: Any, **options: Any) -> asyncio.Handle:
+            nonlocal turns
+            turns += 1
+            return own(*arguments, **options)
+
+        with mock.patch.object(loop, "call_soon", counted):
+            for _ in range(10):
+                await asyncio.sleep(0)
+        # Its own; the sender asks for none.
+        assert turns == 10
+        goes_on.set()
+        await sending
+
+    thread = threading.Thread(target=lambda: asyncio.run(fill_and_stand_still()))
+    thread.start()
+    assert filled.wait(PATIENCE_SECONDS)
+    asyncio.run(send())
+    thread.join()
