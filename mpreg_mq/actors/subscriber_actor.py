@@ -133,6 +133,8 @@ class SubscriberActor(LoopActor):
         elif type(message) is Attach:
             # One call at a time is in that context: each is made in this actor's turn.
             run: Callable[..., Outcome | Started] = message.context.run
+            # It may be that of a callback that has subscribed.
+            message.context.run(current_delivery.set, None)
             self._callbacks[message.subscription_id] = partial(run, _call, message.callback)
         elif type(message) is Detach:
             self._callbacks.pop(message.subscription_id, None)
@@ -257,6 +259,9 @@ def _call(callback: Callback, message: QueuedMessage) -> Outcome | Started:
         return Started(asyncio.ensure_future(_guarded(returned)), returned)
     except BaseException as error:
         return _failed(error)
+    finally:
+        # The context stays, and would keep the message.
+        current_delivery.set(None)
 
 
 def _call_and_wait(callback: Callback, message: QueuedMessage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 from contextvars import ContextVar, copy_context
@@ -207,3 +208,39 @@ def test_l4_a_callback_that_sends_to_its_own_subscription_is_called_again_in_the
 
     asyncio.run(story())
     assert seen == [("outer", "home"), ("inner", "home")]
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_a_subscription_does_not_keep_its_last_message(kind: str) -> None:
+    """Given subscriptions, one of which was made within a callback, when their messages are done with, then nothing
+    holds them."""
+
+    async def story() -> None:
+        manager = MessageQueueManager()
+        await manager.create_queue("q")
+        done = 0
+
+        def count(message: QueuedMessage) -> None:
+            nonlocal done
+            done += 1
+
+        def subscribe_another(message: QueuedMessage) -> None:
+            manager.subscribe_to_queue("q", "inner", "inner", callback=_callback(kind, lambda: None))
+            count(message)
+
+        async def count_later(message: QueuedMessage) -> None:
+            await asyncio.sleep(0)
+            count(message)
+
+        manager.subscribe_to_queue("q", "s", "outer", callback=subscribe_another)
+        manager.subscribe_to_queue("q", "t", "plain", callback=count_later if kind == "coroutine" else count)
+        for topic in ("outer", "plain"):
+            await manager.send_message("q", topic, {"marked for the collector": [topic]})
+        await until(lambda: done == 2)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        gc.collect()
+        assert [one for one in gc.get_objects() if type(one) is dict and "marked for the collector" in one] == []
+        await manager.shutdown()
+
+    asyncio.run(story())
