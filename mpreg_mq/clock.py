@@ -90,7 +90,9 @@ class _Watch:
     """Counts what a loop is given to run: if that is nothing from one turn to the next, nothing is ready (ADR 0083)."""
 
     call_soon: Callable[..., asyncio.Handle]
-    """The loop's own, which is not counted."""
+    """The loop's own, or what somebody has put in its place; not counted."""
+    own: Any
+    """What the loop had as an attribute of its own, if anything."""
     calls: int = 0
     watchers: int = 0
 
@@ -112,7 +114,7 @@ def _watched(loop: asyncio.AbstractEventLoop) -> Iterator[_Watch | None]:
         return
     watch = _watches.get(loop)
     if watch is None:
-        watch = _watches[loop] = _Watch(loop.call_soon)
+        watch = _watches[loop] = _Watch(loop.call_soon, own.get("call_soon"))
         own["call_soon"] = watch.counted
     watch.watchers += 1
     try:
@@ -120,7 +122,13 @@ def _watched(loop: asyncio.AbstractEventLoop) -> Iterator[_Watch | None]:
     finally:
         watch.watchers -= 1
         if not watch.watchers:
-            del _watches[loop], own["call_soon"]
+            del _watches[loop]
+            # Unless somebody else has replaced it since.
+            if own.get("call_soon") == watch.counted:
+                if watch.own is None:
+                    del own["call_soon"]
+                else:
+                    own["call_soon"] = watch.own
 
 
 async def _run_all_that_is_ready(loop: asyncio.AbstractEventLoop) -> None:
@@ -182,6 +190,8 @@ class VirtualClock:
     _sequence: count[int] = attrs.field(factory=count, init=False)
     _calls: set[Hashable] = attrs.field(factory=set, init=False)
     _calls_changed: float = attrs.field(default=0.0, init=False)
+    _change_numbers: count[int] = attrs.field(factory=lambda: count(1), init=False)
+    _changes: int = attrs.field(default=0, init=False)
 
     def now(self) -> float:
         """Seconds since the epoch, as set."""
@@ -229,10 +239,13 @@ class VirtualClock:
         :data:`MOST_SETTLE_TURNS` of them.
         """
         loop = asyncio.get_running_loop()
-        await _run_all_that_is_ready(loop)
-        while self._calls:
+        while True:
             await self._end_calls()
+            changes = self._changes
             await _run_all_that_is_ready(loop)
+            # One that has ended since may have handed over what is not seen to yet.
+            if not self._calls and self._changes == changes:
+                return
 
     async def _end_calls(self) -> None:
         while self._calls:
@@ -243,13 +256,17 @@ class VirtualClock:
 
     def call_begins(self, call: Hashable) -> None:
         """A callback that takes real time has begun; on any thread, like :meth:`call_ends`."""
-        self._calls_changed = time.monotonic()
         self._calls.add(call)
+        self._note_change()
 
     def call_ends(self, call: Hashable) -> None:
         """It has ended, and what follows from it was handed to its loop."""
-        self._calls_changed = time.monotonic()
         self._calls.discard(call)
+        self._note_change()
+
+    def _note_change(self) -> None:
+        self._calls_changed = time.monotonic()
+        self._changes = next(self._change_numbers)
 
     def set(self, now: float) -> None:
         """Jump to a moment and run no timers; those that are due then run with the next :meth:`advance`.

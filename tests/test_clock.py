@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -240,6 +241,32 @@ def test_those_who_settle_at_once_do_not_wait_for_each_other(monkeypatch: pytest
     asyncio.run(scenario())
 
 
+def test_a_loop_that_somebody_looks_at_is_left_as_it_was() -> None:
+    """Given a loop whose ``call_soon`` somebody has replaced, before it settles or meanwhile, then theirs is kept."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        own, seen = loop.call_soon, 0
+
+        def theirs(*arguments: Any, **options: Any) -> asyncio.Handle:
+            nonlocal seen
+            seen += 1
+            return own(*arguments, **options)
+
+        loop.call_soon = theirs  # type: ignore[assignment, method-assign]
+        await VirtualClock().settle()
+        assert loop.call_soon is theirs
+        assert seen
+        settling = asyncio.create_task(VirtualClock().settle())
+        for _ in range(SETTLE_TURNS + 2):
+            await asyncio.sleep(0)
+        loop.call_soon = own  # type: ignore[method-assign]
+        await settling
+        assert loop.call_soon == own
+
+    asyncio.run(scenario())
+
+
 def test_a_loop_that_cannot_be_looked_at_gets_its_turns() -> None:
     """Given a loop without attributes of its own, then settling gives it some turns."""
 
@@ -281,6 +308,35 @@ def test_time_stands_still_for_calls_that_take_real_time() -> None:
         assert clock.now() == 10.0
 
     asyncio.run(scenario())
+
+
+def test_a_call_that_ends_while_the_loop_settles_is_seen_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a call on a thread that ends when all that was ready has just run, then what it hands over is run, too."""
+    run = clock_module._run_all_that_is_ready
+    times = 0
+
+    async def scenario() -> None:
+        clock = VirtualClock()
+        loop = asyncio.get_running_loop()
+        handed_over: list[str] = []
+        clock.call_begins("call")
+
+        async def run_and_end(loop: asyncio.AbstractEventLoop) -> None:
+            nonlocal times
+            times += 1
+            await run(loop)
+            if times == 1:
+                loop.call_soon_threadsafe(handed_over.append, "outcome")
+                clock.call_begins("another")
+                clock.call_ends("another")
+
+        monkeypatch.setattr(clock_module, "_run_all_that_is_ready", run_and_end)
+        loop.call_soon(clock.call_ends, "call")
+        await clock.settle()
+        assert handed_over == ["outcome"]
+
+    asyncio.run(scenario())
+    assert times == 2
 
 
 def test_time_goes_on_without_a_call_that_hangs() -> None:

@@ -65,7 +65,9 @@ class DispatchingActor(DeliveringActor):
         "_parked",
         "_receivers",
         "_rejoin",
+        "_retry_at",
         "_retry_seconds",
+        "_retry_timer",
         "_timer",
         "_timer_at",
         "_turn_scheduled",
@@ -90,6 +92,8 @@ class DispatchingActor(DeliveringActor):
         self._timer: TimerHandle | None = None
         self._timer_at = 0.0
         self._retry_seconds = FIRST_RETRY_SECONDS
+        self._retry_timer: TimerHandle | None = None
+        self._retry_at = 0.0
         self._rejoin = False
         self.turns = store.turns
         self._loop_turns: LoopTurns | None = None
@@ -151,8 +155,18 @@ class DispatchingActor(DeliveringActor):
         self._retry_seconds = FIRST_RETRY_SECONDS
 
     def _after_step(self) -> None:
+        """Set all timers anew: those that were set by the clock alone may come late by as much as it was put back."""
         self._cancel_timer()
         self._set_timer()
+        loop = self.loop
+        if loop is None or not loop.is_running():
+            return
+        for waiting in (*self._parked, *self._receivers):
+            if waiting.timer is not None:
+                waiting.set_timer(self._clock, loop)
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._set_retry(loop)
 
     def _join_again(self) -> None:
         """Record the subscriptions of this process that a rebuilt state does not know."""
@@ -168,7 +182,15 @@ class DispatchingActor(DeliveringActor):
         if loop is not None and loop.is_running():
             wait, self._retry_seconds = self._retry_seconds, min(self._retry_seconds * 2, LAST_RETRY_SECONDS)
             self._turn_scheduled = True
-            self._clock.call_at(loop, self._clock.now() + wait, self._time_has_come)
+            self._retry_at = self._clock.now() + wait
+            self._set_retry(loop)
+
+    def _set_retry(self, loop: AbstractEventLoop) -> None:
+        self._retry_timer = self._clock.call_at(loop, self._retry_at, self._on_retry)
+
+    def _on_retry(self) -> None:
+        self._retry_timer = None
+        self._time_has_come()
 
     # --- those who wait: for room, for a message ----------------------------------------------------------
 
@@ -187,7 +209,9 @@ class DispatchingActor(DeliveringActor):
         def time_is_up() -> None:
             self.run_now(end, ahead=True)
 
-        waiting.timer = self._clock.call_at(loop, self._clock.now() + seconds, time_is_up)
+        waiting.ends_at = self._clock.now() + seconds
+        waiting.time_is_up = time_is_up
+        waiting.set_timer(self._clock, loop)
 
     def _stop_parking(self, parked: ParkedSend) -> None:
         # What filled the queue may have been refused by the disk, and nobody has looked since.

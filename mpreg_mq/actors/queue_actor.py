@@ -33,6 +33,7 @@ from mpreg_mq.actors.messages import (
     TakeIn,
     Turn,
 )
+from mpreg_mq.actors.queue_clock import QueueClock
 from mpreg_mq.actors.store import Store, stream_of
 from mpreg_mq.actors.subscriber_actor import Settled
 from mpreg_mq.actors.waiting import WaitingReceive
@@ -167,7 +168,8 @@ class QueueActor(AcceptingActor):
         if command.callback is not None:
             attachment = self._attachments.get(command.subscriber_id)
             if attachment is None:
-                virtual = self._clock if isinstance(self._clock, VirtualClock) else None
+                clock = self._clock.beneath if isinstance(self._clock, QueueClock) else self._clock
+                virtual = clock if isinstance(clock, VirtualClock) else None
                 attachment = Attachment(command.subscriber_id, self._report, virtual)
                 self._attachments[command.subscriber_id] = attachment
             attachment.attach(command)
@@ -297,7 +299,7 @@ class QueueActor(AcceptingActor):
 
     def on_loop_changed(self) -> None:
         """The timers and turns of the loop before are lost; plan them anew."""
-        self._timer = None
+        self._timer = self._retry_timer = None
         self._turn_scheduled = self.waits_for_turn = False
         self._take_in()
         self.send_off()

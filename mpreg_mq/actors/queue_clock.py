@@ -31,6 +31,11 @@ class QueueClock:
         self._latest = 0.0
         self.ahead = 0.0
 
+    @property
+    def beneath(self) -> Clock:
+        """The clock that it is ahead of."""
+        return self._clock
+
     def go_on_from(self, moment: float) -> None:
         """Take ``moment`` for the present one. ``on_step`` is told, for timers that were set before may come late."""
         before = self.ahead

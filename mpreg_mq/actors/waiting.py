@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from typing import Any
 
 import attrs
 
 from mpreg_mq.actors.commands import Receive, Send
 from mpreg_mq.actors.futures import LoopFuture
-from mpreg_mq.clock import TimerHandle
+from mpreg_mq.clock import Clock, TimerHandle
 
 
 @attrs.define(eq=False)
 class _Waiting:
     future: LoopFuture[Any]
     timer: TimerHandle | None = attrs.field(default=None, init=False)
+    ends_at: float = attrs.field(default=0.0, init=False)
+    """When the time limit is reached, in the time of the queue."""
+    time_is_up: Callable[[], None] = attrs.field(default=lambda: None, init=False)
+
+    def set_timer(self, clock: Clock, loop: AbstractEventLoop) -> None:
+        """Be woken when the time limit is reached."""
+        self.cancel_timer()
+        self.timer = clock.call_at(loop, self.ends_at, self.time_is_up)
 
     def cancel_timer(self) -> None:
         """The time limit is of no interest any more."""

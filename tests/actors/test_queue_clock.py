@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mpreg_mq import MessageQueueManager, QueueConfiguration, QueuedMessage, RejectionReason, VirtualClock
+from mpreg_mq import (
+    MessageQueueManager,
+    OverflowPolicy,
+    QueueConfiguration,
+    QueuedMessage,
+    RejectionReason,
+    VirtualClock,
+)
 from mpreg_mq.actors.messages import Inspect
 from mpreg_mq.actors.queue_clock import STEP_SECONDS
 from mpreg_mq.events import MemoryEventLog
 from mpreg_mq.queue import MessageQueue
-from tests.support.running import Recorder, assert_fold_equality, make_queue
+from tests.support.running import PATIENCE_SECONDS, FlakyLog, Recorder, assert_fold_equality, make_queue
 
 START = 1_000_000.0
 YEAR = 365 * 86400.0
@@ -210,5 +218,82 @@ def test_the_time_of_a_queue_never_goes_back_and_never_stands_still(steps: list[
                 assert seconds - STEP_SECONDS - 1e-6 <= latest - begun <= seconds + 1e-6
         times = [record.event.at for record in log.read_all()]
         assert times == sorted(times)
+
+    asyncio.run(story())
+
+
+def test_what_waits_does_not_wait_for_a_clock_that_was_put_back() -> None:
+    """Given a receiver that waits for a message, a send that waits for room, and a queue that waits to try its store
+    again, when the clock is put back, then each of them waits no longer than it was to."""
+
+    async def story() -> None:
+        log, clock = FlakyLog(blocking=False), SteppingClock(start=START)
+        async with make_queue(
+            clock, log, max_size=1, overflow_policy=OverflowPolicy.WAIT, overflow_wait_seconds=5.0
+        ) as queue:
+            await queue.send_message("full", 1)
+            receiving = asyncio.create_task(queue.receive_messages("w", topic_pattern="pull", wait_seconds=5.0))
+            sending = asyncio.create_task(queue.send_message("full", 2))
+            await clock.settle()
+            clock.step(-3600.0)
+            # What the queue does next tells it.
+            assert not await queue.acknowledge_message("unknown", "w")
+            await clock.advance(4.0)
+            assert not receiving.done()
+            assert not sending.done()
+            await clock.advance(1.5)
+            assert await receiving == []
+            assert (await sending).rejection is RejectionReason.CAPACITY
+
+    asyncio.run(story())
+
+
+def test_a_store_is_tried_again_though_the_clock_was_put_back() -> None:
+    """Given a queue whose store has failed and that waits to try it again, when the clock is put back, then it delivers
+    after a few seconds of that."""
+
+    async def story() -> None:
+        log, clock = FlakyLog(blocking=False), SteppingClock(start=START)
+        queue = make_queue(clock, log)
+        seen = Recorder()
+        queue.subscribe("s", "#", seen)
+        await clock.settle()
+        log.failing = True
+        assert not (await queue.send_message("a", 1)).success
+        log.failing = False
+        clock.step(-3600.0)
+        assert (await queue.send_message("a", 2)).success
+        await clock.advance(10.0)
+        assert seen.payloads == [2]
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_a_clock_of_tests_waits_for_blocking_callbacks_of_a_queue_that_is_ahead() -> None:
+    """Given a log that ends ahead of a virtual clock, then that stands still for blocking callbacks all the same."""
+
+    async def story() -> None:
+        log = await log_that_lies(YEAR)
+        clock = VirtualClock(start=START, blocking_seconds=PATIENCE_SECONDS)
+        calls: list[int] = []
+        may_end = threading.Event()
+
+        def work(message: QueuedMessage) -> None:
+            assert may_end.wait(PATIENCE_SECONDS)
+            calls.append(message.delivery_attempt)
+
+        async with make_queue(clock, log) as queue:
+            queue.subscribe("s", "push", work, blocking=True)
+            await queue.send_message("push", 1)
+            advancing = asyncio.create_task(clock.advance(1000.0))
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not advancing.done()
+            may_end.set()
+            await advancing
+            assert calls == [1]
+            assert queue.get_statistics().messages_acknowledged == 2
 
     asyncio.run(story())
