@@ -118,9 +118,10 @@ class OpenedFile:
     def _open(self) -> None:
         if not self._read_only:
             self._lock = WriterLock(self.path)
+        recorded, has_wal = self._beside()
+        if not self._read_only and recorded is not None:
             # Of a process that was killed: there may be no other room for what follows.
             give_back_reserve(self.path)
-        recorded, has_wal = self._beside()
         if self._read_only:
             self._open_to_read(recorded, has_wal)
             return

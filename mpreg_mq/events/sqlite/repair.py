@@ -115,7 +115,8 @@ def repair_log(path: str | os.PathLike[str]) -> Repair | None:
 
     Raises:
         LogLockedError: the log is in use.
-        CorruptLogError: all that is damaged is the snapshot in place of truncated events, which nothing brings back.
+        CorruptLogError: what is damaged cannot be cut off: the snapshot in place of truncated events, or what says
+            where the log begins.
         EventLogError: the file is missing, an export or an archive, or nothing says that it is a log; or there is no
             room for the copies.
     """
@@ -131,6 +132,14 @@ def repair_log(path: str | os.PathLike[str]) -> Repair | None:
         repaired = log.with_name(log.name + ".repaired")
         repaired.unlink(missing_ok=True)
         found = _salvage(backup, repaired)
+        left = check_log(repaired)
+        if left is not None and not left.lost_bases:
+            for file in (repaired, *_sidecars(repaired), backup, *_sidecars(backup)):
+                file.unlink(missing_ok=True)
+            raise CorruptLogError(
+                f"repair {log}: {damage.reason}; what could be kept of it is no whole log ({left.reason}), so nothing "
+                "was changed; restore the log from a copy, or from its archives"
+            )
         _take_place(repaired, log)
     except OSError as error:
         raise EventLogError(f"repair {log}: {error}") from error

@@ -239,7 +239,7 @@ class HeadFile:
 
 
 def give_back_reserve(log: Path) -> None:
-    """Give the reserve back that the writer of a log had, who did not come to that."""
+    """Give the reserve back that the writer of a log had, who did not come to that; its head file has been read."""
     _cut(head_path(log))
 
 

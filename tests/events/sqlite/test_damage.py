@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from mpreg_mq.errors import CorruptLogError, UnknownEventError
-from mpreg_mq.events import Append, MessageCompleted, QueuePaused, SQLiteEventLog, check_log, repair_log
+from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
+from mpreg_mq.events import Append, MessageCompleted, QueuePaused, Snapshot, SQLiteEventLog, check_log, repair_log
 from mpreg_mq.events.sqlite.records import checksum
 from tests.support.sqlite_logs import events, opened, run
 
@@ -179,3 +179,39 @@ def test_an_event_that_nobody_can_read_is_cut_off_as_damage_is(path: Path) -> No
     assert repair is not None
     assert (repair.kept_events, repair.cut_at) == (1, 2)
     assert check_log(path) is None
+
+
+def test_a_head_that_is_none_of_ours_is_left_alone(path: Path) -> None:
+    """Given a file that is no log, and one with the name of its head, when it is opened, then both stay as they are."""
+    path.write_bytes(b"no log at all" * 300)
+    head = path.with_name(path.name + "-head")
+    head.write_bytes(b"precious " * 5000)
+    with pytest.raises(EventLogError):
+        SQLiteEventLog(path)
+    assert head.read_bytes() == b"precious " * 5000
+    path.unlink()
+    with pytest.raises(EventLogError):
+        SQLiteEventLog(path)
+    assert head.read_bytes() == b"precious " * 5000
+
+
+@pytest.mark.parametrize("damage", ["DELETE FROM streams", "UPDATE meta SET value = x'00' WHERE key = 'base_position'"])
+def test_a_repair_that_leaves_no_whole_log_changes_nothing(path: Path, damage: str) -> None:
+    """Given a compacted log of which what says where it begins is damaged, when it is repaired, then that is refused,
+    and all files are as they were."""
+    with opened(path) as log:
+        for version in range(4):
+            log.append([Append("queue:a", version, events(1))])
+        log.truncate(2, {"queue:a": Snapshot("queue:a", 2, b"what stands for them")})
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(damage)
+        connection.commit()
+    before = path.read_bytes()
+    assert check_log(path) is not None
+    # What looking at it leaves beside it.
+    files = {file.name for file in path.parent.glob("orders.db*")}
+    for _ in range(2):
+        with pytest.raises(CorruptLogError, match="nothing was changed"):
+            repair_log(path)
+        assert path.read_bytes() == before
+        assert {file.name for file in path.parent.glob("orders.db*")} == files
