@@ -150,8 +150,9 @@ class RetentionPolicy:
     """How much of its past a log keeps; events beyond any of the three limits go.
 
     ``keep_bytes`` is compared with the size of the log file. Into ``archive_directory``, where one is given, go files
-    of JSON lines, compressed, that can be opened like a log; else the events are deleted. ``check_seconds`` is how
-    often is looked, and ``least_events`` how many have to be beyond the limits before anything is done.
+    of JSON lines, compressed, that can be opened like a log; else the events are deleted. It is for one log alone.
+    ``check_seconds`` is how often is looked, and ``least_events`` how many have to be beyond the limits before anything
+    is done.
 
     Raises:
         ConfigurationError: there is no limit, or one is out of its range.

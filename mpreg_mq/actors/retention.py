@@ -11,6 +11,8 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from operator import eq
 from pathlib import Path
 
 import attrs
@@ -21,6 +23,7 @@ from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.codec import CODEC
 from mpreg_mq.events.directories import sync_directory
 from mpreg_mq.events.log import EventLog, RecordedEvent, RetainingLog, Snapshot, base_version, read_events, retaining
+from mpreg_mq.events.opening import open_log
 from mpreg_mq.events.transfer import ExportFile, base_of, remove_partials
 from mpreg_mq.events.types import Event
 from mpreg_mq.projections import QueueState
@@ -133,7 +136,25 @@ class Compactor:
         except OSError as error:
             raise EventLogError(f"archive to {directory}: {error}") from error
         # The same name after an interruption, so that the file of that time is replaced.
-        return ExportFile(directory / f"{base + 1:015d}-{cut:015d}.jsonl.gz", self._log, None, replace=True)
+        path = directory / f"{base + 1:015d}-{cut:015d}.jsonl.gz"
+        self._check_archive(path, base)
+        return ExportFile(path, self._log, None, replace=True)
+
+    def _check_archive(self, path: Path, base: int) -> None:
+        """Raise where an archive of another log is in the place of ours; one that cannot be read is replaced."""
+        if not path.exists():
+            return
+        try:
+            there = open_log(path, read_only=True)
+            with closing(there):
+                ours = all(map(eq, there.read_all(base), self._log.read_all(base)))
+        except EventLogError:
+            return
+        if not ours:
+            raise EventLogError(
+                f"archive to {path}: got a directory in which this file is of another log, expected one for this log "
+                "alone; give each log an archive_directory of its own"
+            )
 
 
 class Fold:

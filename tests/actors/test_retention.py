@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -227,6 +228,31 @@ def test_what_a_killed_process_left_of_its_archive_is_removed(log: RetainingLog,
     assert done is not None
     assert done.archive is not None
     assert {file.name for file in archive.iterdir()} == {*others, done.archive.name}
+
+
+def test_archives_of_another_log_are_not_replaced(log: RetainingLog, tmp_path: Path) -> None:
+    """Given a directory with archives of another log, when this one would replace one of them, then that is refused and
+    nothing goes; one of its own that an interruption left is replaced."""
+    archive = tmp_path / "archive"
+    other = MemoryEventLog()
+    fill(other, payload=b"\x02")
+    fill(log)
+    theirs = compact(other, keep_events=20, archive_directory=archive).last
+    assert theirs is not None
+    assert theirs.archive is not None
+    before = theirs.archive.read_bytes()
+    with pytest.raises(EventLogError, match="archive_directory of its own"):
+        compact(log, keep_events=20, archive_directory=archive)
+    assert theirs.archive.read_bytes() == before
+    assert log.base_position() == 0
+
+    own = tmp_path / "own"
+    shutil.copytree(archive, own)
+    (own / theirs.archive.name).write_bytes(b"cut")
+    done = compact(log, keep_events=20, archive_directory=own).last
+    assert done is not None
+    assert done.archive is not None
+    assert len(list(open_log(done.archive, read_only=True).read_all())) == done.events
 
 
 def test_a_compacted_log_is_exported_and_imported_whole(log: RetainingLog, tmp_path: Path) -> None:
