@@ -5,7 +5,7 @@ It knows at-least-once messages that are fetched, on a FIFO queue without jitter
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import inf
 from typing import Any
 
@@ -55,6 +55,12 @@ class QueueModel:
     def get(self, message_id: str) -> ModelMessage | None:
         """The message of this id."""
         return next((message for message in self.messages if message.id == message_id), None)
+
+    def moments(self) -> Iterator[float]:
+        """When something is due for a message that is not over."""
+        for message in self.messages:
+            if not message.finished:
+                yield from (message.due_at, message.expires_at, message.deadline)
 
     def advance(self, now: float) -> None:
         """Time has passed: leases run out, and what was not delivered in time expires."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from mpreg_mq.errors import MessageQueueError
+from mpreg_mq.errors import InvalidOptionError, MessageQueueError
 from mpreg_mq.events.log import RecordedEvent
 from mpreg_mq.manager import MessageQueueManager
 from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, Durability, QueuedMessage, QueueType, RejectionReason
@@ -270,6 +270,9 @@ class Process:
                     messages = await self._receive_for(receiving, random.choice((0.0, 0.5, 5.0)))
                 else:
                     messages = await receiving
+            except InvalidOptionError as error:
+                self.world.problems.append(f"{subscriber_id} cannot fetch: {error}")
+                return
             except MessageQueueError:
                 await asyncio.sleep(1.0)
                 continue

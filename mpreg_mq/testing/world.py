@@ -185,6 +185,9 @@ class World:
         handler = Complaints(self.problems, lambda name: self.answers.rebuilt(stream_of(name), self.history.ordinal))
         logger = logging.getLogger("mpreg_mq")
         level, propagate = logger.level, logger.propagate
+        # What it learns from the log is there however the program around it logs.
+        disabled = logging.root.manager.disable
+        logging.disable(logging.NOTSET)
         logger.addHandler(handler)
         logger.propagate = False
         logger.setLevel(logging.WARNING)
@@ -200,6 +203,7 @@ class World:
         except MessageQueueError as error:
             self.problems.append(f"a process could not go on: {error!r}")
         finally:
+            logging.disable(disabled)
             logger.removeHandler(handler)
             logger.setLevel(level)
             logger.propagate = propagate
@@ -455,6 +459,8 @@ class World:
         for pattern, handler in self.scenario.handlers.items():
             await self._user_subscribe(process, pattern, handler)
         for name in self.pull_patterns:
+            # It may have another pattern already.
+            queue.subscribe(name, "#")
             process.spawn(process.pull(name, "#"))
         end = process.now + SETTLE_SECONDS
         while process.now < end:

@@ -310,3 +310,24 @@ def test_a_machine_without_workers_has_only_its_handlers() -> None:
         workers = ()
 
     run_state_machine_as_test(Alone, settings=settings(effort(20), database=None))
+
+
+@pytest.mark.parametrize("durability", [Durability.COMMITTED, Durability.BUFFERED])
+def test_a_machine_does_not_look_at_the_very_moment_at_which_something_is_due(durability: Durability) -> None:
+    """Given messages whose time to live ends just as a step does, then model and queue agree after each step."""
+
+    class Machine(QueueMachine):
+        configuration = QueueConfiguration("q", retry_jitter=0.0, durability=durability)
+
+    for steps_before in range(12):
+        machine = Machine()
+        machine.set_up()
+        for _ in range(steps_before):
+            machine._settle()
+        now = machine.now
+        result = machine.run(machine.queue.send_message("a.y", 1, message_ttl_seconds=3.0))
+        machine._accepted(str(result.message_id), "a.y", 1, {"message_ttl_seconds": 3.0}, now)
+        for _ in range(310 if durability is Durability.COMMITTED else 60):
+            machine._settle()
+            machine.the_queue_is_what_the_model_says()
+        machine.teardown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import subprocess
 import sys
@@ -278,3 +279,21 @@ def test_a_scenario_of_ones_own_is_repeated_in_python() -> None:
     """Given a scenario that the command line does not know, then what repeats it is a call."""
     simulation = simulate(4, Scenario("mine", messages=2, processes=1))
     assert simulation.command.startswith("simulate(4, scenario)")
+
+
+@pytest.mark.parametrize("seed", range(1000, 1012))
+def test_a_queue_that_is_only_fetched_from_keeps_its_promises(seed: int) -> None:
+    """Given a scenario without callbacks, then those who fetch get everything in the end, whatever pattern they had."""
+    simulate(seed, Scenario("pulled", pushed=0, faults=NO_FAULTS)).check()
+
+
+@pytest.mark.parametrize("seed", [1011, 1012, 1013])
+def test_a_simulation_learns_what_was_lost_however_the_program_logs(seed: int) -> None:
+    """Given a program that has disabled logging, then what a buffered queue may lose is no fault, and logging stays
+    disabled."""
+    logging.disable(logging.CRITICAL)
+    try:
+        simulate(seed, Scenario("buffered", durability=Durability.BUFFERED)).check()
+        assert logging.root.manager.disable == logging.CRITICAL
+    finally:
+        logging.disable(logging.NOTSET)
