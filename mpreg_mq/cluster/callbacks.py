@@ -25,7 +25,7 @@ class Callbacks:
         self._node = node
         self._subscribers: dict[tuple[str, str], CallbackSubscriber] = {}
         self._subscriptions: dict[str, CallbackSubscriber] = {}
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[asyncio.Task[None], CallbackSubscriber] = {}
 
     def add(
         self, queue: str, request: wire.SubscribeRequest, callback: Callback, *, max_in_flight: int, blocking: bool
@@ -46,8 +46,8 @@ class Callbacks:
             return False
         del self._subscriptions[subscription_id]
         task = asyncio.get_running_loop().create_task(self._remove(subscriber, subscription_id, timeout_seconds))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._ending[task] = subscriber
+        task.add_done_callback(self._ending.pop)
         return True
 
     async def _remove(self, subscriber: CallbackSubscriber, subscription_id: str, timeout_seconds: float) -> None:
@@ -79,8 +79,8 @@ class Callbacks:
 
     async def stop(self, timeout_seconds: float) -> None:
         """End all subscriptions; running callbacks get this long."""
-        # A subscriber whose queue is gone may have another in its place.
-        subscribers = {*self._subscribers.values(), *self._subscriptions.values()}
+        # A subscriber whose queue is gone may have another in its place, and one that ends may not have told the owner.
+        subscribers = {*self._subscribers.values(), *self._subscriptions.values(), *self._ending.values()}
         self._subscribers, self._subscriptions = {}, {}
         await asyncio.gather(*(one.stop(timeout_seconds) for one in subscribers))
         if self._ending:

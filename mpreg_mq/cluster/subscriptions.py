@@ -32,6 +32,7 @@ WAIT_SECONDS = 5.0
 
 MAX_AT_ONCE = 500
 LEAST_PAUSE_SECONDS = 0.05
+MOST_PAUSE_SECONDS = 5.0
 
 
 @attrs.define
@@ -61,6 +62,13 @@ class CallbackSubscriber:
         self._requests: dict[str, wire.SubscribeRequest] = {}
         self._missing: dict[str, None] = {}
         """Subscriptions that the owner may not know."""
+        self._untold: dict[str, None] = {}
+        """Subscriptions that are over, which the owner may not know."""
+        self._ending: dict[str, wire.SubscribeRequest] = {}
+        """Subscriptions that are over, for which the fetch under way may still bring messages."""
+        self._fetched = asyncio.Event()
+        """No fetch is under way."""
+        self._fetched.set()
         self._subscribing = asyncio.Lock()
         self._max_in_flight = 1
         self._running: dict[str, _Running] = {}
@@ -71,6 +79,7 @@ class CallbackSubscriber:
         self.stopped = False
         """It has no subscription here any more, or no queue."""
         self._over = False
+        self._telling: asyncio.Task[None] | None = None
         self._fetching: asyncio.Task[None] | None = None
 
     # --- subscribing --------------------------------------------------------------------------------------
@@ -99,7 +108,11 @@ class CallbackSubscriber:
             self._in_background(self._subscribe_soon())
 
     async def _subscribe(self) -> None:
+        """Have the owner know which subscriptions there are, and which are over."""
         async with self._subscribing:
+            for subscription_id in list(self._untold):
+                await self._router.ask(self.queue, c.Unsubscribe(subscription_id))
+                self._untold.pop(subscription_id, None)
             for subscription_id in list(self._missing):
                 request = self._requests.get(subscription_id)
                 if request is not None:
@@ -114,24 +127,48 @@ class CallbackSubscriber:
 
     async def remove(self, subscription_id: str, timeout_seconds: float) -> None:
         """End a subscription, and give what its callback works on so long. With the last one here all ends."""
-        async with self._subscribing:
-            self._missing.pop(subscription_id, None)
-            await self._tell_owner(c.Unsubscribe(subscription_id), timeout_seconds)
-            # What the owner had leased before it heard of that has arrived by now.
-            del self._requests[subscription_id]
+        request = self._requests.pop(subscription_id, None)
+        if request is None:
+            return
+        self._ending[subscription_id] = request
+        self._missing.pop(subscription_id, None)
+        self._untold[subscription_id] = None
+        await self._tell_owner(self._subscribe(), timeout_seconds)
         if not self._requests:
             self._stop_fetching()
+        # What the owner has leased before it heard of that may still be on its way; the next fetch comes after it.
+        await self._fetched.wait()
+        del self._ending[subscription_id]
         await self._wait_for_callbacks(timeout_seconds, subscription_id)
         self._attachment.detach(subscription_id)
         if self.stopped:
             await self._finish(timeout_seconds)
+            await self._tell_until_heard()
 
-    async def _tell_owner(self, asked: Any, timeout_seconds: float) -> None:
+    async def _tell_owner(self, asking: Coroutine[Any, Any, Any], timeout_seconds: float) -> None:
         try:
             async with asyncio.timeout(timeout_seconds + 1.0):
-                await self._router.ask(self.queue, asked)
+                await asking
         except (MessageQueueError, TimeoutError) as error:
-            logger.info("subscriber %s: ends without the owner knowing: %s", self.subscriber_id, error)
+            logger.info("subscriber %s: the owner has not heard of an end: %s", self.subscriber_id, error)
+
+    async def _tell_until_heard(self) -> None:
+        """Nothing is fetched any more, so nothing else would tell the owner; :meth:`stop` ends it."""
+        if self._untold and self._telling is None:
+            self._telling = self._loop.create_task(self._keep_telling())
+            await asyncio.wait([self._telling])
+
+    async def _keep_telling(self) -> None:
+        pause = LEAST_PAUSE_SECONDS
+        while self._untold:
+            try:
+                await self._subscribe()
+            except QueueNotFoundError:
+                return
+            except MessageQueueError as error:
+                logger.info("subscriber %s: its end will be told again: %s", self.subscriber_id, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, MOST_PAUSE_SECONDS)
 
     def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -150,7 +187,12 @@ class CallbackSubscriber:
                 asked = wire.ReceiveRequest(
                     self.subscriber_id, min(free, MAX_AT_ONCE), WAIT_SECONDS, member=self._member
                 )
-                messages = await self._router.ask(self.queue, asked, waits=WAIT_SECONDS)
+                self._fetched.clear()
+                try:
+                    messages = await self._router.ask(self.queue, asked, waits=WAIT_SECONDS)
+                finally:
+                    # Who waits for it goes on after what has come was begun.
+                    self._fetched.set()
             except QueueNotFoundError:
                 logger.info("subscriber %s: queue %s is gone", self.subscriber_id, self.queue)
                 # One that is made of that name has subscribers of its own.
@@ -161,7 +203,7 @@ class CallbackSubscriber:
                     return
                 logger.info("subscriber %s: %s", self.subscriber_id, error)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
+                pause = min(pause * 2, MOST_PAUSE_SECONDS)
                 self._missing.update(dict.fromkeys(self._requests))
                 continue
             pause = LEAST_PAUSE_SECONDS
@@ -169,9 +211,9 @@ class CallbackSubscriber:
                 self._begin(message)
 
     def _wanted_by(self, topic: str) -> str | None:
-        """The oldest subscription that matches, as at the owner (G6); its oldest where none does any more."""
-        matching = (one for one, request in self._requests.items() if matches(request.topic_pattern, topic))
-        return next(matching, next(iter(self._requests), None))
+        """The oldest subscription that matches, as at the owner (G6), before those that are over."""
+        known = (*self._requests.items(), *self._ending.items())
+        return next((one for one, request in known if matches(request.topic_pattern, topic)), None)
 
     # --- running ------------------------------------------------------------------------------------------
 
@@ -293,9 +335,13 @@ class CallbackSubscriber:
         """Fetch no more, give running callbacks this long, and end the subscriptions at the owner."""
         self._stop_fetching()
         await self._finish(timeout_seconds)
-        if self._requests:
-            ended = wire.DetachRequest(tuple(self._requests), "the process that had it ended")
-            await self._tell_owner(ended, timeout_seconds)
+        known = (*self._requests, *self._untold)
+        self._untold.clear()
+        if self._telling is not None:
+            self._telling.cancel()
+        if known:
+            ended = wire.DetachRequest(known, "the process that had it ended")
+            await self._tell_owner(self._router.ask(self.queue, ended), timeout_seconds)
 
     def _stop_fetching(self) -> None:
         self.stopped = True

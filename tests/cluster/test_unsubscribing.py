@@ -1,0 +1,123 @@
+"""Subscriptions that end on a node of a cluster: nothing of theirs goes astray (SEMANTICS G3, G6, L4, C3)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import attrs
+import pytest
+
+from mpreg_mq import DeliveryGuarantee
+from mpreg_mq.actors import commands as c
+from mpreg_mq.errors import EventLogError
+from tests.support.clusters import created, running_nodes, until
+from tests.support.running import Recorder
+
+pytest.importorskip("nats", reason="nats-py is not installed (pip install 'mpreg-mq[nats]')")
+
+
+def _subscriptions(owner: Any) -> int:
+    return len(owner.node.ownership.queues["q"].queue.subscriptions)
+
+
+class Router:
+    """What a node asks of owners: ends of subscriptions do not get there, as often as ``lost`` says."""
+
+    def __init__(self, node: Any, lost: float = 0) -> None:
+        self.lost = lost
+        self.tries = 0
+        self.detached: list[str] = []
+        self._ask = node._router.ask
+        node._router.ask = self.ask
+
+    async def ask(self, queue: str, asked: Any, **how: Any) -> Any:
+        if type(asked) is c.Unsubscribe:
+            self.tries += 1
+            if self.tries <= self.lost:
+                raise EventLogError("nobody answered")
+        self.detached += getattr(asked, "subscription_ids", ())
+        return await self._ask(queue, asked, **how)
+
+
+def test_g6_what_was_leased_before_an_end_goes_to_nobody_elses_callback(url: str) -> None:
+    """Given leased messages under way while their subscription ends, then it gets them, and its sibling none."""
+
+    async def story() -> None:
+        from mpreg_mq.cluster.wire import ReceiveRequest
+
+        async with running_nodes(url, "a", "b") as nodes:
+            owner, other = await created(nodes, "q")
+            arriving, ended = asyncio.Event(), asyncio.Event()
+            real = other._router.ask
+
+            async def ask(queue: str, asked: Any, **how: Any) -> Any:
+                answer = await real(queue, asked, **how)
+                if type(asked) is ReceiveRequest and answer:
+                    arriving.set()
+                    await ended.wait()
+                if type(asked) is c.Unsubscribe:
+                    ended.set()
+                return answer
+
+            other._router.ask = ask
+            first, second = Recorder(), Recorder()
+            subscription = other.subscribe_to_queue("q", "w", "a.#", first, max_in_flight=20)
+            other.subscribe_to_queue("q", "w", "b.#", second, max_in_flight=20)
+            await until(lambda: _subscriptions(owner) == 2)
+            await owner.send_message("q", "a.1", 1)
+            await arriving.wait()
+            assert other.unsubscribe_from_queue("q", subscription)
+            await until(lambda: bool(first.messages or second.messages))
+            assert (first.payloads, second.payloads) == ([1], [])
+            await owner.send_messages("q", [("a.2", 2), ("b.2", 2)])
+            await until(lambda: second.payloads == [2])
+            assert first.payloads == [1]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("siblings", [0, 1])
+def test_g3_an_end_that_the_owner_has_not_heard_is_told_again(url: str, siblings: int) -> None:
+    """Given ends that get lost, when the owner answers again, then it has ended them, and waits for nobody else."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes:
+            owner, other = await created(nodes, "q")
+            Router(other, lost=3)
+            seen = Recorder()
+            subscription = other.subscribe_to_queue("q", "w", "a.#", Recorder())
+            for _ in range(siblings):
+                other.subscribe_to_queue("q", "w", "b.#", Recorder())
+            owner.subscribe_to_queue("q", "v", "#", seen)
+            await until(lambda: _subscriptions(owner) == siblings + 2)
+            assert other.unsubscribe_from_queue("q", subscription)
+            # A fetch that waits at the owner goes on first.
+            await owner.send_message("q", "b.1", 0, DeliveryGuarantee.BROADCAST)
+            await until(lambda: _subscriptions(owner) == siblings + 1)
+            await owner.send_message("q", "a.1", 1, DeliveryGuarantee.BROADCAST)
+            await until(lambda: seen.payloads == [0, 1])
+            async with asyncio.timeout(60):
+                while (await owner.get_queue_statistics("q")).current_queue_size:
+                    await asyncio.sleep(0)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("siblings", [0, 1])
+def test_c3_a_node_that_leaves_ends_what_the_owner_has_not_heard_of(url: str, siblings: int) -> None:
+    """Given an end that always gets lost, when its node shuts down, then that is ended with all others of the node."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes:
+            owner, other = await created(nodes, "q")
+            other.config = attrs.evolve(other.config, shutdown_timeout_seconds=0.05)
+            router = Router(other, lost=float("inf"))
+            ids = [other.subscribe_to_queue("q", "w", f"{number}.#", Recorder()) for number in range(siblings + 1)]
+            await until(lambda: _subscriptions(owner) == siblings + 1)
+            assert other.unsubscribe_from_queue("q", ids[0])
+            await until(lambda: router.tries > 0)
+            await other.shutdown()
+            assert sorted(router.detached) == sorted(ids)
+
+    asyncio.run(story())
