@@ -37,7 +37,7 @@ MOST_PAUSE_SECONDS = 5.0
 
 @attrs.define
 class _Running:
-    """A message that a callback is working on. One that was sent to be forgotten has no lease, and so no timer."""
+    """A message that a callback is working on. One that was sent to be forgotten has no lease, and is attempt 0."""
 
     attempt: int
     subscription_id: str
@@ -72,6 +72,8 @@ class CallbackSubscriber:
         self._subscribing = asyncio.Lock()
         self._max_in_flight = 1
         self._running: dict[str, _Running] = {}
+        self._leased = 0
+        """How many of those that run have a lease."""
         self._ended = asyncio.Event()
         self._acknowledgments: list[c.Acknowledge] = []
         self._acknowledging: asyncio.Task[None] | None = None
@@ -182,7 +184,7 @@ class CallbackSubscriber:
         while not self.stopped:
             try:
                 await self._subscribe()
-                while (free := self._max_in_flight - len(self._running)) <= 0:
+                while (free := self._max_in_flight - self._leased) <= 0:
                     await self._something_ended()
                 asked = wire.ReceiveRequest(
                     self.subscriber_id, min(free, MAX_AT_ONCE), WAIT_SECONDS, member=self._member
@@ -228,30 +230,42 @@ class CallbackSubscriber:
         if outcome is not Later.REPORTED:
             self._settle(message_id, attempt, subscription_id, outcome)
             return
-        self._running[message_id] = _Running(attempt, subscription_id)
         # No two nodes' clocks are compared: the lease lasts that long from here, too.
-        self.extended(message_id, message.acknowledgment_timeout_seconds)
+        self._run(message, _Running(attempt, subscription_id))
+
+    def _run(self, message: QueuedMessage, running: _Running) -> None:
+        """A callback goes on with a message for so long as that allows."""
+        self._running[message.id.id] = running
+        if running.attempt:
+            self._leased += 1
+        self._end_after(message.id.id, running, message.acknowledgment_timeout_seconds)
+
+    def _end_after(self, message_id: str, running: _Running, seconds: float) -> None:
+        running.cancel_timer()
+        running.timer = self._clock.call_at(self._loop, self._clock.now() + seconds, partial(self._give_up, message_id))
 
     def extended(self, message_id: str, seconds: float) -> None:
         """The lease of a message ends so long from now."""
         running = self._running.get(message_id)
-        if running is None or not running.attempt:
-            return
-        running.cancel_timer()
-        running.timer = self._clock.call_at(self._loop, self._clock.now() + seconds, partial(self._give_up, message_id))
+        if running is not None and running.attempt:
+            self._end_after(message_id, running, seconds)
 
     def _give_up(self, message_id: str) -> None:
-        """The lease ran out: cancel the callback's coroutine, or leave its thread behind for a new one (L1)."""
+        """The time is up: cancel the callback's coroutine, or leave its thread behind for a new one (L1)."""
         running = self._running.get(message_id)
         if running is None:
             return
         self._pop(message_id)
         self._attachment.give_up(running.subscription_id, message_id, running.attempt)
         # Where the owner has not seen that yet.
-        self._give_back(message_id, running.attempt, "the callback did not end before its lease ran out", None)
+        error = "the callback did not end within the acknowledgment timeout"
+        self._settle(message_id, running.attempt, running.subscription_id, error)
 
     def _pop(self, message_id: str) -> None:
-        self._running.pop(message_id).cancel_timer()
+        running = self._running.pop(message_id)
+        running.cancel_timer()
+        if running.attempt:
+            self._leased -= 1
         self._ended.set()
 
     def _report(self, settled: Settled) -> None:
@@ -312,7 +326,7 @@ class CallbackSubscriber:
             return
         outcome = self._attachment.deliver(message, subscription_id, 0)
         if outcome is Later.REPORTED:
-            self._running[message.id.id] = _Running(0, subscription_id)
+            self._run(message, _Running(0, subscription_id))
         else:
             self._settle(message.id.id, 0, subscription_id, outcome)
 

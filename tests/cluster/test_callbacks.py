@@ -293,6 +293,37 @@ def test_g1_fire_and_forget_calls_one_callback_of_each_subscriber(url: str) -> N
     asyncio.run(story())
 
 
+def test_c2_a_fire_and_forget_callback_takes_no_place_and_ends_in_time(url: str) -> None:
+    """Given one that hangs, and a place for one lease, then leased messages arrive; the timeout ends it (C2)."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        configuration = QueueConfiguration("q", default_acknowledgment_timeout_seconds=1)
+        async with running_nodes(url, "a", "b", clock=clock) as nodes:
+            owner, other = await created(nodes, "q", configuration)
+            fired, seen = Coroutines(), Recorder()
+
+            async def work(message: QueuedMessage) -> None:
+                await asyncio.sleep(0)
+                seen(message)
+
+            def either(message: QueuedMessage) -> Any:
+                return (fired if message.delivery_guarantee is FIRE else work)(message)
+
+            other.subscribe_to_queue("q", "w", "#", either, max_in_flight=1)
+            await until(lambda: _subscriptions(owner) == 1)
+            await owner.send_message("q", "t", "hangs", FIRE)
+            await until(lambda: fired.started == ["hangs"])
+            # The first two may come with a fetch that was under way before.
+            await owner.send_messages("q", [("t", 1), ("t", 2), ("t", 3)])
+            await until(lambda: seen.payloads == [1, 2, 3])
+            assert fired.cancelled == []
+            await clock.advance(2)
+            await until(lambda: fired.cancelled == ["hangs"])
+
+    asyncio.run(story())
+
+
 def test_c3_shutting_down_ends_callbacks_that_do_not_return(url: str) -> None:
     """Given a callback that never ends, when its node shuts down, then it is cancelled and another gets the message."""
 
