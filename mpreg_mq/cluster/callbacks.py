@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Coroutine
+from typing import Any
 
 from mpreg_mq.actors.views import fired_message
 from mpreg_mq.cluster import wire
@@ -34,7 +36,8 @@ class Callbacks:
         key = (queue, request.subscriber_id)
         subscriber = self._subscribers.get(key)
         if subscriber is None or subscriber.stopped:
-            subscriber = CallbackSubscriber(self._router, self._node.clock, queue, key[1], self._node.member)
+            node = self._node
+            subscriber = CallbackSubscriber(self._router, node.clock, queue, key[1], node.member, self._gone)
             self._subscribers[key] = subscriber
         self._subscriptions[request.subscription_id] = subscriber
         subscriber.add(request, callback, max_in_flight=max_in_flight, blocking=blocking)
@@ -45,15 +48,29 @@ class Callbacks:
         if subscriber is None or subscriber.queue != queue:
             return False
         del self._subscriptions[subscription_id]
-        task = asyncio.get_running_loop().create_task(self._remove(subscriber, subscription_id, timeout_seconds))
+        self._end(subscriber, self._remove(subscriber, subscription_id, timeout_seconds))
+        return True
+
+    def _end(self, subscriber: CallbackSubscriber, ending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(ending)
         self._ending[task] = subscriber
         task.add_done_callback(self._ending.pop)
-        return True
 
     async def _remove(self, subscriber: CallbackSubscriber, subscription_id: str, timeout_seconds: float) -> None:
         await subscriber.remove(subscription_id, timeout_seconds)
+        if subscriber.stopped:
+            self._forget(subscriber)
+
+    def _gone(self, subscriber: CallbackSubscriber, subscription_ids: tuple[str, ...]) -> None:
+        """The queue of a subscriber is gone, and with it these subscriptions."""
+        for subscription_id in subscription_ids:
+            self._subscriptions.pop(subscription_id, None)
+        self._forget(subscriber)
+        self._end(subscriber, subscriber.outlive_queue())
+
+    def _forget(self, subscriber: CallbackSubscriber) -> None:
         key = (subscriber.queue, subscriber.subscriber_id)
-        if subscriber.stopped and self._subscribers.get(key) is subscriber:
+        if self._subscribers.get(key) is subscriber:
             del self._subscribers[key]
 
     def fire(self, queue: str, fired: wire.Fired) -> None:
@@ -79,8 +96,8 @@ class Callbacks:
 
     async def stop(self, timeout_seconds: float) -> None:
         """End all subscriptions; running callbacks get this long."""
-        # A subscriber whose queue is gone may have another in its place, and one that ends may not have told the owner.
-        subscribers = {*self._subscribers.values(), *self._subscriptions.values(), *self._ending.values()}
+        # One that is ending may not have told the owner yet, and may have another in its place.
+        subscribers = {*self._subscribers.values(), *self._ending.values()}
         self._subscribers, self._subscriptions = {}, {}
         await asyncio.gather(*(one.stop(timeout_seconds) for one in subscribers))
         if self._ending:

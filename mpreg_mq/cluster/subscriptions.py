@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
 from typing import Any
@@ -51,12 +51,21 @@ class _Running:
 class CallbackSubscriber:
     """One subscriber's callbacks on this node, from the first one to :meth:`stop`."""
 
-    def __init__(self, router: Router, clock: Clock, queue: str, subscriber_id: str, member: str) -> None:
+    def __init__(
+        self,
+        router: Router,
+        clock: Clock,
+        queue: str,
+        subscriber_id: str,
+        member: str,
+        on_gone: Callable[[CallbackSubscriber, tuple[str, ...]], None],
+    ) -> None:
         self.queue = queue
         self.subscriber_id = subscriber_id
         self._router = router
         self._clock = clock
         self._member = member
+        self._on_gone = on_gone
         self._loop = asyncio.get_running_loop()
         self._attachment = Attachment(subscriber_id, self._report, None)
         self._requests: dict[str, wire.SubscribeRequest] = {}
@@ -199,6 +208,9 @@ class CallbackSubscriber:
                 logger.info("subscriber %s: queue %s is gone", self.subscriber_id, self.queue)
                 # One that is made of that name has subscribers of its own.
                 self.stopped = True
+                gone = tuple(self._requests)
+                self._requests, self._missing, self._untold = {}, {}, {}
+                self._on_gone(self, gone)
                 return
             except MessageQueueError as error:
                 if self.stopped:
@@ -334,8 +346,8 @@ class CallbackSubscriber:
         self._ended.clear()
         await self._ended.wait()
 
-    async def _wait_for_callbacks(self, timeout_seconds: float, subscription_id: str | None = None) -> None:
-        """Wait for those of one subscription, or for all; not longer than that."""
+    async def _wait_for_callbacks(self, timeout_seconds: float | None, subscription_id: str | None = None) -> None:
+        """Wait for those of one subscription, or for all; not longer than that, if it is given."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 while any(subscription_id in (None, one.subscription_id) for one in self._running.values()):
@@ -356,6 +368,11 @@ class CallbackSubscriber:
         if known:
             ended = wire.DetachRequest(known, "the process that had it ended")
             await self._tell_owner(self._router.ask(self.queue, ended), timeout_seconds)
+
+    async def outlive_queue(self) -> None:
+        """End with the last callback that runs; each has a time limit."""
+        await self._wait_for_callbacks(None)
+        await self._finish(0.0)
 
     def _stop_fetching(self) -> None:
         self.stopped = True

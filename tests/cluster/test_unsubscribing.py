@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any
 
 import attrs
 import pytest
 
-from mpreg_mq import DeliveryGuarantee
+from mpreg_mq import DeliveryGuarantee, QueuedMessage
 from mpreg_mq.actors import commands as c
 from mpreg_mq.errors import EventLogError
 from tests.support.clusters import created, running_nodes, until
@@ -119,5 +120,38 @@ def test_c3_a_node_that_leaves_ends_what_the_owner_has_not_heard_of(url: str, si
             await until(lambda: router.tries > 0)
             await other.shutdown()
             assert sorted(router.detached) == sorted(ids)
+
+    asyncio.run(story())
+
+
+def test_c3_a_queue_that_is_deleted_takes_its_threads_along(url: str) -> None:
+    """Given callbacks of a queue that is deleted, then who runs finishes, and the threads end and nothing is kept."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes:
+            _, other = await created(nodes, "q")
+            threads: list[threading.Thread] = []
+            running, release = asyncio.Event(), asyncio.Event()
+            finished: list[str] = []
+
+            def note(message: QueuedMessage) -> None:
+                threads.append(threading.current_thread())
+
+            async def take_long(message: QueuedMessage) -> None:
+                running.set()
+                await release.wait()
+                finished.append(message.topic)
+
+            subscription = other.subscribe_to_queue("q", "w", "thread", note, blocking=True)
+            other.subscribe_to_queue("q", "w", "long", take_long, max_in_flight=2)
+            await other.send_messages("q", [("long", 1), ("thread", 1)])
+            await until(lambda: bool(threads) and running.is_set())
+            assert await other.delete_queue("q")
+            callbacks = other._callbacks
+            await until(lambda: not callbacks._subscribers and not callbacks._subscriptions)
+            assert not other.unsubscribe_from_queue("q", subscription)
+            release.set()
+            await until(lambda: not threads[0].is_alive() and not callbacks._ending)
+            assert finished == ["long"]
 
     asyncio.run(story())
