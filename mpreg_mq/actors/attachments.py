@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Container
 from contextvars import Context
 from inspect import iscoroutinefunction
 from typing import Any
@@ -54,6 +55,14 @@ def _attach(subscribe: Subscribe) -> Attach:
     return Attach(subscribe.subscription_id, subscribe.callback, subscribe.context or Context())
 
 
+@attrs.frozen
+class _Ended:
+    """A subscription that is over while its callback may still run, and the thread where that is blocking."""
+
+    subscribe: Subscribe
+    thread: pykka.ActorRef[BlockingSubscriberActor] | None
+
+
 @attrs.define(eq=False)
 class Attachment:
     """A push subscriber of this process: its actor and its subscriptions."""
@@ -65,6 +74,7 @@ class Attachment:
     subscriptions: dict[str, Subscribe] = attrs.field(factory=dict)
     end_at_once: set[str] = attrs.field(factory=set)
     """Ids of the subscriptions whose callbacks most likely are over, and acknowledge, when they return."""
+    _ended: dict[str, _Ended] = attrs.field(factory=dict)
     _loop_actor: SubscriberActor | None = None
     _thread: pykka.ActorRef[BlockingSubscriberActor] | None = None
 
@@ -83,18 +93,25 @@ class Attachment:
                 self._loop_actor = SubscriberActor.launch(self.report)
             self._loop_actor.actor_ref.tell(attach)
 
-    def detach(self, subscription_id: str) -> None:
-        """Forget a subscription; what it runs goes on."""
+    def detach(self, subscription_id: str, running: Container[str]) -> None:
+        """End a subscription; what it runs goes on, if it is among those whose callbacks are ``running``."""
         subscribe = self.subscriptions.pop(subscription_id, None)
         self.end_at_once.discard(subscription_id)
         if subscribe is None:
             return
+        self._ended[subscription_id] = _Ended(subscribe, self._thread)
+        self._ended = {one: ended for one, ended in self._ended.items() if one in running}
         ref = self._ref(subscribe)
         if ref is not None:
             _tell(ref, Detach(subscription_id))
         if not self.subscriptions and self._thread is not None:
             self._thread.stop(block=False)
             self._thread = None
+
+    def acknowledges_ended(self, subscription_id: str) -> bool:
+        """Whether the end of a callback acknowledges its message although its subscription is over (L4)."""
+        ended = self._ended.get(subscription_id)
+        return ended is None or ended.subscribe.auto_acknowledge
 
     def deliver(self, message: QueuedMessage, subscription_id: str, attempt: int) -> Outcome | Later:
         """Hand a message over to a subscription of this process; the outcome, or that it will be reported."""
@@ -141,10 +158,12 @@ class Attachment:
 
     def give_up(self, subscription_id: str, message_id: str, attempt: int) -> None:
         """The lease of an attempt ran out: cancel its coroutine, or leave its thread behind for a new one."""
-        subscribe = self.subscriptions.get(subscription_id)
+        subscribe, thread = self.subscriptions.get(subscription_id), self._thread
+        if subscribe is None and (ended := self._ended.get(subscription_id)) is not None:
+            subscribe, thread = ended.subscribe, ended.thread
         if self._loop_actor is not None and (subscribe is None or not subscribe.blocking):
             _tell(self._loop_actor.actor_ref, Cancel(message_id, attempt))
-        elif subscribe is not None and self._thread is not None:
+        elif subscribe is not None and self._thread is not None and thread is self._thread:
             logger.warning(
                 "subscriber %s: a blocking callback did not return in time for message %s; its thread is left behind",
                 self.subscriber_id,

@@ -178,7 +178,11 @@ class DeliveringActor(RecordingActor):
         context.now = now if now >= last else self._behind(now, last)
         context.durable_version = self._durable
         subscribe = attachment.subscriptions.get(event.subscription_id)
-        settles = outcome is None and (subscribe is None or subscribe.auto_acknowledge)
+        settles = outcome is None and (
+            subscribe.auto_acknowledge
+            if subscribe is not None
+            else attachment.acknowledges_ended(event.subscription_id)
+        )
         if unopened is not None:
             if settles:
                 # As acknowledge, in place, for what most deliveries come to; the fold refuses all others.
@@ -250,7 +254,11 @@ class DeliveringActor(RecordingActor):
 
     def _settle_success(self, done: Settled, attachment: Attachment | None) -> None:
         subscribe = attachment.subscriptions.get(done.subscription_id) if attachment is not None else None
-        if subscribe is None or subscribe.auto_acknowledge:
+        if subscribe is not None:
+            acknowledges = subscribe.auto_acknowledge
+        else:
+            acknowledges = attachment is None or attachment.acknowledges_ended(done.subscription_id)
+        if acknowledges:
             context = self._shared_context
             events = acknowledge(self.state, done.message_id, done.subscriber_id, done.attempt, context)
             if events:

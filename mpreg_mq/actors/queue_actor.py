@@ -182,9 +182,16 @@ class QueueActor(AcceptingActor):
         if subscription is not None:
             attachment = self._attachments.get(subscription.subscriber_id)
             if attachment is not None:
-                attachment.detach(command.subscription_id)
+                attachment.detach(command.subscription_id, self._leased_to(subscription.subscriber_id))
         self._after()
         return reply
+
+    def _leased_to(self, subscriber_id: str) -> set[str]:
+        """The subscriptions of a subscriber, also of the past, that were handed what it has leases of."""
+        subscriber = self.state.subscribers.get(subscriber_id)
+        held = [] if subscriber is None else map(self.state.messages.get, subscriber.held)
+        slots = [message.slot_for(subscriber_id) for message in held if message is not None]
+        return {slot.lease.subscription_id for slot in slots if slot is not None and slot.lease is not None}
 
     def _receive(self, command: c.Receive) -> Any:
         if self._closing:

@@ -151,7 +151,7 @@ class CallbackSubscriber:
         await self._fetched.wait()
         del self._ending[subscription_id]
         await self._wait_for_callbacks(timeout_seconds, subscription_id)
-        self._attachment.detach(subscription_id)
+        self._attachment.detach(subscription_id, {one.subscription_id for one in self._running.values()})
         if self.stopped:
             await self._finish(timeout_seconds)
             await self._tell_until_heard()
@@ -302,10 +302,16 @@ class CallbackSubscriber:
                 logger.warning("subscriber %s: fire-and-forget failed: %s", self.subscriber_id, outcome)
         elif outcome is not None:
             self._give_back(message_id, attempt, outcome, None)
-        elif (subscribe := self._attachment.subscriptions.get(subscription_id)) is None or subscribe.auto_acknowledge:
+        elif self._acknowledges(subscription_id):
             self._acknowledgments.append(c.Acknowledge(message_id, self.subscriber_id, attempt))
             if self._acknowledging is None:
                 self._acknowledging = self._loop.create_task(self._acknowledge())
+
+    def _acknowledges(self, subscription_id: str) -> bool:
+        subscribe = self._attachment.subscriptions.get(subscription_id)
+        if subscribe is None:
+            return self._attachment.acknowledges_ended(subscription_id)
+        return subscribe.auto_acknowledge
 
     def _give_back(self, message_id: str, attempt: int, error: str, delay_seconds: float | None) -> None:
         self._in_background(

@@ -155,3 +155,41 @@ def test_c3_a_queue_that_is_deleted_takes_its_threads_along(url: str) -> None:
             assert finished == ["long"]
 
     asyncio.run(story())
+
+
+def test_l4_a_callback_that_outlives_its_subscription_acknowledges_only_if_it_did_before(url: str) -> None:
+    """Given callbacks whose subscriptions end under them, then one without auto_acknowledge leaves that to the user."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a", "b") as nodes:
+            owner, other = await created(nodes, "q")
+            other.config = attrs.evolve(other.config, shutdown_timeout_seconds=0.0)
+            release = asyncio.Event()
+            started: dict[str, QueuedMessage] = {}
+
+            async def take_long(message: QueuedMessage) -> None:
+                started[message.topic] = message
+                await release.wait()
+
+            ids = [
+                other.subscribe_to_queue("q", "w", topic, take_long, auto_acknowledge=topic == "itself")
+                for topic in ("itself", "user")
+            ]
+            other.subscribe_to_queue("q", "w", "b", Recorder(), max_in_flight=5)
+            await until(lambda: _subscriptions(owner) == 3)
+            await owner.send_messages("q", [("itself", 1), ("user", 2)])
+            await until(lambda: len(started) == 2)
+            subscriber = other._callbacks._subscribers["q", "w"]
+            for one in ids:
+                assert other.unsubscribe_from_queue("q", one)
+            # What waits at the owner goes on with this.
+            await owner.send_message("q", "b", 3)
+            await until(lambda: len(subscriber._attachment.subscriptions) == 1)
+            release.set()
+            async with asyncio.timeout(60):
+                while (await owner.get_queue_statistics("q")).messages_acknowledged < 2:
+                    await asyncio.sleep(0)
+            assert not await other.acknowledge_message("q", started["itself"].id, "w")
+            assert await other.acknowledge_message("q", started["user"].id, "w")
+
+    asyncio.run(story())
