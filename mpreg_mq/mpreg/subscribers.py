@@ -17,7 +17,7 @@ from mpreg_mq.mpreg.host import Host
 from mpreg_mq.mpreg.hosted_manager import HostedQueueManager
 from mpreg_mq.mpreg.outgoing import NO_SUBSCRIPTION, Outgoing
 from mpreg_mq.options import guarantee_of
-from mpreg_mq.topics import check_pattern
+from mpreg_mq.topics import check_pattern, matches
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -157,23 +157,25 @@ class RemoteSubscribers:
         """Send a message to a subscriber of another cluster; it is acknowledged here when it was there.
 
         Where the subscription has ended there, it ends here, and in the same attempt the message goes to another one of
-        that subscriber, as it has after a restart.
+        that subscriber for its topic, as it has after a restart.
         """
         while not await self._forwarded(served, queue_name, message):
             self._end(served.subscription.subscription_id)
-            served = self._another(served, queue_name)
+            served = self._another(served, queue_name, message.topic)
 
-    def _another(self, ended: _Served, queue_name: str) -> _Served:
-        """Another subscription of a subscriber to a queue."""
+    def _another(self, ended: _Served, queue_name: str, topic: str) -> _Served:
+        """Another subscription of a subscriber to a queue, for messages of this topic."""
         was = ended.subscription
         for served in self._served.values():
             known = served.subscription
-            if (known.source_cluster, known.subscriber_id) == (was.source_cluster, was.subscriber_id) and (
-                queue_name in served.queues
+            if (
+                (known.source_cluster, known.subscriber_id) == (was.source_cluster, was.subscriber_id)
+                and queue_name in served.queues
+                and matches(known.topic_pattern, topic)
             ):
                 return served
         raise ClusterUnreachableError(
-            f"cluster {was.source_cluster!r} knows nothing of subscriber {was.subscriber_id!r}"
+            f"cluster {was.source_cluster!r} knows of no subscription of {was.subscriber_id!r} for topic {topic!r}"
         )
 
     async def _forwarded(self, served: _Served, queue_name: str, message: QueuedMessage) -> bool:

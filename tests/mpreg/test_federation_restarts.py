@@ -7,8 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpreg_mq import InvalidTopicError, QueueConfiguration, QueuedMessage, VirtualClock
 from mpreg_mq.mpreg import MessageQueuePlugin, PluginConfiguration
@@ -156,6 +159,46 @@ def test_a_subscription_whose_end_was_lost_ends_with_the_next_message() -> None:
             b.manager.subscribe_to_queue("jobs", "other", "#", callback=lambda one: calls.append(one.payload))
             await clock.advance(10.0)
             assert calls == [1]
+
+    asyncio.run(story())
+
+
+@given(
+    st.sampled_from(["a.#", "b.#", "c.#", "#"]),
+    st.sampled_from("abc"),
+    st.sampled_from(["nothing", "queue_unsubscribe"]),
+)
+def test_a_message_of_an_ended_subscription_goes_only_where_its_topic_fits(pattern: str, topic: str, lost: str) -> None:
+    """Given two subscriptions of a subscriber, when the first ends while a message for it is on its way, or its end
+    does not arrive, then the other one gets the message if that is of its topics; otherwise the message waits."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("a", "b", clock=clock) as (a, b):
+            await b.manager.create_queue("jobs", QueueConfiguration("jobs", max_retries=9))
+            ended, other = list[Any](), list[Any]()
+            subscription_id = await a.federation.subscribe_globally("w", "jobs", f"{topic}.1", callback=ended.append)
+            await clock.settle()
+            (local_id,) = b.manager.queue("jobs").subscriptions
+            await a.federation.subscribe_globally("w", "jobs", pattern, callback=other.append)
+            await clock.settle()
+            a.host.server.fabric.loses = kind(lost)
+            # It goes on its way to the first subscription, which ends before it arrives.
+            whole = a.federation.handle_fabric_message
+
+            async def end_first(message: Any, **more: Any) -> None:
+                if message.payload.get("subscription_id") == subscription_id:
+                    await a.federation.unsubscribe_globally(subscription_id)
+                await whole(message, **more)
+
+            with patch.object(a.federation, "handle_fabric_message", end_first):
+                await b.manager.send_message("jobs", f"{topic}.1", 1)
+                await clock.advance(1.0)
+            fits = pattern in ("#", f"{topic}.#")
+            counts = b.manager.queue("jobs").get_statistics()
+            assert (ended, [one.payload for one in other]) == ([], [1] if fits else [])
+            assert (counts.messages_acknowledged, counts.current_queue_size) == ((1, 0) if fits else (0, 1))
+            assert local_id not in b.manager.queue("jobs").subscriptions
 
     asyncio.run(story())
 
