@@ -25,6 +25,8 @@ JSON_GROWTH = 6
 """How much longer a payload is at most in JSON than as it is stored: a control character is ``\\u0000`` there."""
 
 Key = tuple[str, str, str]
+Lease = tuple[str, int]
+"""The id of a message and the number of its attempt. The message itself may be large, and acknowledged long since."""
 
 
 class Receives:
@@ -33,7 +35,7 @@ class Receives:
     def __init__(self, manager: MessageQueueManager) -> None:
         self._manager = manager
         self._waiting: dict[Key, asyncio.Task[list[Answer]]] = {}
-        self._over: OrderedDict[Key, tuple[QueuedMessage, ...]] = OrderedDict()
+        self._over: OrderedDict[Key, tuple[Lease, ...]] = OrderedDict()
 
     async def fetch(
         self, queue_name: str, subscriber: str, receive_id: str | None, max_messages: Any, wait: float, **options: Any
@@ -56,7 +58,7 @@ class Receives:
 
         async def receive() -> list[Answer]:
             fetched = await _fetch(queue, subscriber, max_messages, wait, **options)
-            self._note(key, (message for message, _ in fetched))
+            self._note(key, (_lease(message) for message, _ in fetched))
             return [answer for _, answer in fetched]
 
         receiving = self._waiting[key] = asyncio.get_running_loop().create_task(receive())
@@ -80,15 +82,15 @@ class Receives:
             receiving.cancel()
             await asyncio.wait([receiving])
             return True
-        fetched = self._over.pop(key, ())
+        leases = self._over.pop(key, ())
         self._note(key, ())
         queue = self._manager.queue(queue_name)
-        for message in fetched:
-            _give_back(queue, subscriber, message, "the receive was cancelled", 0.0)
-        return bool(fetched)
+        for lease in leases:
+            _give_back(queue, subscriber, lease, "the receive was cancelled", 0.0)
+        return bool(leases)
 
-    def _note(self, key: Key, messages: Iterable[QueuedMessage]) -> None:
-        self._over[key] = tuple(messages)
+    def _note(self, key: Key, leases: Iterable[Lease]) -> None:
+        self._over[key] = tuple(leases)
         if len(self._over) > MAX_REMEMBERED:
             self._over.popitem(last=False)
 
@@ -120,10 +122,10 @@ async def _fetch(
             try:
                 answer, size = message_answer(message)
             except PayloadError as error:
-                _give_back(queue, subscriber, message, str(error), None)
+                _give_back(queue, subscriber, _lease(message), str(error), None)
                 continue
             if fetched and size > room:
-                _give_back(queue, subscriber, message, "it did not fit into the answer", 0.0)
+                _give_back(queue, subscriber, _lease(message), "it did not fit into the answer", 0.0)
                 continue
             room -= size
             fetched.append((message, answer))
@@ -140,11 +142,12 @@ async def _fetch(
                 return fetched
 
 
-def _give_back(
-    queue: MessageQueue, subscriber: str, message: QueuedMessage, reason: str, delay_seconds: float | None
-) -> None:
+def _lease(message: QueuedMessage) -> Lease:
+    return message.id.id, message.delivery_attempt
+
+
+def _give_back(queue: MessageQueue, subscriber: str, lease: Lease, reason: str, delay_seconds: float | None) -> None:
     """Give a message back as a failed attempt, after the backoff where the delay is None; nobody waits for that."""
+    message_id, attempt = lease
     with contextlib.suppress(MessageQueueError):
-        queue._actor.call(
-            c.NegativeAcknowledge(message.id.id, subscriber, reason, delay_seconds, message.delivery_attempt)
-        )
+        queue._actor.call(c.NegativeAcknowledge(message_id, subscriber, reason, delay_seconds, attempt))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from mpreg_mq import QueueConfiguration
+from mpreg_mq import QueueConfiguration, QueuedMessage
 from tests.mpreg.test_commands import TOKEN, call, client, serving
 from tests.support.mpreg_double.client.client_api import SERVERS, MPREGClientAPI
 from tests.support.running import until
@@ -152,5 +153,29 @@ def test_a_receive_that_the_server_gives_up_takes_no_message() -> None:
             await plugin.manager.send_message("q", "t", 1)
             (one,) = (await call(plugin, "mq.receive", "q", "w", receive_id="next", token=TOKEN))["messages"]
             assert one["delivery_attempt"] == 1
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("end", ["acknowledged", "cancelled"])
+def test_nothing_keeps_what_was_received_and_is_over(end: str) -> None:
+    """Given receives that were answered, or cancelled after that, when their messages are acknowledged, then the server
+    keeps none of them for the receives."""
+
+    async def story() -> None:
+        async with serving() as plugin:
+            await plugin.manager.create_queue("q")
+            for number in range(5):
+                await plugin.manager.send_message("q", "t", f"kept {end} {number}")
+                receive_id = f"r{number}"
+                (one,) = (await call(plugin, "mq.receive", "q", "w", receive_id=receive_id, token=TOKEN))["messages"]
+                if end == "cancelled":
+                    assert (await call(plugin, "mq.cancel", "q", receive_id, "w", token=TOKEN))["cancelled"]
+                    (one,) = (await call(plugin, "mq.receive", "q", "w", token=TOKEN))["messages"]
+                assert (await call(plugin, "mq.ack", "q", one["id"], "w", token=TOKEN))["acknowledged"]
+            await asyncio.sleep(0)
+            gc.collect()
+            known = [one.payload for one in gc.get_objects() if isinstance(one, QueuedMessage)]
+            assert not [payload for payload in known if str(payload).startswith("kept")]
 
     asyncio.run(story())
