@@ -22,8 +22,8 @@ from mpreg_mq.mpreg.subscribers import GlobalSubscriptions, RemoteSubscribers
 
 logger = logging.getLogger("mpreg_mq")
 
-MOST_SENDS_BEGUN = 1_000
-"""So many sends of other clusters may be under way before their connections have to wait."""
+MOST_BEGUN = 1_000
+"""So many requests of another cluster, sends and deliveries, may be under way before its connections have to wait."""
 
 
 class QueueFederation:
@@ -55,7 +55,9 @@ class QueueFederation:
         self._outgoing = Outgoing(inner, host, clock, acknowledgment_timeout_seconds)
         self._remote = RemoteSubscribers(host, manager, self._outgoing)
         self._sends: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._sends_begun = 0
+        self._room: dict[str, asyncio.Semaphore] = {}
+        """For what may be begun, by the cluster that asks."""
+        self._closed = False
         self._ours = GlobalSubscriptions(host, manager, self._outgoing, self.run)
         self._messages = host.module("fabric.queue_messages")
         self.send_message_globally = self._outgoing.send_message_globally
@@ -119,26 +121,32 @@ class QueueFederation:
 
     async def _begin(self, content: dict[str, Any]) -> None:
         """Begin with a request, and go on in a task: MPREG reads nothing else from its connection meanwhile, and
-        callbacks and full queues may take long, or need what comes next there."""
+        callbacks and full queues may take long, or need what comes next there. Only where too many are under way it
+        has to wait, because not every cluster waits for answers before it sends more."""
         request = self._messages.QueueFederationRequest.from_dict(content)
         self._outgoing.cluster(request.source_cluster).received += 1
+        room = self._room.setdefault(request.source_cluster, asyncio.Semaphore(MOST_BEGUN))
+        await room.acquire()
+        if self._closed:
+            room.release()
+            return
+        self._begun(request).add_done_callback(lambda _: room.release())
+
+    def _begun(self, request: Any) -> asyncio.Task[None]:
+        """The task that carries out a request of another cluster."""
         subscription = self.inner.subscriptions.get(request.subscription_id)
         if request.subscription_id and subscription is None:
             # It was for somebody who is not here any more, and for nobody's queue.
             unknown = f"cluster {self.inner.cluster_id!r} has no subscription {request.subscription_id}"
-            self._outgoing.spawn(self._outgoing.answer(request, unknown, reason=NO_SUBSCRIPTION))
-        elif subscription is not None and subscription.callback is not None:
-            self._outgoing.spawn(self._ours.deliver(subscription, request))
-        else:
-            key = (request.source_cluster, request.queue_name)
-            self._sends_begun += 1
-            send = self._sends[key] = self._outgoing.spawn(self._send(request, self._sends.get(key)))
-            send.add_done_callback(lambda done: self._ended(key, done))
-            if self._sends_begun > MOST_SENDS_BEGUN:
-                await asyncio.wait([send])
+            return self._outgoing.spawn(self._outgoing.answer(request, unknown, reason=NO_SUBSCRIPTION))
+        if subscription is not None and subscription.callback is not None:
+            return self._outgoing.spawn(self._ours.deliver(subscription, request))
+        key = (request.source_cluster, request.queue_name)
+        send = self._sends[key] = self._outgoing.spawn(self._send(request, self._sends.get(key)))
+        send.add_done_callback(lambda done: self._ended(key, done))
+        return send
 
     def _ended(self, key: tuple[str, str], send: asyncio.Task[None]) -> None:
-        self._sends_begun -= 1
         if self._sends.get(key) is send:
             del self._sends[key]
 
@@ -175,4 +183,5 @@ class QueueFederation:
 
     async def close(self) -> None:
         """Stop waiting for answers, and what other clusters have asked for."""
+        self._closed = True
         await self._outgoing.close()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpreg_mq import OverflowPolicy, QueueConfiguration, QueuedMessage, VirtualClock
+from mpreg_mq.mpreg import MessageQueuePlugin, federation
 from tests.mpreg.test_federation import clusters
 from tests.support.running import until
 
@@ -138,5 +140,107 @@ def test_callbacks_of_other_clusters_messages_end_with_the_server() -> None:
             await begun.wait()
             await a.unregister()
             assert ended == ["slow"]
+
+    asyncio.run(story())
+
+
+async def flood(source: MessageQueuePlugin, target: str, subscription_id: str, count: int) -> None:
+    """Forward messages as a cluster without the plugin does, which waits for no answer before the next one."""
+    outgoing = source.federation._outgoing
+    for number in range(count):
+        request = outgoing.request(
+            "orders",
+            "t",
+            [source.host.server.settings.cluster_id, number],
+            outgoing._guarantee(None),
+            target,
+            None,
+            subscription_id=subscription_id,
+            subscriber_id="w",
+        )
+        assert (await source.federation.inner._send_request(request)).success
+
+
+def test_no_more_deliveries_are_under_way_than_a_cluster_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given slow callbacks, when a cluster forwards without waiting for answers, then only so many are called, the rest
+    in their order as others end, though one never does, and those of another cluster at once."""
+    monkeypatch.setattr(federation, "MOST_BEGUN", 3)
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("b", "c", "a", clock=clock) as (b, c, a):
+            begun: list[Any] = []
+            ends: list[asyncio.Event] = []
+
+            async def slow(one: QueuedMessage) -> None:
+                begun.append(one.payload)
+                ends.append(asyncio.Event())
+                await ends[-1].wait()
+
+            subscription_id = await a.federation.subscribe_globally("w", "orders", "#", callback=slow)
+            await flood(b, "a", subscription_id, 50)
+            await clock.settle()
+            assert begun == [["b", number] for number in range(3)]
+            await flood(c, "a", subscription_id, 2)
+            await clock.settle()
+            assert begun[3:] == [["c", 0], ["c", 1]]
+            del begun[3:], ends[3:]
+            for number in range(1, 50):
+                ends[number].set()
+                await clock.settle()
+                assert len(begun) == min(50, number + 3)
+            assert begun == [["b", number] for number in range(50)]
+
+    asyncio.run(story())
+
+
+def test_answers_about_unknown_subscriptions_are_no_more_than_a_cluster_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given answers that are slow to go, when a cluster forwards for a subscription that is not there, then only so
+    many are under way, and each is answered in the end."""
+    monkeypatch.setattr(federation, "MOST_BEGUN", 3)
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("b", "a", clock=clock) as (b, a):
+            answering: list[Any] = []
+            go_on = asyncio.Event()
+
+            async def answer(request: Any, error: str | None, **more: Any) -> None:
+                answering.append(error)
+                await go_on.wait()
+
+            monkeypatch.setattr(a.federation._outgoing, "answer", answer)
+            await flood(b, "a", "gone", 50)
+            await clock.settle()
+            assert len(answering) == 3
+            go_on.set()
+            await clock.settle()
+            assert answering == ["cluster 'a' has no subscription gone"] * 50
+
+    asyncio.run(story())
+
+
+def test_what_waits_to_be_delivered_is_not_begun_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given more messages of another cluster than may be under way, when the plugin is unregistered, then the callbacks
+    that run are cancelled, and no other one is called."""
+    monkeypatch.setattr(federation, "MOST_BEGUN", 3)
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with clusters("b", "a", clock=clock) as (b, a):
+            begun: list[Any] = []
+
+            async def slow(one: QueuedMessage) -> None:
+                begun.append(one.payload)
+                await asyncio.Event().wait()
+
+            subscription_id = await a.federation.subscribe_globally("w", "orders", "#", callback=slow)
+            await flood(b, "a", subscription_id, 10)
+            await clock.settle()
+            await a.unregister()
+            await clock.settle()
+            assert begun == [["b", number] for number in range(3)]
 
     asyncio.run(story())
