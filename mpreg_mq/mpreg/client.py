@@ -27,6 +27,9 @@ LAST_RETRY_SECONDS = 5.0
 POLL_SECONDS = 15.0
 SETTLE_ATTEMPTS = 6
 
+CANCEL = "mq.cancel"
+"""The command that a client still gives while it closes."""
+
 CANCEL_SECONDS = 2.0
 """How long whoever gives a receive up waits for the server to know of it."""
 
@@ -78,6 +81,9 @@ class QueueClient:
     MPREG runs the commands of one connection one after another, so each ``receive`` that is under way has a connection
     of its own. One that is cancelled, or not answered in time, is cancelled at the server, so that nothing is leased to
     it; a client that just disappears may still be leased what comes within the time that it would have waited.
+
+    Once it is closed it opens no connection any more: whatever is called then, or still runs, raises
+    ``ConnectionError``.
     """
 
     def __init__(
@@ -99,10 +105,12 @@ class QueueClient:
         self._timeout = timeout_seconds
         self._locs = locs
         self._connecting: dict[int, asyncio.Lock] = {}
+        self._closed = False
 
     # --- connections --------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        self._check_open("connect")
         await self._connect(self._commands)
         return self
 
@@ -110,9 +118,15 @@ class QueueClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections that are ours; receives that are under way are cancelled."""
+        """Close the connections that are ours; receives that are under way are cancelled, and consumers end with a
+        ``ConnectionError``."""
+        self._closed = True
         under_way = list(self._receiving.items())
         await asyncio.gather(*(self._cancel(queue, name, which) for which, (_, queue, name) in under_way))
+        if late := list(self._cancelling):
+            for task in late:
+                task.cancel()
+            await asyncio.wait(late)
         idle, self._idle = self._idle, []
         for api in (*idle, *(api for _, (api, _, _) in under_way), *((self._commands,) if self._owns_commands else ())):
             await self._drop(api)
@@ -122,17 +136,32 @@ class QueueClient:
         with contextlib.suppress(Exception):
             await api.disconnect()
 
+    def _check_open(self, command: str) -> None:
+        if self._closed:
+            raise ConnectionError(f"{command}: the client is closed, expected one that is open; make another one")
+
     async def _connect(self, api: Any) -> None:
-        async with self._connecting.setdefault(id(api), asyncio.Lock()):
+        connecting = self._connecting.setdefault(id(api), asyncio.Lock())
+
+        def dropped() -> bool:
+            return self._connecting.get(id(api)) is not connecting
+
+        async with connecting:
             transport = api._client._transport
             if api._connected and transport is not None and transport.connected:
                 return
-            with contextlib.suppress(Exception):
-                await api.disconnect()
-            api._connected = False
-            await api.connect()
+            if not dropped():
+                with contextlib.suppress(Exception):
+                    await api.disconnect()
+                api._connected = False
+                await api.connect()
+            if dropped():
+                await self._drop(api)
+                raise ConnectionError("the client is closed")
 
     async def _call(self, api: Any, command: str, timeout_seconds: float, arguments: dict[str, Any]) -> dict[str, Any]:
+        if command != CANCEL:
+            self._check_open(command)
         try:
             await self._connect(api)
         except Exception as error:
@@ -235,12 +264,13 @@ class QueueClient:
             reusable = True
             raise
         except BaseException:
-            # The server may go on with it, and lease messages that nobody gets.
-            await self._cancel(queue, subscriber, receive_id)
+            # The server may go on with it, and lease messages that nobody gets; who closes the client tells it, too.
+            if not self._closed:
+                await self._cancel(queue, subscriber, receive_id)
             raise
         finally:
             del self._receiving[receive_id]
-            if reusable and len(self._idle) < MAX_IDLE:
+            if reusable and not self._closed and len(self._idle) < MAX_IDLE:
                 self._idle.append(api)
             else:
                 await self._drop(api)
@@ -291,6 +321,7 @@ class QueueClient:
 
         Raises:
             QueueCommandError: the server refuses, for another reason than that it has no queues just now.
+            ConnectionError: the client was closed.
         """
         wait = FIRST_RETRY_SECONDS
         while True:
@@ -304,6 +335,7 @@ class QueueClient:
             except Exception:
                 fetched = None
             if fetched is None:
+                self._check_open("messages")
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, LAST_RETRY_SECONDS)
                 continue
@@ -319,6 +351,7 @@ class QueueClient:
 
         Raises:
             QueueCommandError: as :meth:`messages`.
+            ConnectionError: the client was closed; a message that was not settled by then comes again.
         """
         async for message in self.messages(queue, subscriber, **options):
             try:
@@ -331,8 +364,7 @@ class QueueClient:
             else:
                 await self._settle(partial(self.acknowledge, message))
 
-    @staticmethod
-    async def _settle(settling: Callable[[], Awaitable[bool]]) -> None:
+    async def _settle(self, settling: Callable[[], Awaitable[bool]]) -> None:
         """Settle a message, more than once if need be; when it does not get through, the lease ends by itself."""
         wait = FIRST_RETRY_SECONDS
         for _ in range(SETTLE_ATTEMPTS):
@@ -346,6 +378,7 @@ class QueueClient:
                 pass
             else:
                 return
+            self._check_open("consume")
             await asyncio.sleep(wait)
             wait *= 2
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from mpreg_mq import QueueConfiguration, QueuedMessage
-from tests.mpreg.test_commands import TOKEN, call, client, serving
+from mpreg_mq.mpreg import QueueClient
+from mpreg_mq.mpreg import client as client_module
+from tests.mpreg.test_commands import TOKEN, URL, call, client, serving
 from tests.support.mpreg_double.client.client_api import SERVERS, MPREGClientAPI
 from tests.support.running import until
 
@@ -177,5 +179,138 @@ def test_nothing_keeps_what_was_received_and_is_over(end: str) -> None:
             gc.collect()
             known = [one.payload for one in gc.get_objects() if isinstance(one, QueuedMessage)]
             assert not [payload for payload in known if str(payload).startswith("kept")]
+
+    asyncio.run(story())
+
+
+def owning_client(monkeypatch: pytest.MonkeyPatch) -> QueueClient:
+    """A client that makes all its connections itself."""
+    monkeypatch.setattr(client_module, "_new_api", lambda url, like=None: MPREGClientAPI(url))
+    return QueueClient(URL, token=TOKEN, timeout_seconds=5)
+
+
+CONSUMER_IS = ["waiting", "connecting", "in its callback", "trying again"]
+
+
+@pytest.mark.parametrize("consumer_is", CONSUMER_IS)
+def test_a_closed_client_opens_nothing(consumer_is: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a client that is closed while a consumer of it runs, whatever that does just then, then the consumer ends
+    with an error that says so, no connection is left or opened, and every other call is refused."""
+    opened: list[MPREGClientAPI] = []
+    may_connect, in_connect = asyncio.Event(), asyncio.Event()
+    connect = MPREGClientAPI.connect
+
+    async def counted(self: MPREGClientAPI) -> None:
+        if consumer_is == "connecting" and opened:
+            in_connect.set()
+            await may_connect.wait()
+        opened.append(self)
+        await connect(self)
+
+    monkeypatch.setattr(MPREGClientAPI, "connect", counted)
+    monkeypatch.setattr(client_module, "FIRST_RETRY_SECONDS", 0.0)
+
+    async def story() -> None:
+        async with serving() as plugin:
+            await plugin.manager.create_queue("q")
+            queues = owning_client(monkeypatch)
+            in_callback, end_callback = asyncio.Event(), asyncio.Event()
+
+            async def callback(message: Any) -> None:
+                in_callback.set()
+                await end_callback.wait()
+
+            async with queues:
+                server = SERVERS[URL]
+                if consumer_is == "trying again":
+                    del SERVERS[URL]
+                consumer = asyncio.create_task(queues.consume("q", "w", callback))
+                if consumer_is == "waiting":
+                    await until(lambda: bool(plugin.manager.queue("q").subscriptions))
+                elif consumer_is == "connecting":
+                    await in_connect.wait()
+                elif consumer_is == "in its callback":
+                    await plugin.manager.send_message("q", "t", 1)
+                    await in_callback.wait()
+                else:
+                    await until(lambda: len(opened) == 2)
+            before = len(opened)
+            SERVERS[URL] = server
+            may_connect.set()
+            end_callback.set()
+            with pytest.raises(ConnectionError, match="the client is closed"):
+                await asyncio.wait_for(consumer, 5)
+            with pytest.raises(ConnectionError, match=r"mq\.send: the client is closed"):
+                await queues.send("q", "t", 1)
+            with pytest.raises(ConnectionError, match=r"mq\.receive: the client is closed"):
+                await queues.receive("q", "w")
+            with pytest.raises(ConnectionError, match="the client is closed"):
+                await queues.__aenter__()
+            # Only the one that was under way may have been opened, and it is closed again.
+            assert len(opened) == before + (consumer_is == "connecting")
+            assert not any(api._connected for api in opened)
+
+    asyncio.run(story())
+
+
+def test_nothing_is_told_after_a_client_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a receive that was cancelled, of which the server has not been told yet, when the client is closed, then it
+    is told before that, or not at all: nothing is connected afterwards."""
+    monkeypatch.setattr(client_module, "CANCEL_SECONDS", 0.0)
+    hangs = asyncio.Event()
+    whole = MPREGClientAPI.call
+
+    async def slow(self: MPREGClientAPI, fun: str, *arguments: Any, **named: Any) -> Any:
+        if fun == "mq.cancel":
+            await hangs.wait()
+        return await whole(self, fun, *arguments, **named)
+
+    monkeypatch.setattr(MPREGClientAPI, "call", slow)
+
+    async def story() -> None:
+        async with serving() as plugin:
+            await plugin.manager.create_queue("q")
+            queues = owning_client(monkeypatch)
+            waiting = asyncio.create_task(queues.receive("q", "w", wait_seconds=20))
+            await until(lambda: bool(plugin.manager.queue("q").subscriptions))
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert queues._cancelling
+            await queues.close()
+            assert not queues._cancelling
+            hangs.set()
+            assert not queues._commands._connected
+            assert not queues._idle
+
+    asyncio.run(story())
+
+
+def test_a_client_that_is_closed_while_it_connects_is_not_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given sends whose connection is being made, when the client is closed, then that is closed as soon as it is made,
+    no other one is, and the sends fail."""
+    in_connect, may_connect = asyncio.Event(), asyncio.Event()
+    whole = MPREGClientAPI.connect
+
+    async def slow(self: MPREGClientAPI) -> None:
+        assert not in_connect.is_set(), "connected once more"
+        in_connect.set()
+        await may_connect.wait()
+        await whole(self)
+
+    monkeypatch.setattr(MPREGClientAPI, "connect", slow)
+
+    async def story() -> None:
+        async with serving() as plugin:
+            await plugin.manager.create_queue("q")
+            queues = owning_client(monkeypatch)
+            sends = [asyncio.create_task(queues.send("q", "t", number)) for number in range(2)]
+            await in_connect.wait()
+            await queues.close()
+            may_connect.set()
+            for send in sends:
+                with pytest.raises(ConnectionError, match="the client is closed"):
+                    await send
+            assert not queues._commands._connected
+            assert plugin.manager.queue("q").pending_messages == []
 
     asyncio.run(story())
