@@ -88,18 +88,20 @@ class BlockingMessageQueueManager:
             # Nor is the lock to be asked for, which another thread may have had.
             coroutine.close()
             raise QueueClosedError(f"the queue manager {FORKED}")
-        with self._asking:
-            if self._ended or not self._thread.is_alive():
-                coroutine.close()
-                raise _closed_error()
-            asked = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        asked: concurrent.futures.Future[T] | None = None
         try:
+            with self._asking:
+                if self._ended or not self._thread.is_alive():
+                    coroutine.close()
+                    raise _closed_error()
+                asked = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
             return asked.result()
         except concurrent.futures.CancelledError:
             raise _closed_error() from None
         except BaseException:
             # Nothing but an interruption ends the wait before the answer is there: nobody is left to take one.
-            asked.cancel()
+            if asked is not None:
+                asked.cancel()
             raise
 
     @property
