@@ -86,7 +86,7 @@ class Attachment:
         attach = _attach(subscribe)
         if subscribe.blocking:
             if self._thread is None:
-                self._thread = BlockingSubscriberActor.start(self._report_end if self.virtual else self.report)
+                self._thread = self._new_thread()
             self._thread.tell(attach)
         else:
             if self._loop_actor is None:
@@ -136,6 +136,9 @@ class Attachment:
             return f"the actor of subscriber {self.subscriber_id} has been stopped"
         return Later.REPORTED
 
+    def _new_thread(self) -> pykka.ActorRef[BlockingSubscriberActor]:
+        return BlockingSubscriberActor.start(self.report if self.virtual is None else self._report_end)
+
     def _report_end(self, settled: Settled) -> None:
         """As ``report``, from a thread; a clock that stands still waits until then."""
         self.report(settled)
@@ -170,7 +173,7 @@ class Attachment:
                 message_id,
             )
             self._thread.stop(block=False)
-            self._thread = BlockingSubscriberActor.start(self._report_end if self.virtual else self.report)
+            self._thread = self._new_thread()
             for other in self.subscriptions.values():
                 if other.blocking:
                     self._thread.tell(_attach(other))

@@ -81,8 +81,6 @@ class CallbackSubscriber:
         self._subscribing = asyncio.Lock()
         self._max_in_flight = 1
         self._running: dict[str, _Running] = {}
-        self._leased = 0
-        """How many of those that run have a lease."""
         self._ended = asyncio.Event()
         self._acknowledgments: list[c.Acknowledge] = []
         self._acknowledging: asyncio.Task[None] | None = None
@@ -224,6 +222,11 @@ class CallbackSubscriber:
             for message in messages:
                 self._begin(message)
 
+    @property
+    def _leased(self) -> int:
+        """How many of those that run have a lease."""
+        return sum(running.attempt > 0 for running in self._running.values())
+
     def _wanted_by(self, topic: str) -> str | None:
         """The oldest subscription that matches, as at the owner (G6), before those that are over."""
         known = (*self._requests.items(), *self._ending.items())
@@ -248,8 +251,6 @@ class CallbackSubscriber:
     def _run(self, message: QueuedMessage, running: _Running) -> None:
         """A callback goes on with a message for so long as that allows."""
         self._running[message.id.id] = running
-        if running.attempt:
-            self._leased += 1
         self._end_after(message.id.id, running, message.acknowledgment_timeout_seconds)
 
     def _end_after(self, message_id: str, running: _Running, seconds: float) -> None:
@@ -274,10 +275,7 @@ class CallbackSubscriber:
         self._settle(message_id, running.attempt, running.subscription_id, error)
 
     def _pop(self, message_id: str) -> None:
-        running = self._running.pop(message_id)
-        running.cancel_timer()
-        if running.attempt:
-            self._leased -= 1
+        self._running.pop(message_id).cancel_timer()
         self._ended.set()
 
     def _report(self, settled: Settled) -> None:

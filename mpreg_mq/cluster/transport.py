@@ -116,7 +116,6 @@ class NatsTransport:
 
     async def ask(self, member: str, request: bytes, seconds: float) -> bytes:
         """See :meth:`Transport.ask`. A long answer may take longer, as long as its parts keep coming."""
-        subject = self._prefix + member
         *before, last = cut(request, self._part_bytes)
         headers: dict[str, str] | None = None
         if before:
@@ -129,7 +128,7 @@ class NatsTransport:
                     # Without its last part nobody carries it out.
                     raise NobodyThereError(str(error)) from error
             headers = {PART_OF_REQUEST: f"{identifier} {count - 1} {count}"}
-        answer = await self._request(subject, last, seconds, headers)
+        answer = await self._request(member, last, seconds, headers)
         found = answer.headers or {}
         if GONE in found:
             raise NobodyThereError(f"{member}: parts of the request did not arrive")
@@ -142,15 +141,14 @@ class NatsTransport:
         return b"".join(parts)
 
     async def _confirmed(self, member: str, part: bytes, seconds: float, headers: dict[str, str]) -> bytes:
-        answer = await self._request(self._prefix + member, part, seconds, headers)
+        answer = await self._request(member, part, seconds, headers)
         if GONE in (answer.headers or {}):
             raise UnansweredError(f"{member}: parts of a long message are not there any more")
         return answer.data
 
-    async def _request(self, subject: str, payload: bytes, seconds: float, headers: dict[str, str] | None) -> Msg:
-        member = subject.removeprefix(self._prefix)
+    async def _request(self, member: str, payload: bytes, seconds: float, headers: dict[str, str] | None) -> Msg:
         try:
-            return await self._client.request(subject, payload, timeout=seconds, headers=headers)
+            return await self._client.request(self._prefix + member, payload, timeout=seconds, headers=headers)
         except nats.errors.NoRespondersError as error:
             raise NobodyThereError(member) from error
         except nats.errors.MaxPayloadError as error:
