@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,14 +14,6 @@ logger = logging.getLogger("mpreg_mq")
 
 _under_way: set[asyncio.Task[None]] = set()
 """A loop does not hold its tasks, and nobody else may hold these any more."""
-
-
-def _task_of(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-    """A task that has gone as far as it can at once, where the interpreter has such: most that begins here ends so."""
-    loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12):
-        return asyncio.Task(coroutine, loop=loop, eager_start=True)
-    return loop.create_task(coroutine)
 
 
 @attrs.frozen(eq=False)
@@ -35,9 +26,7 @@ class _Try:
 
     async def wait(self) -> None:
         """Wait until it has ended, in whatever way; what it raised is raised."""
-        if self.task.done():
-            pass
-        elif self.task.get_loop() is asyncio.get_running_loop():
+        if self.task.get_loop() is asyncio.get_running_loop():
             await asyncio.wait([self.task])
         else:
             await asyncio.wait([asyncio.wrap_future(self.ended)])
@@ -52,16 +41,13 @@ class Ending:
     over: bool = False
     """Whether it has come to its end."""
     _latest: _Try | None = None
-    _begins: bool = False
     _waiting: int = 0
 
     @property
     def under_way(self) -> bool:
         """Whether it has begun and goes on: the loop that it is on runs."""
         found = self._latest
-        if found is None:
-            return self._begins
-        return not self.over and not found.task.done() and found.task.get_loop().is_running()
+        return not self.over and found is not None and not found.task.done() and found.task.get_loop().is_running()
 
     async def reach(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin it, or wait for what somebody has begun, on this loop or another; nothing where it is over.
@@ -70,32 +56,16 @@ class Ending:
         """
         while not self.over:
             if not self.under_way:
-                self._begin(end)
+                task = asyncio.get_running_loop().create_task(end())
+                self._latest = _Try(task)
+                _under_way.add(task)
+                task.add_done_callback(self._ended)
             await self.joined()
-
-    def _begin(self, end: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._begins = True
-        try:
-            task = _task_of(end())
-        finally:
-            self._begins = False
-        self._latest = _Try(task)
-        if task.done():
-            # Who has begun it is about to wait.
-            self._waiting += 1
-            self._ended(task)
-            self._waiting -= 1
-        else:
-            _under_way.add(task)
-            task.add_done_callback(self._ended)
 
     async def joined(self) -> None:
         """Wait until what is under way has come to its end, or been cancelled."""
-        while (found := self._latest) is None:
-            # Another thread is at its first step.
-            if not self._begins:
-                return
-            await asyncio.sleep(0)
+        found = self._latest
+        assert found is not None
         self._waiting += 1
         try:
             await found.wait()

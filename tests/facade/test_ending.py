@@ -326,68 +326,6 @@ def test_who_waits_on_another_loop_takes_it_up_when_its_loop_ends() -> None:
     assert ended == ["on the other loop"]
 
 
-def test_who_comes_from_another_thread_during_the_first_step_waits_for_it() -> None:
-    """Given something that is at its first step, which takes its time, when somebody on another thread asks for it,
-    then that one waits for the same, and it is done once."""
-    begun, goes_on = threading.Event(), threading.Event()
-    ending = Ending()
-    done: list[str] = []
-
-    async def end() -> None:
-        begun.set()
-        assert goes_on.wait(PATIENCE_SECONDS)
-        done.append("first")
-
-    async def other_end() -> None:
-        done.append("other")
-
-    async def other() -> None:
-        assert ending.under_way
-        waiting = asyncio.ensure_future(ending.reach(other_end))
-        for _ in range(3):
-            await asyncio.sleep(0)
-        assert not waiting.done()
-        goes_on.set()
-        await waiting
-
-    thread = threading.Thread(target=lambda: asyncio.run(ending.reach(end)))
-    thread.start()
-    assert begun.wait(PATIENCE_SECONDS)
-    asyncio.run(other())
-    thread.join()
-    assert done == ["first"]
-
-
-def test_what_fails_at_its_first_step_is_raised_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Given something that fails at once, or is interrupted there, then whoever asked for it hears of that, the log
-    does not, and it begins anew where it was interrupted."""
-
-    done: list[str] = []
-
-    async def fail() -> None:
-        raise ValueError("at once")
-
-    async def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    async def succeed() -> None:
-        done.append("done")
-
-    with pytest.raises(ValueError, match="at once"):
-        asyncio.run(Ending().reach(fail))
-    assert not caplog.records
-    ending = Ending()
-    loop = asyncio.new_event_loop()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            loop.run_until_complete(ending.reach(interrupt))
-    finally:
-        loop.close()
-    assert not ending.under_way
-    asyncio.run(ending.reach(succeed))
-    assert done == ["done"]
-
-
 def test_what_nobody_waits_for_is_logged_where_it_fails(caplog: pytest.LogCaptureFixture) -> None:
     """Given an end whose only waiter was cancelled, when it fails, then that is logged, and it is over."""
 
