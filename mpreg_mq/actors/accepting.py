@@ -19,7 +19,7 @@ import pykka
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import DECIDERS, WAIT_FOR_ROOM
 from mpreg_mq.actors.decider.decision import rejected
-from mpreg_mq.actors.decider.sending import decide_fire_and_forget, record_fire_and_forget
+from mpreg_mq.actors.decider.sending import NOBODY, decide_fire_and_forget, record_fire_and_forget
 from mpreg_mq.actors.dispatching import DispatchingActor
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
@@ -30,7 +30,15 @@ from mpreg_mq.actors.subscriber_actor import Later
 from mpreg_mq.actors.views import fired_message
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, QueueClosedError
-from mpreg_mq.model import DEFAULT_OPTIONS, CircuitState, DeliveryGuarantee, MessageId, RejectionReason
+from mpreg_mq.events import types as e
+from mpreg_mq.model import (
+    DEFAULT_OPTIONS,
+    CircuitState,
+    DeliveryGuarantee,
+    DeliveryResult,
+    MessageId,
+    RejectionReason,
+)
 from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
@@ -303,28 +311,33 @@ class AcceptingActor(DispatchingActor):
 
     def _fire(self, send: c.Send) -> Any:
         self._fired = fired = self._fired + 1
-        delivered: list[str] = []
+        missed: list[str] = []
         failed: list[str] = []
         state = self.state
         subscribers, topic = state.subscribers, send.topic
+        delivered = audience = () if state.paused else subscribers.audience(topic)
         # The time of the decision to let it go.
         now = self._shared_context.now
         id_ = MessageId(f"f{fired}-{self._run}", now, self.name)
         outer, self._calling_out = self._calling_out, True
         try:
-            for subscriber_id in () if state.paused else subscribers.audience(topic):
+            for subscriber_id in audience:
                 subscriber = subscribers.get(subscriber_id)
                 attachment = self._attachments.get(subscriber_id)
                 if subscriber is None or attachment is None:
+                    missed.append(subscriber_id)
                     continue
                 if subscriber.circuit is _OPEN:
                     failed.append(subscriber_id)
                     continue
                 subscription_id = subscriber.only_subscription or subscribers.subscription_for(subscriber, topic)
-                outcome = attachment.deliver(fired_message(send, id_, state.configuration), subscription_id, 0)
-                if outcome is None or outcome is Later.REPORTED:
-                    delivered.append(subscriber_id)
-                else:
+                message = fired_message(send, id_, state.configuration)
+                # As Attachment.deliver, in place.
+                alone = attachment.call_alone
+                outcome = BUSY if alone is None else alone(message, subscription_id, subscriber_id, 0)
+                if outcome is BUSY:
+                    outcome = attachment.deliver(message, subscription_id, 0)
+                if outcome is not None and outcome is not Later.REPORTED:
                     failed.append(subscriber_id)
                     logger.warning(
                         "queue %s: fire-and-forget message %s failed at %s: %s", self.name, id_, subscriber_id, outcome
@@ -333,8 +346,14 @@ class AcceptingActor(DispatchingActor):
             self._calling_out = outer
         state, context = self.state, self._shared_context
         # Callbacks may have had something recorded, which was later.
-        context.now = now if now >= state.last_at else state.last_at
-        event, result = record_fire_and_forget(send, context, id_, tuple(delivered), tuple(failed))
+        context.now = now = now if now >= state.last_at else state.last_at
+        if missed or failed:
+            delivered = tuple([one for one in audience if one not in missed and one not in failed])
+            event, result = record_fire_and_forget(send, context, id_, delivered, tuple(failed))
+        else:
+            # As that, in place.
+            event = e.FireAndForgetSent(now, id_.id, topic, delivered, (), send.fingerprint)
+            result = DeliveryResult(True, id_, frozenset(delivered), NOBODY, None, now)
         if not self._immediate or self._outbox is not None:
             return self._record((event,), result)
         # As _record, in place, for a log that has at once what is appended.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
+from collections.abc import Callable, Container
 from contextvars import Context
 from inspect import iscoroutinefunction
 from typing import Any
@@ -15,8 +15,8 @@ from mpreg_mq.actors.commands import Subscribe
 from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.subscriber_actor import (
     Attach,
+    Attached,
     BlockingSubscriberActor,
-    CallNow,
     Cancel,
     Deliver,
     Detach,
@@ -74,6 +74,8 @@ class Attachment:
     subscriptions: dict[str, Subscribe] = attrs.field(factory=dict)
     end_at_once: set[str] = attrs.field(factory=set)
     """Ids of the subscriptions whose callbacks most likely are over, and acknowledge, when they return."""
+    call_alone: Callable[[QueuedMessage, str, str, int], Any] | None = None
+    """The shortest way to the callbacks on the loop, where there are any: that of the actor that has them."""
     _ended: dict[str, _Ended] = attrs.field(factory=dict)
     _loop_actor: SubscriberActor | None = None
     _thread: pykka.ActorRef[BlockingSubscriberActor] | None = None
@@ -91,6 +93,7 @@ class Attachment:
         else:
             if self._loop_actor is None:
                 self._loop_actor = SubscriberActor.launch(self.report)
+                self.call_alone = self._loop_actor.call_alone
             self._loop_actor.actor_ref.tell(attach)
 
     def detach(self, subscription_id: str, running: Container[str]) -> None:
@@ -115,9 +118,9 @@ class Attachment:
 
     def deliver(self, message: QueuedMessage, subscription_id: str, attempt: int) -> Outcome | Later:
         """Hand a message over to a subscription of this process; the outcome, or that it will be reported."""
-        actor = self._loop_actor
-        if actor is not None:
-            outcome = actor.call_alone(message, subscription_id, self.subscriber_id, attempt)
+        alone = self.call_alone
+        if alone is not None:
+            outcome = alone(message, subscription_id, self.subscriber_id, attempt)
             if outcome is not BUSY:
                 settled: Outcome | Later = outcome
                 return settled
@@ -145,8 +148,8 @@ class Attachment:
         assert self.virtual is not None
         self.virtual.call_ends((self, settled.message_id, settled.attempt))
 
-    def begin_row(self, subscription_id: str) -> CallNow | None:
-        """What calls a subscription for many messages, until :meth:`end_row`; None where it is busy."""
+    def begin_row(self, subscription_id: str) -> Attached | None:
+        """The callback of a subscription, for many messages until :meth:`end_row`; None where it is busy."""
         return None if self._loop_actor is None else self._loop_actor.begin_row(subscription_id)
 
     def go_on(self, started: Started, delivery: Deliver) -> Later:

@@ -10,24 +10,36 @@ import logging
 import time
 from collections.abc import Iterable
 
+import msgspec
 import pykka
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.attachments import Attachment
+from mpreg_mq.actors.current import current_delivery
 from mpreg_mq.actors.decider.delivering import Dispatched, row_of_deliveries
 from mpreg_mq.actors.decider.settling import acknowledge
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.recording import RecordingActor
 from mpreg_mq.actors.store import Store
-from mpreg_mq.actors.subscriber_actor import CallNow, Deliver, Later, Outcome, Settled, Started
+from mpreg_mq.actors.subscriber_actor import Deliver, Later, Outcome, Settled, Started, begun, failed
 from mpreg_mq.actors.views import queued_message
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, PayloadError
 from mpreg_mq.events import types as e
+from mpreg_mq.model import Callback, QueuedMessage
 from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.everyday import delivered_and_acknowledged, delivered_and_acknowledged_in_a_row
 
 logger = logging.getLogger("mpreg_mq")
+
+
+class _Last(msgspec.Struct, frozen=True, gc=False):
+    """The delivery that ends a row: what its callback came to, and itself where nobody had it folded in."""
+
+    event: e.MessageDelivered
+    copy: QueuedMessage
+    outcome: Outcome | Started
+    unopened: e.MessageDelivered | None
 
 
 class DeliveringActor(RecordingActor):
@@ -67,11 +79,15 @@ class DeliveringActor(RecordingActor):
         attachment = self._attachments.get(row.subscriber_id)
         if attachment is None or row.subscription_id not in attachment.end_at_once:
             return 0
-        call = attachment.begin_row(row.subscription_id)
-        if call is None:
+        attached = attachment.begin_row(row.subscription_id)
+        if attached is None:
             return 0
         try:
-            return self._deliver_each(row.deliveries, call, attachment, end, 2 * between_looks)
+            # In the context of the callback, which is entered once for all.
+            made, last = attached.run(self._deliver_each, row.deliveries, attached.callback, end, 2 * between_looks)
+            if last is not None:
+                self._end_row_with(last, attachment)
+            return int(made)
         finally:
             try:
                 # Also where something ends the turn before its time.
@@ -80,17 +96,14 @@ class DeliveringActor(RecordingActor):
                 attachment.end_row()
 
     def _deliver_each(
-        self,
-        deliveries: Iterable[Dispatched],
-        call: CallNow,
-        attachment: Attachment,
-        end: float,
-        events_between_looks: int,
-    ) -> int:
+        self, deliveries: Iterable[Dispatched], callback: Callback, end: float, events_between_looks: int
+    ) -> tuple[int, _Last | None]:
+        """Call a callback for one message after another; how many, and the last where it is settled by itself."""
         context, configuration = self._shared_context, self.state.configuration
-        now_by_clock = self._now
+        now_by_clock, set_current = self._now, current_delivery.set
         told = self._in_a_row
         made = 0
+        last: _Last | None = None
         for accepted, event in deliveries:
             try:
                 copy = queued_message(accepted, configuration, event.attempt, event.deadline)
@@ -98,22 +111,22 @@ class DeliveringActor(RecordingActor):
                 # One that is handed over by itself.
                 break
             made += 1
-            outcome: Outcome | Started | Later
-            # As in _hand_over, in place.
+            outcome: Outcome | Started = None
+            # As in _hand_over and the subscriber's actor, in place.
             self._unopened = event
             self._calling_out = True
             try:
-                outcome = call(copy)
-                if type(outcome) is Started:
-                    delivery = Deliver(copy, event.subscription_id, event.subscriber_id, event.attempt)
-                    outcome = attachment.go_on(outcome, delivery)
+                set_current(copy)
+                returned = callback(copy)
+                if returned is not None:
+                    outcome = begun(returned)
+            except BaseException as error:
+                outcome = failed(error)
             finally:
                 self._calling_out = False
                 unopened, self._unopened = self._unopened, None
             if outcome is not None or unopened is None:
-                self._fold_row()
-                self.deliveries += 1
-                self._settle_attempt(event, attachment, outcome, unopened)
+                last = _Last(event, copy, outcome, unopened)
                 break
             # As _context, in place.
             now = now_by_clock()
@@ -123,7 +136,22 @@ class DeliveringActor(RecordingActor):
             told += (event, e.MessageAcknowledged(context.now, event.message_id, event.subscriber_id, True))
             if len(told) % events_between_looks == 0 and time.perf_counter() >= end:
                 break
-        return made
+        # The context stays, and would keep the message.
+        set_current(None)
+        return made, last
+
+    def _end_row_with(self, last: _Last, attachment: Attachment) -> None:
+        """Settle the attempt that ended a row, as any other. Part of a turn."""
+        event, outcome = last.event, last.outcome
+        settled: Outcome | Later
+        if type(outcome) is Started:
+            delivery = Deliver(last.copy, event.subscription_id, event.subscriber_id, event.attempt)
+            settled = attachment.go_on(outcome, delivery)
+        else:
+            settled = outcome
+        self._fold_row()
+        self.deliveries += 1
+        self._settle_attempt(event, attachment, settled, last.unopened)
 
     def _fold_row(self) -> None:
         """Fold in what was delivered and acknowledged in a row. Part of a turn."""

@@ -15,7 +15,6 @@ from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable
 from contextvars import Context
 from enum import Enum
-from functools import partial
 from typing import Any, ClassVar, final
 
 import attrs
@@ -57,7 +56,11 @@ class Started(msgspec.Struct, frozen=True, gc=False):
     awaitable: Awaitable[Any]
 
 
-CallNow = Callable[[QueuedMessage], Outcome | Started]
+class Attached(msgspec.Struct, frozen=True, gc=False):
+    """A callback on the loop, and ``run`` of the context that it runs in."""
+
+    run: Callable[..., Any]
+    callback: Callback
 
 
 @attrs.frozen
@@ -121,7 +124,7 @@ class SubscriberActor(LoopActor):
     def __init__(self, report: Report) -> None:
         super().__init__()
         self._report = report
-        self._callbacks: dict[str, CallNow] = {}
+        self._callbacks: dict[str, Attached] = {}
         self._tasks: dict[tuple[str, int], asyncio.Future[Outcome]] = {}
 
     def on_receive(self, message: Any) -> Any:
@@ -132,10 +135,10 @@ class SubscriberActor(LoopActor):
                 self._report(Settled.of(message, outcome))
         elif type(message) is Attach:
             # One call at a time is in that context: each is made in this actor's turn.
-            run: Callable[..., Outcome | Started] = message.context.run
+            run = message.context.run
             # It may be that of a callback that has subscribed.
-            message.context.run(current_delivery.set, None)
-            self._callbacks[message.subscription_id] = partial(run, _call, message.callback)
+            run(current_delivery.set, None)
+            self._callbacks[message.subscription_id] = Attached(run, message.callback)
         elif type(message) is Detach:
             self._callbacks.pop(message.subscription_id, None)
         elif type(message) is Cancel:
@@ -146,10 +149,10 @@ class SubscriberActor(LoopActor):
 
     def deliver(self, delivery: Deliver) -> Outcome | Later:
         """Call the callback; the outcome, unless the callback returned an awaitable."""
-        call = self._callbacks.get(delivery.subscription_id)
-        if call is None:
+        attached = self._callbacks.get(delivery.subscription_id)
+        if attached is None:
             return f"subscription {delivery.subscription_id} has no callback in this process"
-        outcome = call(delivery.message)
+        outcome: Outcome | Started = attached.run(_call, attached.callback, delivery.message)
         return self.go_on(outcome, delivery) if type(outcome) is Started else outcome
 
     def call_alone(self, message: QueuedMessage, subscription_id: str, subscriber_id: str, attempt: int) -> Any:
@@ -157,12 +160,17 @@ class SubscriberActor(LoopActor):
         inbox = self.actor_inbox
         # As try_now and deliver, in place.
         here = _get_running_loop()
-        mine = here is inbox.loop or inbox.claim(here)
-        call = self._callbacks.get(subscription_id)
-        if call is None or not mine or not inbox._open or inbox._queue or not inbox._turn.acquire(False):
+        attached = self._callbacks.get(subscription_id)
+        if (
+            attached is None
+            or not (here is inbox.loop or inbox.claim(here))
+            or not inbox._open
+            or inbox._queue
+            or not inbox._turn.acquire(False)
+        ):
             return BUSY
         try:
-            outcome = call(message)
+            outcome = attached.run(_call, attached.callback, message)
             if type(outcome) is Started:
                 return self.go_on(outcome, Deliver(message, subscription_id, subscriber_id, attempt))
             return outcome
@@ -171,14 +179,14 @@ class SubscriberActor(LoopActor):
             if inbox._queue:
                 inbox._dispatch()
 
-    def begin_row(self, subscription_id: str) -> CallNow | None:
-        """Begin a turn for many deliveries to one subscription: what calls its callback, or None if the actor is busy.
+    def begin_row(self, subscription_id: str) -> Attached | None:
+        """Begin a turn for many deliveries to one subscription: its callback, or None if the actor is busy.
 
-        That gives the outcome, or what awaits it: see :meth:`go_on`. What the actor is told until :meth:`end_row` it
-        handles then.
+        It is to be called within its context as in :func:`_call`; what it has returned may have to be awaited: see
+        :func:`begun` and :meth:`go_on`. What the actor is told until :meth:`end_row` it handles then.
         """
-        call = self._callbacks.get(subscription_id)
-        return call if call is not None and self.actor_inbox.enter() else None
+        attached = self._callbacks.get(subscription_id)
+        return attached if attached is not None and self.actor_inbox.enter() else None
 
     def end_row(self) -> None:
         """End the turn of :meth:`begin_row`."""
@@ -254,14 +262,19 @@ def _call(callback: Callback, message: QueuedMessage) -> Outcome | Started:
     try:
         current_delivery.set(message)
         returned = callback(message)
-        if returned is None or not inspect.isawaitable(returned):
-            return None
-        return Started(asyncio.ensure_future(_guarded(returned)), returned)
+        return None if returned is None else begun(returned)
     except BaseException as error:
-        return _failed(error)
+        return failed(error)
     finally:
         # The context stays, and would keep the message.
         current_delivery.set(None)
+
+
+def begun(returned: Any) -> Started | None:
+    """The task that awaits what a callback has returned; None where there is nothing to await."""
+    if not inspect.isawaitable(returned):
+        return None
+    return Started(asyncio.ensure_future(_guarded(returned)), returned)
 
 
 def _call_and_wait(callback: Callback, message: QueuedMessage) -> None:
@@ -279,11 +292,11 @@ async def _guarded(awaitable: Awaitable[Any]) -> Outcome:
     except asyncio.CancelledError:
         raise
     except BaseException as error:
-        return _failed(error)
+        return failed(error)
     return None
 
 
-def _failed(error: BaseException) -> str:
+def failed(error: BaseException) -> str:
     """The outcome of a callback that raised, whatever that was.
 
     ``SystemExit`` included: one callback must not end the process of all the others. Ctrl-C, which no other thread than

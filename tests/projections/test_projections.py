@@ -215,6 +215,20 @@ def test_a_state_needs_its_beginning_and_known_events() -> None:
         QueueState.replay([CREATED, Unheard(1.0)])
 
 
+@pytest.mark.parametrize("delivered_to", [(), ("s",), ("r", "s")])
+@pytest.mark.parametrize("failed", [(), ("x",)])
+@pytest.mark.parametrize("key", [None, "k"])
+def test_g1_what_was_fired_folds_by_the_shortest_way_as_by_the_common_one(
+    delivered_to: tuple[str, ...], failed: tuple[str, ...], key: str | None
+) -> None:
+    fired = e.FireAndForgetSent(2.0, "f1-r", "t", delivered_to, failed, key)
+    common, shortest = QueueState.replay([CREATED]), QueueState.replay([CREATED])
+    common.apply(fired)
+    shortest.apply_fired(fired)
+    assert shortest.dump() == common.dump()
+    assert shortest.statistics.counts == common.statistics.counts
+
+
 def test_histories_hold_every_event_of_a_message_in_order() -> None:
     """Given a story with a purge, then each message has its events, and an unknown one has none."""
     histories = MessageHistories.replay([*STORY, e.DeadLettersPurged(9.0, ("m2",))])
