@@ -92,13 +92,16 @@ class AcceptingActor(DispatchingActor):
         ):
             return send_now(send)
         if self._commits_at_once:
-            turns = self.turns
-            if not turns.senders:
+            others = self.turns
+            if not others.senders:
                 return send_now(send)
-            turns.lone_sends = 0
+            others.lone_sends = 0
         gathered = self._gathered
         if not gathered:
-            loop.call_soon(self._end_gathering)
+            turns = self._loop_turns
+            # Its turn takes in what was gathered, where nothing comes before that.
+            if turns is None or turns.loop is not loop or not turns.is_next(self):
+                loop.call_soon(self._end_gathering)
         future = loop.create_future()
         gathered.append((send, future))
         self.sends_ahead += 1
@@ -112,7 +115,7 @@ class AcceptingActor(DispatchingActor):
 
     def on_stop(self) -> None:
         """Accept what was sent before, whoever stops the actor."""
-        self._take_in()
+        self._take_in(hand_over=True)
         self.send_off()
         self._send_away()
 
@@ -126,20 +129,22 @@ class AcceptingActor(DispatchingActor):
         self._parked.clear()
 
     def _on_take_in(self, message: object) -> None:
-        self._take_in()
+        self._take_in(hand_over=True)
         self.send_off()
 
-    def _take_in(self) -> None:
+    def _take_in(self, *, hand_over: bool = False) -> None:
         if not self._gathered:
             return
         gathered, self._gathered = self._gathered, []
         taken = 0
         if self._recovering is None and not self._closing and not self.state.deleted and self._has_room():
             try:
-                taken = self._accept_each(gathered)
+                taken = self._accept_each(gathered, plan=not hand_over)
             except MessageQueueError as error:
                 answer([(future, None) for _, future in gathered], error)
                 return
+            if hand_over:
+                self.send_off()
         for send, future in gathered[taken:]:
             self.sends_ahead -= 1
             self._take_in_alone(send, future)
@@ -149,8 +154,8 @@ class AcceptingActor(DispatchingActor):
             # Nothing can be delivered before its commit.
             self._set_timer()
 
-    def _accept_each(self, gathered: list[tuple[c.Send, asyncio.Future[Any]]]) -> int:
-        """Accept the first of them, as far as there is nothing special about them; how many."""
+    def _accept_each(self, gathered: list[tuple[c.Send, asyncio.Future[Any]]], *, plan: bool) -> int:
+        """Accept the first of them, as far as there is nothing special about them; how many. See :meth:`_submit`."""
         state = self.state
         decision = self._decide_command(c.SendEach(tuple([send for send, _ in gathered])))
         results: list[Any] = decision.reply
@@ -169,7 +174,7 @@ class AcceptingActor(DispatchingActor):
                 return len(results)
         except Exception as error:
             raise self._rebuilt_after(error) from error
-        self._submit(before, decision.events).waiters += waiting
+        self._submit(before, decision.events, plan=plan).waiters += waiting
         return len(results)
 
     def _take_in_alone(self, send: c.Send, future: asyncio.Future[Any]) -> None:

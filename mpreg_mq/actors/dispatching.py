@@ -142,8 +142,8 @@ class DispatchingActor(DeliveringActor):
         self._after()
         return reply
 
-    def _take_in(self) -> None:
-        """Accept the sends that were gathered, in their order."""
+    def _take_in(self, *, hand_over: bool = False) -> None:
+        """Accept the sends that were gathered, in their order; ``hand_over`` them to the journal at once."""
 
     # --- after a failure ----------------------------------------------------------------------------------
 
@@ -355,11 +355,11 @@ class DispatchingActor(DeliveringActor):
             self._time_has_come()
 
     def _on_turn(self, message: Turn) -> None:
+        # So that the disk has something to do meanwhile. What the turn records goes with the next.
         if self._gathered:
-            self._take_in()
+            self._take_in(hand_over=True)
         unsent = self._unsent
         if unsent is not None and unsent.waiters:
-            # So that the disk has something to do meanwhile. What the turn records goes with the next.
             self.send_off()
         self._outbox = []
         delivered_before = self.deliveries
@@ -373,7 +373,8 @@ class DispatchingActor(DeliveringActor):
                 self._join_again()
             self._context()
             more = self._work_until(end)
-            self._flush_outbox(self.state.version)
+            # What nobody waits for goes with what comes after the append that is on its way.
+            self._flush_outbox(self.state.version, plan=not (self._waits and self._outstanding))
         except Exception as error:
             logger.exception("queue %s: a turn failed", self.name)
             if self._rebuilt == rebuilt:

@@ -20,7 +20,8 @@ import pykka
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
 from mpreg_mq.actors.futures import LoopFuture, settle_future
-from mpreg_mq.actors.messages import Committed, Waiter
+from mpreg_mq.actors.inbox import BUSY
+from mpreg_mq.actors.messages import TURN, Committed, Waiter
 from mpreg_mq.actors.queue_clock import STEP_SECONDS, QueueClock
 from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.actors.store import LEAST_EVENTS_AT_THE_END, Store, stream_of
@@ -54,6 +55,7 @@ class Unsent(msgspec.Struct, eq=False):
     """Events of one loop iteration that go to the journal together, and who waits for their commit."""
 
     before: int
+    planned: bool
     events: list[e.Event] = msgspec.field(default_factory=list)
     waiters: list[tuple[Waiter, Any]] = msgspec.field(default_factory=list)
 
@@ -224,25 +226,38 @@ class RecordingActor(LoopActor):
         if self._waits:
             self._durable = before + len(events)
 
-    def _submit(self, before: int, events: Sequence[e.Event]) -> Unsent:
-        """Have events appended soon: all that come in this iteration of the loop go to the journal as one append."""
+    def _submit(self, before: int, events: Sequence[e.Event], *, plan: bool = True) -> Unsent:
+        """Have events appended soon: all that come in this iteration of the loop go to the journal as one append.
+
+        Without a ``plan`` for that the caller sends them off, or the end of an append that is on its way does.
+        """
         unsent = self._unsent
         if unsent is None:
-            loop = self.loop
-            assert loop is not None, "without a loop events are appended at once"
-            unsent = self._unsent = Unsent(before)
+            unsent = self._unsent = Unsent(before, False)
             self._outstanding += 1
             if not self._waits:
                 self._on_their_way.append(time.monotonic())
-            loop.call_soon(self.send_off)
+        if plan and not unsent.planned:
+            self._plan_to_send(unsent)
         unsent.events += events
         return unsent
+
+    def _plan_to_send(self, unsent: Unsent) -> None:
+        unsent.planned = True
+        loop = self.loop
+        assert loop is not None, "without a loop events are appended at once"
+        loop.call_soon(self._send_planned, unsent)
+
+    def _send_planned(self, unsent: Unsent) -> None:
+        # Unless it was sent before; what has gathered since has a plan of its own.
+        if self._unsent is unsent:
+            self.send_off()
 
     def _submit_at_once(self, before: int, events: Sequence[e.Event]) -> Unsent | None:
         """Have events appended now, for the only one who waits for anything; None where they are committed already."""
         unsent = self._unsent
         if unsent is None:
-            unsent = self._unsent = Unsent(before)
+            unsent = self._unsent = Unsent(before, True)
             self._outstanding += 1
         unsent.events += events
         self._submitting = True
@@ -260,22 +275,27 @@ class RecordingActor(LoopActor):
         self._unsent = None
         version = unsent.before + len(unsent.events)
 
-        def done(error: BaseException | None) -> None:
+        def done(error: BaseException | None) -> Callable[[], None] | None:
             committed = Committed(version, unsent.waiters, error)
-            if self._submitting and error is None and _get_running_loop() is self.loop:
-                # Called from within send_off: this is the actor's turn.
-                self._committed(committed)
-                return
+            if error is None:
+                if self._submitting and _get_running_loop() is self.loop:
+                    # Called from within send_off: this is the actor's turn.
+                    self._committed(committed)
+                    return None
+                heard = self.actor_inbox.try_now(self._hear, committed)
+                if heard is not BUSY:
+                    return self._go_on if heard else None
             try:
                 self.actor_ref.tell(committed)
             except pykka.ActorDeadError:
                 self.on_told_too_late(committed)
+            return None
 
         urgent = at_once or bool(unsent.waiters)
         self._store.submit(self.stream, unsent.before, unsent.events, done, self.loop, urgent=urgent, at_once=at_once)
 
-    def _flush_outbox(self, version: int) -> None:
-        """Submit what a turn has recorded so far; ``version`` is the state's after it."""
+    def _flush_outbox(self, version: int, *, plan: bool = True) -> None:
+        """Submit what a turn has recorded so far; ``version`` is the state's after it. See :meth:`_submit`."""
         outbox = self._outbox
         if outbox:
             events = tuple(outbox)
@@ -283,7 +303,7 @@ class RecordingActor(LoopActor):
             if self._immediate:
                 self._append_next(self.stream, version - len(events), events)
             else:
-                self._submit(version - len(events), events)
+                self._submit(version - len(events), events, plan=plan)
 
     def _may_risk_more(self) -> bool:
         """Whether a reply need not wait: the oldest event that is not on disk yet is young enough."""
@@ -292,6 +312,11 @@ class RecordingActor(LoopActor):
         return limit is not None and (not waiting or time.monotonic() - waiting[0] < limit)
 
     def _committed(self, message: Committed) -> None:
+        if self._hear(message):
+            self._look_on()
+
+    def _hear(self, message: Committed) -> bool:
+        """Answer those who waited for a commit, and take note of it; whether to :meth:`_look_on` after that."""
         self._outstanding -= 1
         if not self._waits and self._on_their_way:
             self._on_their_way.popleft()
@@ -306,12 +331,32 @@ class RecordingActor(LoopActor):
             if self._recovering is None:
                 self._recovering = message.error
             answer(message.waiters, self._store_error(message.error))
-        if self._recovering is not None:
-            if self._outstanding == 0:
-                self._recover_from(self._recovering)
-            return
-        self._after_commit()
-        self._after()
+        if self._recovering is None:
+            return True
+        # It waited for this one; recovering waits for all.
+        self.send_off()
+        if self._outstanding == 0:
+            self._recover_from(self._recovering)
+        return False
+
+    def _look_on(self, _: object = None) -> None:
+        """Plan what a commit has made possible, and to send what has waited for that."""
+        if self._recovering is None:
+            self._after_commit()
+            self._after()
+        # Behind the turn that was planned: what tasks send until then, and what that hands over, goes with it.
+        unsent, loop = self._unsent, self.loop
+        if unsent is not None and not unsent.planned:
+            if loop is None or not loop.is_running():
+                self.send_off()
+            else:
+                self._plan_to_send(unsent)
+
+    def _go_on(self) -> None:
+        """As :meth:`_look_on`, from outside of a turn."""
+        if self.actor_inbox.try_now(self._look_on, None) is BUSY:
+            with contextlib.suppress(pykka.ActorDeadError):
+                self.actor_ref.tell(TURN)
 
     def on_told_too_late(self, message: Any) -> None:
         """Answer those who waited for a commit."""

@@ -16,8 +16,12 @@ from mpreg_mq.events.log import Append
 
 MAX_APPENDS_PER_COMMIT = 4096
 
-OnDone = Callable[[BaseException | None], None]
-"""Called once for each append: with None when it is committed, or with what went wrong."""
+OnDone = Callable[[BaseException | None], Callable[[], None] | None]
+"""Called once for each append: with None when it is committed, or with what went wrong.
+
+What it returns is called when that was done for all appends of the same commit: so those who are answered, and may send
+something, come before what is planned then.
+"""
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -133,10 +137,20 @@ def post(outcomes: list[Outcome], here: asyncio.AbstractEventLoop | None = None)
 
 
 def run_all(outcomes: list[Outcome]) -> None:
-    """Call every ``on_done``."""
+    """Call every ``on_done``, and then what these have returned."""
+    afterwards: list[Callable[[], None]] = []
     for submission, error in outcomes:
         try:
-            submission.on_done(error)
+            after = submission.on_done(error)
         # Not even a SystemExit of one queue's completion may keep the others from theirs.
         except BaseException:
             logger.exception("journal: the completion of %r raised", submission.append)
+            continue
+        # Of appends of one queue that follow each other it is the same.
+        if after is not None and not (afterwards and after == afterwards[-1]):
+            afterwards.append(after)
+    for after in afterwards:
+        try:
+            after()
+        except BaseException:
+            logger.exception("journal: what follows a completion raised: %r", after)

@@ -51,6 +51,10 @@ class LoopTurns:
         if not self._is_planned:
             self._plan_run()
 
+    def is_next(self, taker: TurnTaker) -> bool:
+        """Whether a turn is planned that is its own."""
+        return self._is_planned and self._waiting[0] is taker
+
     def _plan_run(self) -> None:
         self._is_planned = True
         # Not in the context of whoever happens to be the first that sends something.

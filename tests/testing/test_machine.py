@@ -166,7 +166,8 @@ class Forgetful(QueueMachine):
 
 
 def test_a_fault_in_a_handler_shrinks_to_a_short_story() -> None:
-    """Given a handler that does its work before it fails, then the machine finds that it ships twice, in few steps."""
+    """Given a handler that takes for granted that a message comes once, then the machine finds in few steps that it
+    ships twice: it fails after its work, or the process ends before the acknowledgment is stored."""
     with pytest.raises(AssertionError) as caught:
         run_state_machine_as_test(
             Forgetful,
@@ -183,7 +184,7 @@ def test_a_fault_in_a_handler_shrinks_to_a_short_story() -> None:
         )
     told = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
     steps = [line for line in told.splitlines() if "state." in line and "nothing_is_shipped_twice" not in line]
-    assert "printer_breaks" in told
+    assert "printer_breaks" in told or "crash" in told
     assert len([line for line in steps if "the_queue_is" not in line]) <= 8
 
 
