@@ -1,9 +1,10 @@
 """What a state is as plain data, for snapshots.
 
 A dump holds what the events up to its version imply, and nothing of how the projections index it: lanes, tries and
-heaps are built again. Events in it are encoded like those of the log, so that an older dump is read through the
-upcasters. :data:`FORMAT` rises when a field changes its meaning, or when the fold does; a dump of another format is
-not read, and the state is folded from the log.
+heaps are built again, and what a clock had said without any event is taken back (see :class:`SlotDump`). Events in it
+are encoded like those of the log, so that an older dump is read through the upcasters. :data:`FORMAT` rises when a
+field changes its meaning, or when the fold does; a dump of another format is not read, and the state is folded from the
+log.
 """
 
 from __future__ import annotations
@@ -52,7 +53,11 @@ class TimerDump(msgspec.Struct, array_like=True):
 
 
 class SlotDump(msgspec.Struct, array_like=True):
-    """Something to be delivered. ``lease`` is a list of no or one MessageDelivered event."""
+    """Something to be delivered. ``lease`` is a list of no or one MessageDelivered event.
+
+    ``ready`` is as the clock had it: also where the slot is due after the last event, and not where its message had
+    expired while others held leases of it.
+    """
 
     subscriber_id: str | None
     due_at: float

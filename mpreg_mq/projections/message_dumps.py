@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from mpreg_mq.events import types as e
-from mpreg_mq.projections.deadlines import Deadline
+from mpreg_mq.projections.deadlines import Deadline, DeadlineKind
 from mpreg_mq.projections.dumps import MessageDump, SlotDump, TimerDump, decode_events, encode_events
 from mpreg_mq.projections.message import Message, Slot
 
@@ -110,3 +110,25 @@ def slots_with_dumps(message: Message, dump: MessageDump) -> Iterator[tuple[Slot
     yield message.slot, dump.slot
     if message.members is not None and dump.members is not None:
         yield from zip(message.members.values(), dump.members, strict=True)
+
+
+def is_parked(slot: Slot, dump: SlotDump) -> bool:
+    """Whether a slot that is not ready would be, had the message not expired by the clock while others had leases.
+
+    That was no event, and by a clock that was put back the message may be delivered.
+    """
+    return (
+        slot.subscriber_id is not None
+        and slot.message.expires_at is not None
+        and dump.timer is None
+        and not slot.acknowledged
+        and not slot.exhausted
+    )
+
+
+def timer_until_due(slot: Slot) -> tuple[TimerDump, Slot, Callable[[Deadline], None]]:
+    """For a slot that was ready by the clock alone, which was no event: it waits for its due time, as it did before.
+
+    It was the first of all deadlines then, so it comes before those that are left.
+    """
+    return TimerDump(slot.due_at, 0, DeadlineKind.DUE), slot, partial(setattr, slot, "timer")

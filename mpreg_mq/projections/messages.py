@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from sortedcontainers import SortedList
 
@@ -12,11 +12,19 @@ from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.events import types as e
 from mpreg_mq.projections.base import Handled, Projection, contradiction
 from mpreg_mq.projections.deadlines import Deadline, DeadlineKind, Deadlines
-from mpreg_mq.projections.dumps import MessagesDump, TimerDump, decode_events, encode_events
+from mpreg_mq.projections.dumps import MessagesDump, decode_events, encode_events
 from mpreg_mq.projections.lanes import Lanes
 from mpreg_mq.projections.message import NO_SLOT, Defaults, Message, Slot
 from mpreg_mq.projections.message_checks import check_messages
-from mpreg_mq.projections.message_dumps import dump_message, dump_timer, restore_message, slots_with_dumps
+from mpreg_mq.projections.message_dumps import (
+    Timers,
+    dump_message,
+    dump_timer,
+    is_parked,
+    restore_message,
+    slots_with_dumps,
+    timer_until_due,
+)
 from mpreg_mq.projections.subscribers import Subscribers
 from mpreg_mq.projections.unfinished import Unfinished
 
@@ -113,6 +121,11 @@ class Messages(Unfinished, Projection):
             deadlines.remove(first)
             slot.timer = None
             self._lanes.place(slot)
+
+    def wait_again(self, slot: Slot) -> None:
+        """Let a ready slot wait whose due time is still to come: the clock was put back after it was made ready."""
+        self._lanes.remove(slot)
+        slot.timer = self.deadlines.add(slot.due_at, DeadlineKind.DUE, slot)
 
     def park(self, slot: Slot) -> None:
         """Take a ready slot out of its lane that must not be delivered any more, nor end while others are leased."""
@@ -421,15 +434,20 @@ class Messages(Unfinished, Projection):
             self.finished_count,
         )
 
-    def restore(self, dump: MessagesDump, version: int, configuration: QueueConfiguration | None) -> None:
-        """Become what was dumped; only for a new projection, after that of the subscribers."""
+    def restore(
+        self, dump: MessagesDump, version: int, last_at: float, configuration: QueueConfiguration | None
+    ) -> None:
+        """Become what the events up to this version imply, the last of which was at ``last_at``.
+
+        Only for a new projection, after that of the subscribers.
+        """
         if configuration is not None:
             self._defaults = Defaults(configuration)
         self.version = version
         self.next_seq = dump.next_seq
         self.accepted_count = dump.accepted_count
         self.finished_count = dump.finished_count
-        timers: list[tuple[TimerDump, Any, Callable[[Deadline], None]]] = []
+        timers: Timers = []
         for event, dumped in zip(decode_events(dump.events), dump.messages, strict=True):
             assert isinstance(event, e.MessageEnqueued)
             message = restore_message(event, dumped, timers)
@@ -445,14 +463,17 @@ class Messages(Unfinished, Projection):
         self.pending_count = len(self) - self.leased_count
         for subscriber_id, timer in dump.circuits.items():
             timers.append((timer, subscriber_id, partial(self._circuits.__setitem__, subscriber_id)))
+        ready = []
+        for message, dumped in zip(self, dump.messages, strict=True):
+            for slot, dumped_slot in slots_with_dumps(message, dumped):
+                if not dumped_slot.ready and not is_parked(slot, dumped_slot):
+                    continue
+                if slot.due_at <= last_at:
+                    ready.append(slot)
+                else:
+                    timers.append(timer_until_due(slot))
         for timer, target, keep in sorted(timers, key=lambda entry: entry[0].ordinal):
             keep(self.deadlines.add(timer.when, DeadlineKind(timer.kind), target))
-        ready = [
-            slot
-            for message, dumped in zip(self, dump.messages, strict=True)
-            for slot, dumped_slot in slots_with_dumps(message, dumped)
-            if dumped_slot.ready
-        ]
         for slot in sorted(ready, key=lambda slot: (slot.message.rank, slot.message.seq)):
             self._lanes.place(slot)
 

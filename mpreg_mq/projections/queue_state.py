@@ -289,7 +289,7 @@ class QueueState(Projection):
         if dump.configuration is not None:
             state.configuration = dump.configuration
         state.subscribers.restore(dump.subscribers)
-        state.messages.restore(dump.messages, dump.version, dump.configuration)
+        state.messages.restore(dump.messages, dump.version, dump.last_at, dump.configuration)
         state.statistics.restore(dump.statistics)
         state.dead_letters.restore(dump.dead_letters)
         state.deduplication.restore(dump.deduplication)

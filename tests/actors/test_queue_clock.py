@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -20,7 +22,8 @@ from mpreg_mq import (
 )
 from mpreg_mq.actors.messages import Inspect
 from mpreg_mq.actors.queue_clock import STEP_SECONDS
-from mpreg_mq.events import MemoryEventLog
+from mpreg_mq.events import MemoryEventLog, SQLiteEventLog
+from mpreg_mq.invariants import check_history
 from mpreg_mq.queue import MessageQueue
 from tests.support.running import PATIENCE_SECONDS, FlakyLog, Recorder, assert_fold_equality, make_queue
 
@@ -190,6 +193,39 @@ def test_a_state_that_is_rebuilt_goes_on_from_where_the_log_ends() -> None:
             assert seen.payloads == []
             await clock.advance(1.0)
             assert seen.payloads == [1]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("restarts", [False, True], ids=["running", "restarted"])
+def test_o3_what_was_due_by_a_clock_that_was_put_back_is_not_delivered_early(tmp_path: Path, restarts: bool) -> None:
+    """Given a delayed message that was due, for nobody who took it, when the clock is put back to where it is not yet
+    due, with the process or with the next one, which has a snapshot, then it is delivered when its time comes again."""
+
+    async def story() -> None:
+        clock, seen = SteppingClock(start=START), Recorder()
+        manager = MessageQueueManager(log=tmp_path / "log.db", clock=clock)
+        await manager.create_queue("q")
+        await manager.send_message("q", "a", 1, delay_seconds=10.0)
+        await clock.advance(10.0)
+        queue = manager.queue("q")
+        assert len(queue._actor.call_now(Inspect(lambda state, now: state.messages.lanes))) == 1
+        if restarts:
+            queue._actor.call_now(Inspect(lambda state, now: queue._actor.save_snapshot()))
+            await manager.shutdown()
+            manager = MessageQueueManager(log=tmp_path / "log.db", clock=clock)
+        clock.step(-4.0)
+        manager.subscribe_to_queue("q", "s", "#", seen)
+        await clock.settle()
+        assert seen.payloads == []
+        await clock.advance(3.0)
+        assert seen.payloads == []
+        await clock.advance(1.0)
+        assert seen.payloads == [1]
+        await manager.shutdown()
+        with closing(SQLiteEventLog(tmp_path / "log.db", read_only=True)) as log:
+            assert len(log.snapshots("queue:q")) == restarts
+            assert check_history(log.read_all()) == []
 
     asyncio.run(story())
 

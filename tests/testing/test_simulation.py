@@ -102,6 +102,7 @@ def test_every_level_of_durability_keeps_its_promise(
         (67, "durability", "a buffered queue was made again before its deletion was in the log (I3)"),
         (3077, "retention", "a state was saved as that of other events than it was made of (I4)"),
         (5784, "storage", "what was not on disk yet was folded into the base of a cut, and came differently (I4)"),
+        (2813, "storage", "a clock behind that of the snapshot's process delivered what was due by that one's (R2)"),
     ],
 )
 def test_seeds_that_found_something(seed: int, scenario: str, found: str) -> None:

@@ -56,6 +56,9 @@ def next_dispatch(
         message = slot.message
         if message.version > context.durable_version:
             return None
+        if slot.due_at > now:
+            messages.wait_again(slot)
+            continue
         if message.expires_at is not None and message.expires_at <= now:
             if message.live:
                 messages.park(slot)
@@ -179,10 +182,14 @@ def decide_receive(state: QueueState, command: Receive, context: Context) -> Dec
     room_bytes = inf if command.max_bytes is None else command.max_bytes
     events: list[e.Event] = []
     taken: list[str] = []
+    early: list[Slot] = []
     for slot in state.messages.lanes.ready_for(command.subscriber_id):
         message = slot.message
         if len(taken) >= limit or message.version > context.durable_version:
             break
+        if slot.due_at > context.now:
+            early.append(slot)
+            continue
         if message.expires_at is not None and message.expires_at <= context.now:
             if not message.live:
                 events.append(e.MessageExpired(context.now, message.id))
@@ -199,6 +206,8 @@ def decide_receive(state: QueueState, command: Receive, context: Context) -> Dec
             events.append(fix_audience(state, message, context))
         events.append(deliver(state, slot, subscriber, context, command, subscription_id))
         taken.append(message.id)
+    for slot in early:
+        state.messages.wait_again(slot)
     return Decision(tuple(events), taken)
 
 
