@@ -110,12 +110,9 @@ class QueueConfiguration:
         """
         if isinstance(configuration, cls):
             return configuration
-        values = {
-            field.name: getattr(configuration, field.name)
-            for field in attrs.fields(cls)
-            if hasattr(configuration, field.name)
-        }
-        if "name" not in values:
+        values = _settings(cls, configuration)
+        # A path has a name as well, and is no configuration.
+        if "name" not in values or len(values) == 1:
             raise ConfigurationError(
                 f"QueueConfiguration: got {describe(configuration)}, expected an object with a name "
                 "and queue settings; build an mpreg_mq.QueueConfiguration"
@@ -135,6 +132,12 @@ class QueueConfiguration:
         if self.dead_letter_max_receives is not None:
             attempts = min(attempts, self.dead_letter_max_receives)
         return attempts
+
+
+def _settings(cls: type[Any], configuration: Any) -> dict[str, Any]:
+    """What an object of the same shape sets of a configuration's fields."""
+    names = [field.name for field in attrs.fields(cls)]
+    return {name: getattr(configuration, name) for name in names if hasattr(configuration, name)}
 
 
 def _directory(value: Any) -> Path | None:
@@ -217,18 +220,22 @@ class QueueManagerConfiguration:
 
     @classmethod
     def coerce(cls, configuration: Any) -> QueueManagerConfiguration:
-        """This class from a configuration of the same shape, such as MPREG's own; None gives the defaults."""
+        """This class from a configuration of the same shape, such as MPREG's own; None gives the defaults.
+
+        Raises:
+            ConfigurationError: it has none of the settings (the address of a log has none), or a bad value.
+        """
         if configuration is None:
             return cls()
         if isinstance(configuration, cls):
             return configuration
-        return cls(
-            **{
-                field.name: getattr(configuration, field.name)
-                for field in attrs.fields(cls)
-                if hasattr(configuration, field.name)
-            }
-        )
+        values = _settings(cls, configuration)
+        if not values:
+            raise ConfigurationError(
+                f"QueueManagerConfiguration: got {describe(configuration)}, expected an object with queue manager "
+                "settings, or None; build an mpreg_mq.QueueManagerConfiguration, and give a log as log="
+            )
+        return cls(**values)
 
     def new_queue_configuration(self, name: str, config: QueueConfiguration | None) -> QueueConfiguration:
         """The configuration of a queue that is to be created: the one given, or these defaults.

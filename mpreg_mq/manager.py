@@ -22,7 +22,7 @@ from mpreg_mq.ending import Ending
 from mpreg_mq.errors import ConfigurationError, InvalidOptionError, MessageQueueError
 from mpreg_mq.events import EventLog, open_log, retaining
 from mpreg_mq.exchange.in_process import TopicExchange
-from mpreg_mq.exchange.messages import Vocabulary, is_exchange
+from mpreg_mq.exchange.messages import Vocabulary, check_publishes, is_exchange
 from mpreg_mq.exchange.origin import current_trail, joined, trail_of, with_trail
 from mpreg_mq.exchange.queue_events import QueueEventPublisher, TappedLog
 from mpreg_mq.exchange.router import TopicRouter
@@ -59,7 +59,7 @@ class MessageQueueManager(NamedQueues):
         clock: where the time comes from.
 
     Raises:
-        ConfigurationError: the configuration or the log's address is bad.
+        ConfigurationError: the configuration, the exchange or the log's address is bad.
         EventLogError: the log cannot be opened or read.
     """
 
@@ -73,6 +73,7 @@ class MessageQueueManager(NamedQueues):
     ) -> None:
         super().__init__()
         self.config = QueueManagerConfiguration.coerce(config)
+        check_publishes(topic_exchange)
         self._under_way: dict[str, Ending] = {}
         """By queue name, the creation or the deletion that is not over yet."""
         self._opening: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -188,6 +189,8 @@ def test_a_configuration_of_the_same_shape_is_checked_like_any() -> None:
         QueueConfiguration.coerce(TheirConfiguration(max_size=0))
     with pytest.raises(ConfigurationError, match="expected an object with a name"):
         QueueConfiguration.coerce({"name": "q"})
+    with pytest.raises(ConfigurationError, match="expected an object with a name"):
+        QueueConfiguration.coerce(Path("orders.db"))
 
 
 def test_a_manager_hands_its_defaults_to_its_queues() -> None:
@@ -250,3 +253,5 @@ def test_a_manager_configuration_is_coerced_too() -> None:
     assert QueueManagerConfiguration.coerce(Theirs()) == QueueManagerConfiguration(max_queues=3)
     with pytest.raises(ConfigurationError, match=r"QueueManagerConfiguration\.max_queues"):
         QueueManagerConfiguration.coerce(Theirs(max_queues=0))
+    with pytest.raises(ConfigurationError, match="expected an object with queue manager settings"):
+        QueueManagerConfiguration.coerce({"max_queues": 3})

@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 import attrs
 
+from mpreg_mq._validation import describe
+from mpreg_mq.errors import ConfigurationError
+
 
 @attrs.frozen
 class PublishedMessage:
@@ -103,3 +106,16 @@ class Vocabulary:
 def is_exchange(candidate: object) -> bool:
     """Whether routes can subscribe to it; some objects can only publish."""
     return callable(getattr(candidate, "add_internal_subscription", None))
+
+
+def check_publishes(candidate: object) -> None:
+    """Check that it is nothing else than an exchange, such as the address of a log; None is none.
+
+    Raises:
+        ConfigurationError: nothing can be published on it.
+    """
+    if candidate is not None and not callable(getattr(candidate, "publish_message", None)):
+        raise ConfigurationError(
+            f"topic_exchange: got {describe(candidate)}, expected an object with publish_message, such as MPREG's "
+            "TopicExchange, or None; give a log as log="
+        )

@@ -332,6 +332,25 @@ def test_a_bad_log_is_an_error_at_construction(tmp_path: Path) -> None:
         MessageQueueManager(log="redis://localhost")
 
 
+@pytest.mark.parametrize("make", [MessageQueueManager, BlockingMessageQueueManager])
+@pytest.mark.parametrize("address", ["sqlite:///orders.db", Path("orders.db"), {"max_queues": 3}])
+def test_what_is_no_configuration_is_no_default_either(make: Any, address: Any) -> None:
+    """Given the address of a log in the place of the configuration, then that is an error which says where it goes, and
+    not a manager whose queues are gone with the process."""
+    with pytest.raises(ConfigurationError, match="log="):
+        make(address)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [create_standard_queue_manager, create_high_throughput_queue_manager, create_reliable_queue_manager],
+)
+def test_what_cannot_be_published_on_is_no_exchange(make: Any) -> None:
+    """Given the address of a log in the place of the exchange, then that is an error which says where it goes."""
+    with pytest.raises(ConfigurationError, match="log="):
+        make("sqlite:///orders.db")
+
+
 def test_publishing_goes_to_the_exchange() -> None:
     """Given an exchange, then publishing reaches it; when it fails, or there shall be none, the answer is False."""
     published: list[Any] = []
