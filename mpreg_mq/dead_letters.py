@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, overload
 
 from mpreg_mq.actors import commands as c
+from mpreg_mq.actors.decider.sending import limits_problem
 from mpreg_mq.actors.messages import HoldDeadLetters
 from mpreg_mq.errors import QueueClosedError
 from mpreg_mq.events.types import MessageEnqueued
@@ -89,9 +91,12 @@ def would_redrive(
     source: MessageQueue, target: MessageQueue, ids: tuple[str, ...] | None, limit: int | None
 ) -> list[MessageId]:
     """The ids of the dead letters that :func:`redrive` would take now."""
-    room = target._inspect(lambda state, _: max(0, state.configuration.max_size - state.messages.pending_count))
-    chosen = source._inspect(lambda state, _: [entry.enqueued.message_id for entry in _named(state, ids)[:limit]])
-    return [MessageId(message_id, source_node=source._name) for message_id in chosen[:room]]
+    room, configuration = target._inspect(
+        lambda state, _: (max(0, state.configuration.max_size - state.messages.pending_count), state.configuration)
+    )
+    chosen = source._inspect(lambda state, _: [entry.enqueued for entry in _named(state, ids)[:limit]])
+    fitting = (one for one in chosen if limits_problem(configuration, one.payload, one.options) is None)
+    return [MessageId(one.message_id, source_node=source._name) for one in islice(fitting, room)]
 
 
 def _named(state: QueueState, ids: tuple[str, ...] | None) -> list[DeadEntry]:

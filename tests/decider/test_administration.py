@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import msgspec
 import pytest
 
@@ -12,7 +13,7 @@ from mpreg_mq.actors.decider import Context, decide
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import InvalidOptionError, ProjectionError
 from mpreg_mq.events import types as e
-from mpreg_mq.model import DeliveryGuarantee
+from mpreg_mq.model import DeliveryGuarantee, MessageOptions, RejectionReason
 from mpreg_mq.projections import QueueState
 from tests.support.given import START, Scenario, callback, named
 
@@ -342,6 +343,46 @@ def test_d1_to_another_queue() -> None:
     here.then(*(e.DeadLetterRedriven(START, dead, new, "there") for dead, new in pairs)).then_reply(2)
     assert here.state.dead_letters.ids() == [named(3)]
     here.when(c.RecordRedriven(tuple(pairs), "there")).then().then_reply(0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "options", "reason"),
+    [
+        ({"max_payload_bytes": 3}, {}, RejectionReason.PAYLOAD_TOO_LARGE),
+        ({"max_headers_bytes": 3}, {"headers": {"key": "value"}}, RejectionReason.INVALID_OPTION),
+        ({"max_subscribers": 1}, {"required_acknowledgments": 2}, RejectionReason.INVALID_OPTION),
+    ],
+)
+def test_d1_s2_a_redrive_keeps_the_limits_of_the_queue(
+    limits: dict[str, int], options: dict[str, Any], reason: RejectionReason
+) -> None:
+    """Given a dead letter that another queue refuses as a send, and one that it takes, with room for one, when they are
+    redriven there, then the first is refused for the same reason and takes no room."""
+    here, there = Scenario(max_retries=0), Scenario(max_size=1, **limits)
+    here.subscribe("s")
+    beyond = c.Send("t", b"\xa4long", options=MessageOptions(**options))
+    large = here.ask(beyond).message_id.id
+    small = here.send()
+    here.dispatch()
+    here.fail(large, "s")
+    here.dispatch()
+    here.fail(small, "s")
+    entries = tuple(entry.enqueued for entry in here.state.dead_letters)
+    assert there.ask(beyond).rejection is reason
+    pairs = there.ask(c.AcceptRedriven(entries, "here"))
+    assert [dead for dead, _ in pairs] == [small]
+    _, refused = there.events_of(e.MessageRejected)
+    assert refused.reason is reason
+    assert refused.detail.startswith(f"redrive of here/{large}: ")
+
+
+def test_d1_s2_a_redrive_keeps_limits_that_have_come_since() -> None:
+    """Given a dead letter that is beyond what its queue takes by now, then its redrive is refused, and it stays."""
+    q = with_dead_letters(1)
+    q.when(c.Open(attrs.evolve(q.state.configuration, max_headers_bytes=1)))
+    dead = q.state.dead_letters.ids()
+    assert q.ask(c.Redrive()) == []
+    assert q.state.dead_letters.ids() == dead
 
 
 def test_d1_dead_letters_can_be_purged() -> None:

@@ -252,3 +252,27 @@ def test_d1_a_redrive_of_a_loop_that_is_gone_holds_nothing() -> None:
         await manager.shutdown()
 
     asyncio.run(go_on())
+
+
+def test_d1_s2_what_the_other_queue_refuses_stays() -> None:
+    """Given dead letters of which one is too large for the other queue, when they are redriven there, then that one is
+    refused and stays, as the dry run said."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.create_queue("a", QueueConfiguration("a", max_retries=0))
+            await manager.create_queue("b", QueueConfiguration("b", max_payload_bytes=10))
+            for payload in ("x" * 100, "small"):
+                await manager.send_message("a", "t", payload)
+            for message in await manager.receive_messages("a", "s", 2):
+                await manager.negative_acknowledge("a", message.id, "s")
+            large, small = manager.list_dead_letters("a")
+            assert await manager.redrive_dead_letters("a", target_queue="b", dry_run=True) == [small.id]
+            assert len(await manager.redrive_dead_letters("a", target_queue="b")) == 1
+            assert [dead.id for dead in manager.list_dead_letters("a")] == [large.id]
+            assert [message.payload for message in await manager.receive_messages("b", "s", 2)] == ["small"]
+            counts = manager.get_queue_statistics("b")
+            assert counts is not None
+            assert counts.messages_rejected == 1
+
+    asyncio.run(story())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import msgspec
 
 from mpreg_mq.actors.commands import (
@@ -19,6 +21,7 @@ from mpreg_mq.actors.commands import (
     Unsubscribe,
 )
 from mpreg_mq.actors.decider.decision import Context, Decision
+from mpreg_mq.actors.decider.sending import limits_problem
 from mpreg_mq.actors.decider.settling import audience_outcome
 from mpreg_mq.errors import InvalidOptionError
 from mpreg_mq.events import types as e
@@ -166,40 +169,58 @@ def _chosen(state: QueueState, message_ids: tuple[str, ...] | None) -> list[Dead
 
 
 def _accept_again(
-    state: QueueState, entries: list[e.MessageEnqueued], source_queue: str, context: Context
-) -> list[e.MessageEnqueued]:
-    """New acceptances of dead messages, as many as there is room for; they claim no deduplication key (D1)."""
-    room = max(0, state.configuration.max_size - state.messages.pending_count)
-    return [
-        msgspec.structs.replace(
+    state: QueueState, entries: Iterable[e.MessageEnqueued], source_queue: str, context: Context
+) -> Iterator[tuple[str, e.MessageEnqueued | e.MessageRejected]]:
+    """The ids of dead messages and their new acceptances, as many as there is room for, or why this queue refuses them.
+
+    They are sends but for their deduplication key, which they do not claim (D1): what is beyond the queue's limits is
+    refused as any other (S2), and takes no room.
+    """
+    configuration, messages = state.configuration, state.messages
+    room = max(0, configuration.max_size - messages.pending_count)
+    accepted = 0
+    for enqueued in entries:
+        if accepted == room:
+            return
+        dead = f"{source_queue}/{enqueued.message_id}"
+        beyond = limits_problem(configuration, enqueued.payload, enqueued.options)
+        if beyond is not None:
+            reason, detail = beyond
+            yield (
+                enqueued.message_id,
+                e.MessageRejected(context.now, enqueued.topic, reason, f"redrive of {dead}: {detail}"),
+            )
+            continue
+        again = msgspec.structs.replace(
             enqueued,
             at=context.now,
-            message_id=context.message_id(state.messages.next_seq + index),
+            message_id=context.message_id(messages.next_seq + accepted),
             deduplication_key=None,
-            redriven_from=f"{source_queue}/{enqueued.message_id}",
+            redriven_from=dead,
         )
-        for index, enqueued in enumerate(entries[:room])
-    ]
+        accepted += 1
+        yield enqueued.message_id, again
 
 
 def decide_redrive(state: QueueState, command: Redrive, context: Context) -> Decision:
     """Accept dead letters again in their own queue, oldest first, while there is room; replies (dead, new) ids (D1)."""
-    chosen = [entry.enqueued for entry in _chosen(state, command.message_ids)[: command.limit]]
+    chosen = (entry.enqueued for entry in _chosen(state, command.message_ids)[: command.limit])
     name = state.configuration.name
-    again = _accept_again(state, chosen, name, context)
     events: list[e.Event] = []
     pairs: list[tuple[str, str]] = []
-    for dead, new in zip(chosen, again, strict=False):
-        events += (new, e.DeadLetterRedriven(context.now, dead.message_id, new.message_id, name))
-        pairs.append((dead.message_id, new.message_id))
+    for dead, event in _accept_again(state, chosen, name, context):
+        events.append(event)
+        if isinstance(event, e.MessageEnqueued):
+            events.append(e.DeadLetterRedriven(context.now, dead, event.message_id, name))
+            pairs.append((dead, event.message_id))
     return Decision(tuple(events), pairs)
 
 
 def decide_accept_redriven(state: QueueState, command: AcceptRedriven, context: Context) -> Decision:
     """Accept dead letters of another queue while there is room; replies (dead, new) ids (D1)."""
-    again = _accept_again(state, list(command.entries), command.source_queue, context)
-    pairs = [(dead.message_id, new.message_id) for dead, new in zip(command.entries, again, strict=False)]
-    return Decision(tuple(again), pairs)
+    again = list(_accept_again(state, command.entries, command.source_queue, context))
+    pairs = [(dead, event.message_id) for dead, event in again if isinstance(event, e.MessageEnqueued)]
+    return Decision(tuple(event for _, event in again), pairs)
 
 
 def decide_record_redriven(state: QueueState, command: RecordRedriven, context: Context) -> Decision:

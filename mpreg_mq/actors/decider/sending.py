@@ -57,17 +57,9 @@ def _refusal(
 ) -> tuple[tuple[e.Event, ...], DeliveryResult] | None:
     """Events and result of a send that must be refused whatever room there is; None if it may be accepted."""
     configuration = state.configuration
-    size = len(send.payload)
-    if size > configuration.max_payload_bytes:
-        detail = (
-            f"payload is {size} bytes encoded, expected at most max_payload_bytes={configuration.max_payload_bytes}; "
-            "send a reference to the data instead, or raise the limit"
-        )
-        return _reject(send.topic, RejectionReason.PAYLOAD_TOO_LARGE, detail, context)
-    if send.options is not DEFAULT_OPTIONS:
-        problem = _options_problem(configuration, send.options)
-        if problem is not None:
-            return _reject(send.topic, RejectionReason.INVALID_OPTION, problem, context)
+    beyond = limits_problem(configuration, send.payload, send.options)
+    if beyond is not None:
+        return _reject(send.topic, *beyond, context)
     key = send.fingerprint
     if key is not None:
         holder = keys.get(key) or state.deduplication.holder(key, context.now)
@@ -89,6 +81,21 @@ def _refusal(
             )
             return _reject(send.topic, RejectionReason.DEDUPLICATION_TABLE_FULL, detail, context)
     return None
+
+
+def limits_problem(
+    configuration: QueueConfiguration, payload: bytes, options: MessageOptions
+) -> tuple[RejectionReason, str] | None:
+    """Why a message is beyond the limits of this queue (S2); None where it is not."""
+    size = len(payload)
+    if size > configuration.max_payload_bytes:
+        detail = (
+            f"payload is {size} bytes encoded, expected at most max_payload_bytes={configuration.max_payload_bytes}; "
+            "send a reference to the data instead, or raise the limit"
+        )
+        return RejectionReason.PAYLOAD_TOO_LARGE, detail
+    problem = None if options is DEFAULT_OPTIONS else _options_problem(configuration, options)
+    return None if problem is None else (RejectionReason.INVALID_OPTION, problem)
 
 
 def _options_problem(configuration: QueueConfiguration, options: MessageOptions) -> str | None:

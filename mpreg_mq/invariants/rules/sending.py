@@ -55,8 +55,6 @@ class Limits(Rule):
     HANDLED: ClassVar[Mapping[type[e.Event], str]] = {e.MessageEnqueued: "_on_enqueued"}
 
     def _on_enqueued(self, record: RecordedEvent, event: e.MessageEnqueued) -> None:
-        if event.redriven_from is not None:
-            return
         configuration = self.configuration
         if len(event.payload) > configuration.max_payload_bytes:
             self.violated(record, f"a payload of {len(event.payload)} bytes is accepted", self.facts.created)
