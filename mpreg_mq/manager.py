@@ -8,7 +8,7 @@ import logging
 import uuid
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from os import PathLike
-from typing import Any, cast
+from typing import Any
 
 from mpreg_mq._validation import describe
 from mpreg_mq.actors import commands as c
@@ -20,11 +20,11 @@ from mpreg_mq.clock import Clock, SystemClock
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.ending import Ending
 from mpreg_mq.errors import ConfigurationError, InvalidOptionError, MessageQueueError
-from mpreg_mq.events import EventLog, open_log, retaining
+from mpreg_mq.events import EventLog, MemoryEventLog, open_log, retaining
 from mpreg_mq.exchange.in_process import TopicExchange
 from mpreg_mq.exchange.messages import Vocabulary, check_publishes, is_exchange
 from mpreg_mq.exchange.origin import current_trail, joined, trail_of, with_trail
-from mpreg_mq.exchange.queue_events import QueueEventPublisher, TappedLog
+from mpreg_mq.exchange.queue_events import QueueEventPublisher, tapped
 from mpreg_mq.exchange.router import TopicRouter
 from mpreg_mq.model import (
     DeliveryGuarantee,
@@ -83,8 +83,7 @@ class MessageQueueManager(NamedQueues):
         self.log: EventLog = open_log("memory:" if log is None else log)
         self._owns_log = self.log is not log
         self._events = self._event_publisher()
-        log_to_write = self.log if self._events is None else cast(EventLog, TappedLog(self.log, self._events.stored))
-        self._store = Store.open(log_to_write, snapshot_events=self.config.snapshot_every_events)
+        self._store = Store.open(tapped(self.log, self._events), snapshot_events=self.config.snapshot_every_events)
         self._retention: RetentionThread | None = None
         if topic_exchange is None and self.config.enable_topic_exchange_integration:
             topic_exchange = TopicExchange(self._clock)
@@ -139,7 +138,8 @@ class MessageQueueManager(NamedQueues):
     def _queue_of(self, name: str, configuration: QueueConfiguration, state: QueueState | None) -> MessageQueue:
         """A queue that keeps its events where its durability says, at ``state`` or else at what these events give."""
         durability = self.config.default_durability if configuration.durability is None else configuration.durability
-        store = self._store.at(durability, self.config.buffered_milliseconds)
+        milliseconds = self.config.buffered_milliseconds
+        store = self._store.at(durability, milliseconds, lambda: tapped(MemoryEventLog(), self._events))
         if state is None and store.log.stream_version(stream_of(name)) == 0:
             state = QueueState()
         return MessageQueue.of_actor(make_actor(name, store, self._clock, state))

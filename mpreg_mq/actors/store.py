@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -58,7 +58,9 @@ class Store:
             )
         return cls(log, Journal.start(log) if log.blocking else None, snapshot_events)
 
-    def at(self, durability: Durability, buffered_milliseconds: int) -> Store:
+    def at(
+        self, durability: Durability, buffered_milliseconds: int, in_memory: Callable[[], EventLog] = MemoryEventLog
+    ) -> Store:
         """This store as queues of another durability use it; a new log in memory for those that want no other.
 
         A log in memory is as fast and as durable as it gets, whatever is asked for.
@@ -67,7 +69,7 @@ class Store:
             return self
         if durability is Durability.BUFFERED:
             return attrs.evolve(self, buffered_seconds=buffered_milliseconds / 1000)
-        return Store(MemoryEventLog(), None, turns=self.turns)
+        return Store(in_memory(), None, turns=self.turns)
 
     def append(self, stream: str, version: int, events: Sequence[Event]) -> None:
         """Append and wait for the commit, after everything that was submitted before.

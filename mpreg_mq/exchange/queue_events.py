@@ -105,6 +105,11 @@ class _TappedWriter:
         return getattr(self._writer, name)
 
 
+def tapped(log: EventLog, events: QueueEventPublisher | None) -> EventLog:
+    """A log that tells this publisher of what is stored; the log itself without one."""
+    return log if events is None else cast(EventLog, TappedLog(log, events.stored))
+
+
 class QueueEventPublisher:
     """Publishes what a :class:`TappedLog` tells, on the event loop, in order.
 

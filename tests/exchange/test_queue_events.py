@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mpreg_mq import DeliveryGuarantee, MessageQueueManager, QueueConfiguration, QueueManagerConfiguration
+from mpreg_mq import DeliveryGuarantee, Durability, MessageQueueManager, QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.events import EventLog, MemoryEventLog
 from mpreg_mq.exchange import queue_events
 from tests.support.exchanges import EXCHANGES, MakeExchange, subscription
@@ -51,6 +51,24 @@ def test_events_are_published_once_they_are_stored(make: MakeExchange, log: str,
         assert enqueued["guarantee"] == "at_least_once"
         assert "payload" not in enqueued
         assert "secret header" not in repr(heard)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("durability", Durability)
+def test_queues_of_every_durability_publish_their_events(durability: Durability, tmp_path: Path) -> None:
+    """Given event publishing and a log on disk, when a message is sent to a queue that keeps its events there, on their
+    way there or in memory only, then each event comes as a topic."""
+
+    async def story() -> None:
+        async with MessageQueueManager(PUBLISHING, log=tmp_path / "events.db") as manager:
+            heard = listen(manager.topic_exchange)
+            await manager.create_queue("q", QueueConfiguration("q", durability=durability))
+            await manager.send_message("q", "t", 1)
+            await until(lambda: len(heard) >= 2)
+            await manager.delete_queue("q")
+        names = [message.topic.removeprefix("mpreg.queue.q.") for message in heard]
+        assert names == ["queue_created", "message_enqueued", "messages_purged", "queue_deleted"]
 
     asyncio.run(story())
 

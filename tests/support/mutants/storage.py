@@ -44,8 +44,8 @@ def _stops_at_once(on_stop: Any) -> Any:
 
 
 def _written_all_the_same(at: Any) -> Any:
-    def mutated(self: Any, durability: Durability, milliseconds: int) -> Any:
-        return at(self, Durability.BUFFERED if durability is Durability.MEMORY else durability, milliseconds)
+    def mutated(self: Any, durability: Durability, *arguments: Any) -> Any:
+        return at(self, Durability.BUFFERED if durability is Durability.MEMORY else durability, *arguments)
 
     return mutated
 
