@@ -56,6 +56,7 @@ def background(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 class RoutedMessage:
     """A message on its way into a queue."""
 
+    message_id: str
     route: Route
     entry: dict[str, Any]
 
@@ -67,6 +68,8 @@ class QueueFeed:
     queue_name: str
     _find: Callable[[str], MessageQueue | None]
     _clock: Clock
+    _lost: Callable[[str], None]
+    """Is told the id of each message that was to enter the queue and did not."""
     counts: dict[RouteKey, TopicRouteStatistics] = attrs.field(factory=dict)
     _waiting: deque[RoutedMessage] = attrs.field(factory=deque)
     _task: asyncio.Task[None] | None = None
@@ -106,11 +109,11 @@ class QueueFeed:
         counts = self.statistics(route)
         most = route.routing.max_buffered
         if self._closed:
-            self.refuse(route, CLOSED)
+            self._lose(message, CLOSED)
             return
         if counts.buffered >= most:
             if route.routing.overflow_policy is not OverflowPolicy.DROP_OLDEST:
-                self.refuse(route, f"max_buffered={most} messages are waiting already")
+                self._lose(message, f"max_buffered={most} messages are waiting already")
                 return
             self._drop_above(route, most - 1)
         counts.buffered += 1
@@ -126,6 +129,7 @@ class QueueFeed:
         counts = self.statistics(route)
         for _ in range(counts.buffered - self._sending[route.key] - most):
             index = next(index for index, waiting in enumerate(self._waiting) if waiting.route.key == route.key)
+            self._lost(self._waiting[index].message_id)
             del self._waiting[index]
             counts.buffered -= 1
             counts.dropped += 1
@@ -137,6 +141,11 @@ class QueueFeed:
         counts.refused += 1
         counts.last_error = reason
         self._complain(route, reason)
+
+    def _lose(self, message: RoutedMessage, reason: str) -> None:
+        """Refuse a message that was to enter the queue."""
+        self._lost(message.message_id)
+        self.refuse(message.route, reason)
 
     def _complain(self, route: Route, reason: str) -> None:
         """Say it once for each route until something gets through again; the rest is counted."""
@@ -197,13 +206,11 @@ class QueueFeed:
         except asyncio.CancelledError:
             for message in batch:
                 self.statistics(message.route).buffered -= 1
-                self.refuse(message.route, "the queue manager was closed while this was being sent")
+                self._lose(message, "the queue manager was closed while this was being sent")
             raise
         finally:
             self._sending.clear()
-        again = [
-            message for message, result in zip(batch, results, strict=True) if not self._settle(message.route, result)
-        ]
+        again = [message for message, result in zip(batch, results, strict=True) if not self._settle(message, result)]
         self._waiting.extendleft(reversed(again))
         for route in {message.route.key: message.route for message in again}.values():
             # While these were being sent others took their places.
@@ -234,7 +241,8 @@ class QueueFeed:
             failed = DeliveryResult(False, None, error_message=f"{type(error).__name__}: {error}")
         return [failed] * len(batch)
 
-    def _settle(self, route: Route, result: DeliveryResult) -> bool:
+    def _settle(self, message: RoutedMessage, result: DeliveryResult) -> bool:
+        route = message.route
         counts = self.statistics(route)
         keeps = route.routing.overflow_policy is not OverflowPolicy.REJECT
         if keeps and result.rejection in (RejectionReason.CAPACITY, RejectionReason.STORE_ERROR):
@@ -247,7 +255,7 @@ class QueueFeed:
         elif result.rejection is RejectionReason.DUPLICATE:
             counts.duplicates += 1
         else:
-            self.refuse(route, result.error_message or "the queue refused it")
+            self._lose(message, result.error_message or "the queue refused it")
         if self._removed:
             self._forget_if_done(route.key)
         return True
@@ -274,4 +282,4 @@ class QueueFeed:
         while self._waiting:
             message = self._waiting.popleft()
             self.statistics(message.route).buffered -= 1
-            self.refuse(message.route, "the queue manager was closed before there was room")
+            self._lose(message, "the queue manager was closed before there was room")

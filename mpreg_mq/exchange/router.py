@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import uuid
 from collections import deque
@@ -293,7 +294,8 @@ class TopicRouter:
         queue_name = route.routing.queue_name
         feed = self._feeds.get(queue_name)
         if feed is None:
-            feed = self._feeds[queue_name] = QueueFeed(queue_name, self._find, self._clock)
+            lost = functools.partial(self._taken.lost, queue_name=queue_name)
+            feed = self._feeds[queue_name] = QueueFeed(queue_name, self._find, self._clock, lost)
             if self._closed:
                 feed.abandon()
         counts = feed.statistics(route)
@@ -304,8 +306,9 @@ class TopicRouter:
             elif self._goes_there_anyhow(route, message, of_backlog):
                 counts.overlapping += 1
             else:
-                self._taken.note(str(message.message_id), queue_name, of_backlog=of_backlog)
-                feed.put(RoutedMessage(route, _entry(route, message, trail)))
+                routed = RoutedMessage(str(message.message_id), route, _entry(route, message, trail))
+                self._taken.note(routed.message_id, queue_name, of_backlog=of_backlog)
+                feed.put(routed)
         except PayloadError as error:
             feed.refuse(route, str(error))
         # Whatever it is, the other routes get the message.

@@ -5,12 +5,15 @@ from __future__ import annotations
 MOST_REMEMBERED = 10_000
 """The latest messages that are remembered: those that a backlog may still hold."""
 
+NEVER = (False, 0)
+
 
 class Taken:
     """The queues that took each of the latest messages; one that forgets in good time, and with its process."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, dict[str, bool]] = {}
+        self._queues: dict[str, dict[str, tuple[bool, int]]] = {}
+        """By message and queue: whether it came from a backlog the last time, and how often it came."""
 
     def note(self, message_id: str, queue_name: str, *, of_backlog: bool) -> None:
         """A queue takes a message, as it was published or from a backlog; O(1)."""
@@ -19,7 +22,7 @@ class Taken:
             queues = self._queues[message_id] = {}
             if len(self._queues) > MOST_REMEMBERED:
                 del self._queues[next(iter(self._queues))]
-        queues[queue_name] = of_backlog
+        queues[queue_name] = (of_backlog, queues.get(queue_name, NEVER)[1] + 1)
 
     def has(self, message_id: str, queue_name: str) -> bool:
         """Whether the queue has taken the message in any way."""
@@ -28,7 +31,15 @@ class Taken:
     def has_of_backlog(self, message_id: str, queue_name: str) -> bool:
         """Whether the queue has taken the message from a backlog."""
         queues = self._queues.get(message_id)
-        return queues is not None and queues.get(queue_name, False)
+        return queues is not None and queues.get(queue_name, NEVER)[0]
+
+    def lost(self, message_id: str, queue_name: str) -> None:
+        """The message was to go into the queue, and did not: another route may still bring it there; O(1)."""
+        queues = self._queues.get(message_id, {})
+        of_backlog, times = queues.pop(queue_name, NEVER)
+        if times > 1:
+            # Somebody published it twice, and the other one is there.
+            queues[queue_name] = (of_backlog, times - 1)
 
     def forget(self, queue_name: str) -> None:
         """The queue is gone, and another one of its name has taken nothing; O(messages remembered)."""

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg_mq import MessageQueueError, MessageQueueManager, TopicExchange, VirtualClock
+from mpreg_mq import (
+    MessageQueueError,
+    MessageQueueManager,
+    OverflowPolicy,
+    QueueConfiguration,
+    TopicExchange,
+    VirtualClock,
+)
 from mpreg_mq.topics import matches
 from tests.support.exchanges import EXCHANGES, MakeExchange, message
 from tests.support.routes import PATTERNS, TOPICS, counts_of, pending, settled
@@ -59,6 +66,56 @@ def test_the_backlog_has_what_an_older_route_came_too_late_for(make: MakeExchang
             assert len(pending(manager)) == 3
             counts = counts_of(manager, "t.x")
             assert (counts.received, counts.routed, counts.overlapping) == (3, 1, 2)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    ("policy", "lost"), [(OverflowPolicy.REJECT, 2), (OverflowPolicy.DROP_OLDEST, 1), (OverflowPolicy.WAIT, 1)]
+)
+def test_the_backlog_has_what_there_was_no_room_for(policy: OverflowPolicy, lost: int) -> None:
+    """Given a route into a full queue that has given up messages, when a wider route takes the backlog, then the queue
+    gets those as well, and each message once."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with MessageQueueManager(clock=clock) as manager:
+            await manager.create_queue("q", QueueConfiguration("q", max_size=1))
+            await manager.route_topic_to_queue("a.*", "q", overflow_policy=policy, max_buffered=1)
+            for number in range(3):
+                await manager.publish_to_topic_exchange("a.x", number)
+                await clock.advance(1)
+            counts = counts_of(manager, "a.*")
+            assert counts.refused + counts.dropped == lost
+            await manager.route_topic_to_queue("a.#", "q", overflow_policy=OverflowPolicy.WAIT, backlog_seconds=60)
+            taken = []
+            for _ in range(5):
+                taken += [one.payload for one in await manager.receive_messages("q", "s")]
+                await clock.advance(2)
+            assert sorted(taken) == [0, 1, 2]
+            counts = counts_of(manager, "a.#")
+            assert (counts.received, counts.routed, counts.overlapping) == (3, lost, 3 - lost)
+
+    asyncio.run(story())
+
+
+def test_a_message_that_is_there_is_not_lost_with_its_copy() -> None:
+    """Given a message that was published twice, of which the queue took one and refused the other, when a wider route
+    takes the backlog, then it leaves both."""
+
+    async def story() -> None:
+        exchange, clock = TopicExchange(), VirtualClock()
+        async with MessageQueueManager(None, exchange, clock=clock) as manager:
+            await manager.create_queue("q", QueueConfiguration("q", max_size=1))
+            await manager.route_topic_to_queue("a.*", "q")
+            for _ in range(2):
+                exchange.publish_message(message(exchange, "a.x", 1, "m1"))
+                await clock.advance(1)
+            assert len(await manager.receive_messages("q", "s", 2)) == 1
+            await manager.route_topic_to_queue("a.#", "q", backlog_seconds=60)
+            await clock.advance(1)
+            assert await manager.receive_messages("q", "s", 2) == []
+            assert counts_of(manager, "a.#").overlapping == 2
 
     asyncio.run(story())
 
