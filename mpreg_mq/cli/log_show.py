@@ -11,6 +11,7 @@ from mpreg_mq.cli.options import log_argument
 from mpreg_mq.cli.output import Output, json_option
 from mpreg_mq.events import EventLog
 from mpreg_mq.replay.records import EventFilter, read
+from mpreg_mq.replay.travel import require_queue
 
 
 @click.command(
@@ -23,6 +24,8 @@ from mpreg_mq.replay.records import EventFilter, read
 @json_option
 def command(log: EventLog, wanted: EventFilter, limit: int | None, output: Output) -> None:
     """The events of LOG, oldest first: position, time, stream, what it is about, and what happened."""
+    if wanted.queue is not None:
+        require_queue(log, wanted.queue)
     after = 0
     if wanted.since is not None and wanted.since.position is not None and wanted.topic is None:
         after = max(0, wanted.since.position - 1)

@@ -12,6 +12,7 @@ from mpreg_mq.cli.output import Output, json_option
 from mpreg_mq.events import EventLog
 from mpreg_mq.replay.following import follow, tail
 from mpreg_mq.replay.records import EventFilter
+from mpreg_mq.replay.travel import require_queue
 
 DEFAULT_COUNT = 10
 
@@ -29,6 +30,9 @@ def command(log: EventLog, wanted: EventFilter, count: int, following: bool, out
 
     Which events were compacted before they could be shown is said on stderr.
     """
+    # Who follows may wait for a queue that is still to come.
+    if wanted.queue is not None and not following:
+        require_queue(log, wanted.queue)
     last = log.last_position()
     for record in tail(log, count, wanted, last=last) if count else ():
         show_record(record, output)

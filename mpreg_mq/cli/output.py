@@ -24,7 +24,9 @@ class Output:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.data = Console(width=None if sys.stdout.isatty() else WIDE, highlight=False)
+        # There is none where the shell has closed it (>&-).
+        is_terminal = sys.stdout is not None and sys.stdout.isatty()
+        self.data = Console(width=None if is_terminal else WIDE, highlight=False)
         self.notes = Console(stderr=True, highlight=False)
 
     def line(self, text: str = "", end: str = "\n") -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,8 @@ def test_wrong_usage_is_status_2(run: Runner, arguments: tuple[str, ...]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (("log", "show", "LOG", "-q", "nope"), "there is no queue 'nope'; it has mail, orders"),
+        (("log", "tail", "LOG", "-q", "nope"), "there is no queue 'nope'; it has mail, orders"),
         (("why", "LOG", "nope"), "no message has an id that begins with 'nope'"),
         (("why", "LOG", "1"), "'1' is the beginning of 1-00a1 (orders), 1-00a2 (mail)"),
         (("why", "LOG", "@999"), "there is no event at position 999; the last one is at 124"),
@@ -275,6 +279,13 @@ def test_dead_letters_of_a_log_that_is_open_are_not_touched(tmp_path: Path) -> N
     writer.close()
     assert refused.exit_code == 1, refused.output
     assert tried.exit_code == 0, tried.output
+
+
+def test_a_closed_stdout_is_no_crash(incident_path: Path) -> None:
+    """Given a shell that has closed stdout, then a command ends without a traceback."""
+    command = [sys.executable, "-m", "mpreg_mq.cli", "stats", str(incident_path)]
+    ended = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *command], stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_no_color_and_no_terminal_mean_plain_text(run: Runner) -> None:
