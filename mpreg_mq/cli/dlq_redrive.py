@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 
 import attrs
 import click
@@ -52,11 +53,20 @@ def command(
             output.line(f"{plural(len(made), 'dead letter')} {'would be ' if dry_run else ''}redriven")
         return
     with progress(output, source, "reading") as advance:
+        again = partial(
+            redrive,
+            queue=queue,
+            message_ids=chosen,
+            limit=limit,
+            target_queue=target,
+            progress=advance,
+            refused=output.note,
+        )
         if dry_run:
-            done = redrive(source, queue, chosen, limit=limit, target_queue=target, dry_run=True, progress=advance)
+            done = again(source, dry_run=True)
         else:
             with closing(open_to_write(source)) as writable:
-                done = redrive(writable, queue, chosen, limit=limit, target_queue=target, progress=advance)
+                done = again(writable)
     if output.as_json:
         for entry in done:
             output.record({**attrs.asdict(entry), "dry_run": dry_run})

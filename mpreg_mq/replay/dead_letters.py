@@ -12,6 +12,7 @@ from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import Context, decide
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import Append, Event, EventLog
+from mpreg_mq.events.types import MessageRejected
 from mpreg_mq.projections import DeadEntry, QueueState
 from mpreg_mq.replay.records import Progress, silent
 from mpreg_mq.replay.source import QUEUE_STREAMS
@@ -57,11 +58,12 @@ def redrive(
     dry_run: bool = False,
     clock: Callable[[], float] = time.time,
     progress: Progress = silent,
+    refused: Callable[[str], None] = lambda detail: None,
 ) -> list[Redriven]:
     """Accept dead letters again, in their queue or another, oldest first and while there is room.
 
-    ``message_ids`` of None means all, ``limit`` how many at most. One commit for all of it; a dry run decides the same
-    and commits nothing.
+    ``message_ids`` of None means all, ``limit`` how many at most. What is beyond the queue's limits stays a dead
+    letter, and ``refused`` is told why. One commit for all of it; a dry run decides the same and commits nothing.
 
     Raises:
         EventLogError: there is no such queue or dead letter, or somebody appended to the log meanwhile.
@@ -91,6 +93,9 @@ def redrive(
         log.append(batch)
         log.sync()
     for append in batch:
+        for event in append.events:
+            if isinstance(event, MessageRejected):
+                refused(event.detail)
         _apply(into if append.stream == QUEUE_STREAMS + target else source, append.events)
     nexts = _next(into, context.now)
     topics = {message_id: entry.enqueued.topic for message_id, entry in chosen.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from mpreg_mq import MessageQueueManager, QueueConfiguration
 from mpreg_mq.actors.retention import Compactor
 from mpreg_mq.cli.commands import root
 from mpreg_mq.configuration import RetentionPolicy
@@ -279,6 +281,28 @@ def test_dead_letters_of_a_log_that_is_open_are_not_touched(tmp_path: Path) -> N
     writer.close()
     assert refused.exit_code == 1, refused.output
     assert tried.exit_code == 0, tried.output
+
+
+def test_a_redrive_says_what_is_refused(tmp_path: Path) -> None:
+    """Given a dead letter that is too large for another queue, when it is redriven there, then stderr says why it is
+    not, and it stays, as the dry run said."""
+    path = tmp_path / "orders.db"
+
+    async def one_dead_letter() -> None:
+        async with MessageQueueManager(log=path) as manager:
+            await manager.create_queue("a", QueueConfiguration("a", max_retries=0))
+            await manager.create_queue("b", QueueConfiguration("b", max_payload_bytes=10))
+            await manager.send_message("a", "t", "x" * 100)
+            (message,) = await manager.receive_messages("a", "s")
+            await manager.negative_acknowledge("a", message.id, "s")
+
+    asyncio.run(one_dead_letter())
+    for options, said in ((["--dry-run"], "would be redriven"), ([], "redriven")):
+        result = CliRunner().invoke(root, ["dlq", "redrive", str(path), "-q", "a", "--to", "b", *options])
+        assert text(result) == f"0 dead letters {said}\n"
+        assert "payload is 102 bytes encoded, expected at most max_payload_bytes=10" in result.stderr
+    (dead,) = lines(CliRunner().invoke(root, ["dlq", "list", str(path), "--json"]))
+    assert dead["queue"] == "a"
 
 
 def test_a_closed_stdout_is_no_crash(incident_path: Path) -> None:
