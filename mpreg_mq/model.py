@@ -294,6 +294,9 @@ class QueueStatistics:
 
     ``messages_acknowledged`` counts finished messages as MPREG does, not single acknowledgments (a broadcast
     to five subscribers counts once). ``messages_failed`` counts messages that ended dead-lettered or failed.
+    ``messages_sent`` is the sum of the acknowledged, failed, expired, dropped and purged ones, ``current_queue_size``,
+    ``current_in_flight_count``, and the fire-and-forget messages that reached nobody, which are counted nowhere else. A
+    redriven message is sent again.
     """
 
     messages_sent: int = 0
