@@ -245,6 +245,11 @@ class Journal:
         intake.finished.set()
 
     @property
+    def is_forked(self) -> bool:
+        """Whether this is the copy of a forked child, which commits nothing."""
+        return self._intake.forked
+
+    @property
     def may_wait_on_loop(self) -> bool:
         """Whether the loop that submits may wait for the disk itself."""
         return self._on_loop is not None and self._on_loop.may_wait

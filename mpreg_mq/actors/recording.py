@@ -308,8 +308,15 @@ class RecordingActor(LoopActor):
     def _may_risk_more(self) -> bool:
         """Whether a reply need not wait: the oldest event that is not on disk yet is young enough."""
         limit = self._store.buffered_seconds
+        if limit is None or self._is_forked():
+            # In a forked child nothing is on its way, and the refusal is the reply.
+            return False
         waiting = self._on_their_way
-        return limit is not None and (not waiting or time.monotonic() - waiting[0] < limit)
+        return not waiting or time.monotonic() - waiting[0] < limit
+
+    def _is_forked(self) -> bool:
+        journal = self._store.journal
+        return journal is not None and journal.is_forked
 
     def _committed(self, message: Committed) -> None:
         if self._hear(message):
@@ -335,7 +342,8 @@ class RecordingActor(LoopActor):
             return True
         # It waited for this one; recovering waits for all.
         self.send_off()
-        if self._outstanding == 0:
+        # What was on its way when this process was forked off is answered to the parent alone.
+        if self._outstanding == 0 or self._is_forked():
             self._recover_from(self._recovering)
         return False
 

@@ -256,9 +256,7 @@ def test_a_manager_is_not_used_after_a_fork(tmp_path: Path, durability: str) -> 
             assert await asyncio.to_thread(in_a_child, use)
         assert await manager.purge_queue("q") == 1
 
-    # The send of a buffered queue is not answered in such a child, because the answer goes to the parent's loop.
-    if durability == "committed":
-        asyncio.run(forked_beside_the_loop())
+    asyncio.run(forked_beside_the_loop())
 
     async def go_on() -> None:
         assert (await manager.send_message("q", "t", "parent")).success
