@@ -163,6 +163,45 @@ def test_s5_a_batch_is_one_decision_with_a_result_for_each() -> None:
     assert len(q.state.messages) == 2
 
 
+def test_s5_a_batch_without_anything_special_is_accepted_as_it_is() -> None:
+    """Given plain messages and room, then each is accepted, in order, as it would be alone."""
+    sends = tuple(c.Send("t", body) for body in (b"x", b"y"))
+    q, alone = Scenario(), Scenario()
+    results = q.ask(c.SendBatch(sends))
+    assert results == [alone.ask(send) for send in sends]
+    assert q.history == alone.history
+
+
+@pytest.mark.parametrize(
+    ("configuration", "special", "accepted"),
+    [
+        ({}, c.Send("t", b"x"), 3),
+        ({"max_size": 2}, c.Send("t", b"x"), 2),
+        ({"max_size": 1}, c.Send("t", b"x"), 1),
+        ({"max_payload_bytes": 3}, c.Send("t", b"1234"), 1),
+        ({"enable_deduplication": True}, deduplicated("k"), 1),
+        ({}, c.Send("t", b"x", options=MessageOptions(priority=1)), 1),
+    ],
+)
+def test_s1_messages_of_several_senders_are_accepted_as_far_as_nothing_is_special(
+    configuration: dict[str, Any], special: c.Send, accepted: int
+) -> None:
+    """Given messages of which the second may be special, then those before it get what they would have got alone."""
+    sends = (c.Send("t", b"1"), special, c.Send("t", b"3"))
+    q, alone = Scenario(**configuration), Scenario(**configuration)
+    results = q.ask(c.SendEach(sends))
+    assert results == [alone.ask(send) for send in sends[:accepted]]
+    assert q.history == alone.history
+
+
+def test_c1_of_several_senders_none_is_accepted_where_there_is_no_room() -> None:
+    """Given a full queue, then none of the messages is accepted this way, and nothing is logged."""
+    q = Scenario(max_size=1)
+    q.send()
+    assert q.ask(c.SendEach((c.Send("t", b"x"),))) == []
+    assert q.kinds() == []
+
+
 def test_s5_a_batch_never_waits_for_room() -> None:
     """Given a full queue that lets senders wait, then the surplus of a batch is refused at once."""
     q = Scenario(max_size=1, overflow_policy=OverflowPolicy.WAIT)
@@ -198,3 +237,13 @@ def test_g1_fire_and_forget_is_refused_for_its_own_faults_only() -> None:
     event, _ = record_fire_and_forget(c.Send("t", b""), q.context, MessageId("f2-r"), (), ())
     q.given(event)
     assert q.state.report(q.now).messages_acknowledged == 1
+
+
+def test_g1_fire_and_forget_cannot_be_delayed() -> None:
+    """Given a delay, then a fire-and-forget send is refused, because nothing of it is kept until later."""
+    q = Scenario()
+    send = c.Send("t", b"x", DeliveryGuarantee.FIRE_AND_FORGET, MessageOptions(delay_seconds=5.0))
+    refused = q.record(decide_fire_and_forget(q.state, send, q.context))
+    assert refused.rejection is RejectionReason.INVALID_OPTION
+    assert "delay" in refused.error_message
+    assert len(q.events_of(e.MessageRejected)) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count
+from math import inf
 from typing import Any
 from unittest import mock
 
@@ -267,6 +268,89 @@ def test_lanes_that_nothing_is_in_are_forgotten() -> None:
             assert len(lanes._lanes_of) <= 2 * 1 + 4
             state.check()
     assert [slot.message.id for slot in lanes.ready_for("s0")] == ["stays"]
+
+
+def test_a_subscriber_keeps_its_other_lanes_where_one_is_forgotten() -> None:
+    """Given a subscriber of two lanes, when the one that nothing is in is forgotten, then its message in the other is
+    delivered once it can take one again."""
+    state = state_with(e.SubscriberJoined(1.0, "a", "a:#", "#", 1), joined("b", "x"), joined("c", "z"))
+    lanes = state.messages.lanes
+    assert lanes.next() is None
+    for message_id, topic in (("1", "y"), ("2", "x"), ("3", "y")):
+        state.apply(e.MessageEnqueued(1.0, message_id, topic, b""))
+    state.apply(e.MessageDropped(1.0, "2"))
+    state.apply(e.MessageDelivered(1.0, "1", "a", "a:#", 1, 99.0))
+    assert lanes.next() is None
+    assert [lane.members for lane in lanes._lanes_of["a"]] == [("a",), ("a", "b")]
+    lanes._most_lanes = 2
+    state.apply(e.MessageEnqueued(1.0, "4", "z", b""))
+    assert [lane.members for lane in lanes._lanes_of["a"]] == [("a",), ("a", "c")]
+    state.apply(e.MessageDropped(1.0, "4"))
+    state.apply(e.MessageAcknowledged(1.0, "1", "a", True))
+    found = lanes.next()
+    assert found is not None
+    assert (found[0].message.id, found[1].id) == ("3", "a")
+    state.check()
+
+
+def test_o1_a_row_begins_in_the_lane_of_the_first_that_is_left() -> None:
+    """Given two lanes whose messages are dropped one after another, then a row begins where the first of those is that
+    are left, and in the end nowhere."""
+    state = state_with(joined("a", "x"), joined("b", "z"))
+    lanes = state.messages.lanes
+    assert lanes.front() is None
+    for message_id, topic in (("1", "x"), ("2", "x"), ("3", "z"), ("4", "x")):
+        state.apply(e.MessageEnqueued(1.0, message_id, topic, b""))
+    for dropped, begins in (("1", ("a", (0.0, 3))), ("2", ("b", (0.0, 4))), ("3", ("a", (inf, 0)))):
+        state.apply(e.MessageDropped(1.0, dropped))
+        front = lanes.front()
+        assert front is not None
+        assert (front[1].id, front[2]) == begins
+        assert front[0].members == (front[1].id,)
+        state.check()
+    state.apply(e.MessageDropped(1.0, "4"))
+    assert lanes.front() is None
+
+
+def test_what_is_unplaced_has_its_taker_once_all_before_it_have_left() -> None:
+    """Given a message before those that wait unplaced, then nobody takes these; when it was dropped, their only
+    subscriber does."""
+    everyday: list[e.Event] = []
+    for message_id in ("d1", "d2"):
+        everyday.append(e.MessageEnqueued(1.0, message_id, "x", b""))
+        everyday.append(e.MessageDelivered(1.0, message_id, "a", "a:x", 1, 99.0))
+        everyday.append(e.MessageAcknowledged(1.0, message_id, "a", True))
+    before = e.MessageEnqueued(1.0, "before", "z", b"")
+    state = state_with(joined("a", "x"), joined("b", "z"), before, *everyday, e.MessageEnqueued(1.0, "1", "x", b""))
+    messages = state.messages
+    assert list(messages.unplaced) == ["1"]
+    assert messages.first_unplaced() is None
+    state.apply_all(
+        [e.MessageDelivered(1.0, "before", "b", "b:z", 1, 99.0), e.MessageAcknowledged(1.0, "before", "b", True)]
+    )
+    assert list(messages.unplaced) == ["1"]
+    assert messages.may_deliver
+    found = messages.first_unplaced()
+    assert found is not None
+    assert (found[0][0].message_id, found[1].id) == ("1", "a")
+    state.check()
+
+
+def test_a_lane_that_another_has_joined_has_no_taker_until_somebody_looks() -> None:
+    """Given a lane of one subscriber, when another one subscribes, then who takes what comes into it is not known."""
+    state = state_with(joined("a", "x"))
+    lanes = state.messages.lanes
+    assert lanes.next() is None
+    state.apply(e.MessageEnqueued(1.0, "1", "x", b""))
+    (lane,) = lanes._shared.values()
+    state.apply(e.MessageDropped(1.0, "1"))
+    taker = lanes.taker(lane)
+    assert taker is not None
+    assert taker.id == "a"
+    state.apply(joined("b", "x"))
+    assert lanes.taker(lane) is None
+    assert lanes.next() is None
+    state.check()
 
 
 def test_messages_of_those_who_fetch_are_not_to_be_delivered() -> None:

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.errors import CorruptLogError
 from mpreg_mq.events import Append, MemoryEventLog, RecordedEvent
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Snapshot
@@ -68,6 +69,18 @@ def test_a_truncated_stream_begins_with_the_snapshot_of_its_base(log: MemoryEven
     log.save_snapshot(snapshot(7, folded=7))
     assert state_at_base(log, STREAM).version == 4
     assert load_state(log, STREAM).describe() == QueueState.replay(EVENTS).describe()
+
+
+@pytest.mark.parametrize(
+    "base", [Snapshot(STREAM, 4, b"not a dump at all"), snapshot(4, folded=3)], ids=["unreadable", "another version"]
+)
+def test_a_truncated_stream_whose_base_cannot_be_read_is_not_begun_anew(log: MemoryEventLog, base: Snapshot) -> None:
+    """Given events that are gone and no snapshot to stand for them, then that is an error: a fold of the rest would be
+    the state of another queue."""
+    log.truncate(4, {STREAM: base})
+    for load in (state_at_base, load_state):
+        with pytest.raises(CorruptLogError, match=r"of 'queue:q' up to version 4 were truncated.* restore the log"):
+            load(log, STREAM)
 
 
 def test_the_state_before_the_first_event_can_be_dumped() -> None:

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import types as e
+from mpreg_mq.model import DeliveryGuarantee, MessageOptions
 from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.base import Projection
 from mpreg_mq.testing.strategies import histories
@@ -36,6 +38,69 @@ def test_wherever_a_history_is_cut_into_runs_the_state_is_the_same(data: st.Data
     assert state.dump() == by_handlers(events).dump()
 
 
+def everyday(number: int, at: float = 2.0) -> tuple[e.Event, ...]:
+    """All that almost every message has."""
+    return (
+        e.MessageEnqueued(at, f"d{number}", "t", b""),
+        e.MessageDelivered(at, f"d{number}", "s", "s/1", 1, 99.0),
+        e.MessageAcknowledged(at, f"d{number}", "s", True),
+    )
+
+
+QUICK: tuple[e.Event, ...] = (*BEGINNING[:2], *everyday(1), *everyday(2))
+"""After which messages wait unplaced."""
+
+
+@pytest.mark.parametrize("at", [-5.0, 0.5, 3.0])
+@pytest.mark.parametrize(
+    "after",
+    [
+        (),
+        (e.MessageDelivered(3.0, "1", "s", "s/1", 1, 99.0),),
+        (e.MessageDelivered(3.0, "1", "s", "s/1", 1, 99.0), e.MessageAcknowledged(3.0, "1", "s", True)),
+        (e.MessageDropped(3.0, "2"),),
+        (e.MessageEnqueued(3.0, "9", "t", b"", options=MessageOptions(priority=1)),),
+        (e.MessageEnqueued(3.0, "9", "t", b"", DeliveryGuarantee.QUORUM),),
+        (e.MessageEnqueued(3.0, "9", "t", b"", deduplication_key="k"),),
+        (e.MessageEnqueued(3.0, "9", "another", b""),),
+    ],
+    ids=lambda after: "+".join(type(event).__name__ for event in after) or "nothing",
+)
+def test_messages_in_a_row_wait_until_something_else_comes(at: float, after: tuple[e.Event, ...]) -> None:
+    """Given a queue whose messages are acknowledged as they are delivered, when several come at once, then they wait
+    unplaced, whatever comes after them finds them, and the state is that of the handlers, event by event."""
+    row = [e.MessageEnqueued(at + number, str(number), "t", b"") for number in (1, 2, 3)]
+    state = QueueState.replay(QUICK)
+    state.apply_all(row)
+    assert list(state.messages.unplaced) == ["1", "2", "3"]
+    state = QueueState.replay(QUICK)
+    state.apply_all((*row, *after))
+    assert state.dump() == by_handlers((*QUICK, *row, *after)).dump()
+    state.check()
+
+
+def test_s1_no_id_waits_twice() -> None:
+    """Given an id that comes again in a row, then the row ends there, and that is told; what came before is folded
+    in."""
+    row = [e.MessageEnqueued(3.0, number, "t", b"") for number in ("1", "2", "1", "3")]
+    state = QueueState.replay(QUICK)
+    with pytest.raises(ProjectionError):
+        state.apply_all(row)
+    state.check()
+    assert sorted(message.id for message in state.messages.pending()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("at", [0.5, 3.0])
+@pytest.mark.parametrize("key", [None, "k"])
+def test_g1_a_fire_and_forget_message_is_folded_in_by_the_shortest_way(at: float, key: str | None) -> None:
+    """Given a message that had its one attempt, then the shortest way comes to the same as the handlers."""
+    event = e.FireAndForgetSent(at, "f", "t", ("s",), deduplication_key=key)
+    state = QueueState.replay(BEGINNING)
+    state.apply_fired(event)
+    assert state.dump() == by_handlers((*BEGINNING, event)).dump()
+    state.check()
+
+
 def test_a_delivery_at_the_end_of_a_run_is_folded_in_also_where_reading_fails() -> None:
     """Given events whose reader fails after a delivery, then the state has come as far as the events that were read."""
 
@@ -60,6 +125,18 @@ def test_snapshots_of_equal_states_are_equal(held: tuple[str, str]) -> None:
     events += [e.MessageDelivered(1.0, number, "s", "s/1", 1, 99.0) for number in held]
     subscribers = QueueState.replay(events).subscribers.dump()
     assert [dump.held for dump in subscribers.subscribers] == [["3", "4"]]
+
+
+def test_a_message_that_overtook_another_is_folded_in_with_its_acknowledgment() -> None:
+    """Given two messages, when a run of events tells that the second was delivered and acknowledged, then the first is
+    the one that is left."""
+    events = [*BEGINNING[:2], *(e.MessageEnqueued(1.0, number, "t", b"") for number in "12")]
+    run = (e.MessageDelivered(2.0, "2", "s", "s/1", 1, 99.0), e.MessageAcknowledged(2.0, "2", "s", True))
+    state = QueueState.replay(events)
+    state.apply_all(run)
+    assert state.dump() == by_handlers((*events, *run)).dump()
+    assert [message.id for message in state.messages.pending()] == ["1"]
+    state.check()
 
 
 def test_who_was_passed_over_is_looked_at_again_after_an_acknowledgment() -> None:
