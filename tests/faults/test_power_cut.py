@@ -17,7 +17,7 @@ from tests.support.effort import repetitions
 from tests.support.faulty_disk import Disk, on_disk, open_on
 from tests.support.power_cuts import Made, RandomWork, truncate
 
-SEEDS = repetitions(test=2000, soak=50_000)
+SEEDS = repetitions(test=1000, ci=2000, soak=50_000)
 
 
 class Client:

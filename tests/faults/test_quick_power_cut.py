@@ -19,7 +19,7 @@ from tests.support.effort import repetitions
 from tests.support.faulty_disk import Disk, FaultySync, on_disk, open_on
 from tests.support.power_cuts import Made, RandomWork, truncate
 
-SEEDS = repetitions(test=3000, soak=50_000)
+SEEDS = repetitions(test=1500, ci=3000, soak=50_000)
 
 
 class Client:

@@ -26,9 +26,9 @@ STEPS = 50
 
 
 def effort(examples: int) -> settings:
-    """Settings for a share of the 500 examples (2,000 in the soak)."""
+    """Settings for a share of the 500 examples (1,000 in CI, 4,000 in the soak)."""
     return settings(
-        max_examples=repetitions(test=examples, soak=4 * examples),
+        max_examples=repetitions(test=examples, ci=2 * examples, soak=8 * examples),
         stateful_step_count=STEPS,
         deadline=None,
         suppress_health_check=list(HealthCheck),
@@ -120,14 +120,14 @@ class Buffered(QueueMachine):
 
 
 for machine, examples in (
-    (Fetching, 200),
-    (Impatient, 100),
-    (Handled, 100),
-    (Slow, 100),
-    (Strict, 100),
-    (Expiring, 100),
-    (InMemory, 100),
-    (Buffered, 60),
+    (Fetching, 100),
+    (Impatient, 60),
+    (Handled, 60),
+    (Slow, 60),
+    (Strict, 60),
+    (Expiring, 60),
+    (InMemory, 60),
+    (Buffered, 40),
 ):
     machine.TestCase.settings = effort(examples)
 
