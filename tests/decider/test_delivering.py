@@ -200,6 +200,17 @@ def test_l1_a_limit_of_bytes_bounds_what_one_receive_leases(sizes: list[int], li
     assert q.receive("p", 100, max_bytes=limit) == messages[: max(1, fit)]
 
 
+def test_l1_what_is_larger_than_the_limit_of_bytes_is_leased_alone() -> None:
+    """Given payloads of which the first is larger than the limit, then it is leased alone, and the next ones together
+    as far as they fit."""
+    q = Scenario()
+    q.subscribe("p", pull=True)
+    large, small, smaller, last = (q.ask(c.Send("t", bytes(size))).message_id.id for size in (9, 3, 2, 1))
+    assert q.receive("p", 10, max_bytes=5) == [large]
+    assert q.receive("p", 10, max_bytes=5) == [small, smaller]
+    assert q.receive("p", 10, max_bytes=5) == [last]
+
+
 def test_l1_receive_leases_in_queue_order_up_to_what_was_asked_for() -> None:
     """Given three messages, when two are fetched, then they are the first two, and the third stays."""
     q = Scenario()
@@ -376,6 +387,18 @@ def test_l1_what_a_node_fetches_for_callbacks_is_leased_for_the_acknowledgment_t
 def _delivered(q: Scenario) -> list[tuple[str, str]]:
     """Messages and subscriptions of the latest step's deliveries."""
     return [(event.message_id, event.subscription_id) for event in q.fresh if isinstance(event, e.MessageDelivered)]
+
+
+def test_g6_what_only_the_callbacks_of_another_node_match_is_left_to_them() -> None:
+    """Given a subscriber with callbacks on two nodes, then a node passes over what only the other one's match."""
+    q = Scenario()
+    on_a = q.subscribe("w", "a.*", pull=True, metadata={c.MEMBER: "a"})
+    on_b = q.subscribe("w", "b.*", pull=True, metadata={c.MEMBER: "b"})
+    for_a, for_b = q.send("a.x"), q.send("b.x")
+    q.when(c.Receive("w", 10, member="b")).then_reply([for_b])
+    assert _delivered(q) == [(for_b, on_b)]
+    q.when(c.Receive("w", 10, member="a")).then_reply([for_a])
+    assert _delivered(q) == [(for_a, on_a)]
 
 
 @given(st.lists(st.sampled_from(["a.x", "b.x", "a.y", "c.x"]), max_size=8))

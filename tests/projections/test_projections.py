@@ -293,6 +293,19 @@ def test_deadlines_come_in_order_and_once(steps: list[tuple[bool, float]]) -> No
         assert len(deadlines) == len(registered)
 
 
+def test_a_deadline_is_removed_once_and_the_others_stay_in_order() -> None:
+    """Given deadlines registered out of order, when one is removed twice, then it alone is gone."""
+    deadlines = Deadlines()
+    late, early, middle = (deadlines.add(when, DeadlineKind.DUE, "target") for when in (3.0, 1.0, 2.0))
+    assert list(deadlines) == [early, middle, late]
+    for _ in range(2):
+        deadlines.remove(early)
+        assert list(deadlines) == [middle, late]
+        assert len(deadlines) == 2
+        deadlines.check()
+    assert deadlines.first() is middle
+
+
 def test_removed_deadlines_do_not_pile_up() -> None:
     """Given many deadlines that are removed before they come, then the structure stays small."""
     deadlines = Deadlines()
