@@ -49,7 +49,7 @@ STORES = {"memory": memory, "sqlite": sqlite, "nats": nats}
 
 
 @pytest.mark.parametrize("store", STORES)
-@settings(deadline=None, max_examples=repetitions(test=20, soak=100))
+@settings(deadline=None, max_examples=repetitions(test=10, ci=20, soak=100))
 @given(found=st.lists(sizes, min_size=2, max_size=5))
 def test_the_base_and_the_newest_two_are_there(store: str, found: list[int]) -> None:
     """For snapshots of all sizes, the first of them at the base: it and the newest two are given, newest first, and
