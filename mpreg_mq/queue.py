@@ -333,9 +333,8 @@ class MessageQueue(ClosableQueue, QueueInspection):
         except asyncio.CancelledError:
             if reply.done():
                 for message in reply.get():
-                    self._actor.call(
-                        c.NegativeAcknowledge(message.id.id, command.subscriber_id, "the receiver was cancelled", 0.0)
-                    )
+                    end = c.EndLease(message.id.id, command.subscriber_id, c.WITHDRAWN, message.delivery_attempt)
+                    self._actor.call(end)
             raise
         return messages
 

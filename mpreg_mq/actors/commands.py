@@ -113,11 +113,16 @@ class ExtendLease(msgspec.Struct, frozen=True):
 
 
 class EndLease(msgspec.Struct, frozen=True):
-    """An open lease ends because its process does (C3)."""
+    """An open lease ends because its process does (C3), or because nobody waits for its message."""
 
     message_id: str
     subscriber_id: str
     reason: str
+    attempt: int | None = None
+
+
+WITHDRAWN = "the receiver was cancelled"
+"""Why the leases of a receive end that nobody waits for any more."""
 
 
 class Detach(msgspec.Struct, frozen=True):

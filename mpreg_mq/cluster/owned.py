@@ -16,17 +16,20 @@ from mpreg_mq.actors.futures import LoopFuture, settle_future
 from mpreg_mq.actors.messages import BeginClose
 from mpreg_mq.actors.store import Store
 from mpreg_mq.cluster import wire
-from mpreg_mq.cluster.receives import Receives
 from mpreg_mq.cluster.wire import Outcome, Reply
 from mpreg_mq.errors import EventLogError, MessageQueueError, QueueClosedError
 from mpreg_mq.events.types import Event, MessageAcknowledged
 from mpreg_mq.model import CircuitState, DeliveryGuarantee, DeliveryResult, QueuedMessage, RejectionReason
 from mpreg_mq.queue import MessageQueue
+from mpreg_mq.receives import Receives
 
 logger = logging.getLogger("mpreg_mq")
 
 ACKNOWLEDGMENTS_REMEMBERED = 10_000
 """The latest acknowledgments that an owner recognises when somebody asks again."""
+
+RECEIVES_REMEMBERED = 400
+"""Of how many of the latest receives an owner knows what they leased, or that they were withdrawn."""
 
 RECEIVED_BYTES = 8 * 1024 * 1024
 """Most bytes of payloads that one receive leases, so that they arrive while their leases hold."""
@@ -50,7 +53,9 @@ class OwnedQueue:
         self._on_fired = on_fired
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._running: set[asyncio.Task[Any]] = set()
-        self._receives = Receives(queue)
+        self._receives: Receives[str, QueuedMessage] = Receives(
+            RECEIVES_REMEMBERED, lambda message: (message.id.id, message.delivery_attempt)
+        )
         self._acknowledged: dict[tuple[str, str], None] = {}
 
     # --- requests -----------------------------------------------------------------------------------------
@@ -182,7 +187,8 @@ class OwnedQueue:
             self.queue._join(request.subscriber_id, request.topic_pattern)
         else:
             self._check_subscribed(request.subscriber_id, request.member)
-        messages = await self._receives.fetch(request.request_id, command)
+        fetching = partial(self.queue._fetch, command)
+        messages = await self._receives.fetch(request.request_id or None, request.subscriber_id, fetching)
         if not messages and self.queue._actor._closing:
             raise _GoneError
         if messages:
@@ -191,7 +197,7 @@ class OwnedQueue:
         return messages
 
     async def _cancel_receive(self, cancel: wire.CancelReceive) -> bool:
-        ended = self._receives.withdraw(cancel.request_id)
+        ended = await self._receives.withdraw(cancel.request_id, self.queue)
         await self._committed()
         return ended
 

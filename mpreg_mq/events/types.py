@@ -195,7 +195,8 @@ class DeliveryFailed(Event, frozen=True, omit_defaults=True, gc=False):
 class LeaseExpired(Event, frozen=True, omit_defaults=True, gc=False):
     """A lease ended without an answer: its deadline passed, or its process ended (L1).
 
-    ``process_ended`` says that it was the latter, which tells nothing about the subscriber's health (R3).
+    ``process_ended`` says that it was the latter, or that nobody waited for the message any more, which tells nothing
+    about the subscriber's health (R3).
     """
 
     message_id: str

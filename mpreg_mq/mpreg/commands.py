@@ -21,7 +21,7 @@ from mpreg_mq.mpreg.access import AccessPolicy
 from mpreg_mq.mpreg.answers import Answer, dead_letter_answers
 from mpreg_mq.mpreg.catalog import COMMANDS, Command
 from mpreg_mq.mpreg.host import Host
-from mpreg_mq.mpreg.receives import Receives
+from mpreg_mq.mpreg.receives import ClientReceives
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -51,7 +51,7 @@ class QueueCommands:
     def __init__(self, manager: MessageQueueManager, policy: AccessPolicy) -> None:
         self._manager = manager
         self._policy = policy
-        self._receives = Receives(manager)
+        self._receives = ClientReceives(manager)
 
     async def run(self, command: Command, arguments: dict[str, Any]) -> Answer:
         """Run a command; whatever happens, an answer."""

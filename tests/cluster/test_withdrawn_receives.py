@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mpreg_mq import QueueConfiguration
+from mpreg_mq.actors import commands as c
 from tests.support.clusters import created, running_nodes, until
 from tests.support.running import Recorder
 
@@ -86,35 +87,50 @@ def test_l1_what_a_withdrawn_receive_has_leased_goes_back_at_once(url: str) -> N
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("steps", range(6))
+def test_l1_a_receive_that_is_cancelled_as_its_messages_come_keeps_none(url: str, steps: int) -> None:
+    """Given a receiver that waits at the owner, when it is cancelled at any moment after its message was leased, then
+    the message is there for the next one, and not only when the lease has run out."""
+
+    async def story() -> None:
+        async with running_nodes(url, "a") as (node,):
+            await node.create_queue("q")
+            waiting = asyncio.create_task(node.receive_messages("q", "w", wait_seconds=60))
+            await until(lambda: _receivers(node) == 1)
+            actor = node.node.ownership.queues["q"].queue._actor
+            actor.call(c.Send("t", b"1"))
+            actor.send_off()
+            while _receivers(node):
+                await asyncio.sleep(0)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            if waiting.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+                (message,) = await node.receive_messages("q", "w", wait_seconds=1)
+                assert message.delivery_attempt == 2
+
+    asyncio.run(story())
+
+
 def test_l1_a_receive_that_comes_after_it_was_withdrawn_takes_nothing(url: str) -> None:
     """Given requests that overtake each other, then one that was withdrawn before it came is empty."""
-    from mpreg_mq.cluster import receives, wire
+    from mpreg_mq.cluster import owned, wire
 
     async def story() -> None:
         async with running_nodes(url, "a") as (node,):
             await node.create_queue("q")
             await node.send_message("q", "t", 1)
-            owned = node.node.ownership.queues["q"]
 
             async def ask(asked: Any) -> Any:
                 return wire.answer_of(asked, await node.node.carry_out("q", asked))
 
             assert not await ask(wire.CancelReceive("early"))
             assert await ask(wire.ReceiveRequest("w", 1, 0.0, request_id="early")) == []
-            for number in range(receives.REMEMBERED):
-                owned._receives.withdraw(f"other {number}")
-            assert len(owned._receives._withdrawn) == receives.REMEMBERED
-            fetch = owned.queue._fetch
-
-            async def withdrawn_meanwhile(command: Any) -> Any:
-                messages = await fetch(command)
-                owned._receives._withdrawn["late"] = None
-                return messages
-
-            owned.queue._fetch = withdrawn_meanwhile
-            assert await ask(wire.ReceiveRequest("w", 1, 0.0, request_id="late")) == []
-            del owned.queue._fetch
+            for number in range(owned.RECEIVES_REMEMBERED):
+                assert not await ask(wire.CancelReceive(f"other {number}"))
+            assert len(node.node.ownership.queues["q"]._receives._over) == owned.RECEIVES_REMEMBERED
             (message,) = await ask(wire.ReceiveRequest("w", 1, 0.0))
-            assert message.delivery_attempt == 2
+            assert message.delivery_attempt == 1
 
     asyncio.run(story())

@@ -41,6 +41,27 @@ def test_pull_waits_for_a_message_and_no_longer_than_it_said() -> None:
     asyncio.run(story())
 
 
+def test_r3_a_receiver_that_is_cancelled_as_its_message_comes_has_not_failed() -> None:
+    """Given a breaker that opens at the first failure, when a receiver is cancelled while its message is on the way to
+    it, then that is there again at once, as an attempt that says nothing about the subscriber."""
+
+    async def story() -> None:
+        queue = make_queue(circuit_breaker_failure_threshold=1)
+        waiting = asyncio.create_task(queue.receive_messages("p", wait_seconds=30))
+        await until(lambda: bool(queue._actor._receivers))
+        await queue.send_message("t", 1)
+        queue._actor.take_turn()
+        assert not queue._actor._receivers
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        (message,) = await queue.receive_messages("p")
+        assert message.delivery_attempt == 2
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
 def test_a_receiver_that_gives_up_on_another_thread_takes_no_message_with_it() -> None:
     """Given a receiver on another thread's loop that was cancelled, then the next message goes to who still asks."""
 

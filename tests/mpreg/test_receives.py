@@ -139,6 +139,22 @@ def test_a_receive_is_cancelled_before_it_begins_while_it_waits_and_after_its_an
     asyncio.run(story())
 
 
+def test_r3_a_receive_whose_answer_was_lost_is_no_failure_of_its_subscriber() -> None:
+    """Given a breaker that opens at the first failure, when a receive is cancelled that was answered, then its messages
+    are there at once for the same subscriber."""
+
+    async def story() -> None:
+        async with serving() as plugin:
+            await plugin.manager.create_queue("q", QueueConfiguration("q", circuit_breaker_failure_threshold=1))
+            await plugin.manager.send_message("q", "t", 1)
+            assert (await call(plugin, "mq.receive", "q", "w", receive_id="lost", token=TOKEN))["messages"]
+            assert (await call(plugin, "mq.cancel", "q", "lost", "w", token=TOKEN))["cancelled"]
+            (one,) = (await call(plugin, "mq.receive", "q", "w", token=TOKEN))["messages"]
+            assert one["delivery_attempt"] == 2
+
+    asyncio.run(story())
+
+
 def test_a_receive_that_the_server_gives_up_takes_no_message() -> None:
     """Given a receive that waits, when the server gives the command up, then what comes then is there for others."""
 

@@ -84,12 +84,12 @@ def expire_lease(state: QueueState, slot: Slot, context: Context, reason: str) -
 
 
 def decide_end_lease(state: QueueState, command: EndLease, context: Context) -> Decision:
-    """End an open lease because its process ends; replies whether there was one (C3).
+    """End an open lease because its process ends, or nobody waits for its message; replies whether there was one (C3).
 
     It is a failed attempt like any other, but says nothing about the subscriber's health, so no circuit opens,
     and the message need not wait.
     """
-    slot = _leased_slot(state, command.message_id, command.subscriber_id, None)
+    slot = _leased_slot(state, command.message_id, command.subscriber_id, command.attempt)
     if slot is None:
         return REFUSED
     reason = storable(command.reason)
