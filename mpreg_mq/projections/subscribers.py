@@ -143,20 +143,21 @@ class Subscribers(Projection):
         return audience
 
     def subscription_for(self, subscriber: Subscriber, topic: str) -> str:
-        """The subscription whose callback gets the topic: the subscriber's oldest one that matches.
+        """The subscription whose callback gets the topic: the subscriber's oldest one that matches, else its oldest.
 
         Where it has one only, ``only_subscription`` is it, with nothing to look up.
         """
-        matched = self._patterns.match(topic)
-        return next(
-            (subscription_id for subscription_id in subscriber.subscriptions if subscription_id in matched),
-            next(iter(subscriber.subscriptions)),
-        )
+        own = subscriber.subscriptions
+        return self.subscription_among(subscriber, topic, own) or next(iter(own))
 
     def subscription_among(self, subscriber: Subscriber, topic: str, some: Collection[str]) -> str | None:
         """The oldest that matches, of some of the subscriber's subscriptions; None where none of these does."""
         matched = self._patterns.match(topic)
-        return next((one for one in subscriber.subscriptions if one in some and one in matched), None)
+        # Not a generator, which would cost more than the few steps that it saves here.
+        for subscription_id in subscriber.subscriptions:
+            if subscription_id in matched and subscription_id in some:
+                return subscription_id
+        return None
 
     def _on_joined(self, event: e.SubscriberJoined) -> None:
         if event.subscription_id in self._by_subscription:

@@ -398,6 +398,20 @@ def test_audiences_are_remembered_only_while_they_hold(monkeypatch: pytest.Monke
         assert subscribers.audience(f"t{number}") == ()
         subscribers.check()
     assert subscribers.audience("x") == ("a",)
+
+
+def test_the_oldest_subscription_that_matches_gets_the_topic() -> None:
+    """Given a subscriber with several patterns, then a topic is for the oldest that matches, of all or of some; where
+    none matches, for the oldest of all, and for none of some."""
+    subscribers = Subscribers.replay(
+        [joined("a", name, pattern) for name, pattern in (("1", "x"), ("2", "#"), ("3", "y"))]
+    )
+    subscriber = subscribers.get("a")
+    assert subscriber is not None
+    assert [subscribers.subscription_for(subscriber, topic) for topic in "xyz"] == ["1", "2", "2"]
+    assert [subscribers.subscription_among(subscriber, topic, {"1", "3"}) for topic in "xyz"] == ["1", "3", None]
+    subscribers.apply(e.SubscriberLeft(2.0, "a", "2", False))
+    assert [subscribers.subscription_for(subscriber, topic) for topic in "xyz"] == ["1", "3", "1"]
     assert len(subscribers._audiences) <= 3
 
 
