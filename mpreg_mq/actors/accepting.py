@@ -152,7 +152,7 @@ class AcceptingActor(DispatchingActor):
             self._after()
         else:
             # Nothing can be delivered before its commit.
-            self._set_timer()
+            self._set_alarm()
 
     def _accept_each(self, gathered: list[tuple[c.Send, asyncio.Future[Any]]], *, plan: bool) -> int:
         """Accept the first of them, as far as there is nothing special about them; how many. See :meth:`_submit`."""

@@ -25,8 +25,8 @@ from mpreg_mq.actors.messages import TURN, Abandon, Turn
 from mpreg_mq.actors.store import Store
 from mpreg_mq.actors.turns import LoopTurns
 from mpreg_mq.actors.views import queued_message
-from mpreg_mq.actors.waiting import ParkedSend, WaitingReceive
-from mpreg_mq.clock import Clock, TimerHandle
+from mpreg_mq.actors.waiting import Alarm, ParkedSend, WaitingReceive
+from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, PayloadError
 from mpreg_mq.events import types as e
 from mpreg_mq.projections import QueueState
@@ -59,17 +59,15 @@ class DispatchingActor(DeliveringActor):
 
     __slots__ = (
         "_ahead_limit",
+        "_alarm",
         "_closing",
         "_gathered",
         "_loop_turns",
         "_parked",
         "_receivers",
         "_rejoin",
-        "_retry_at",
+        "_retry",
         "_retry_seconds",
-        "_retry_timer",
-        "_timer",
-        "_timer_at",
         "_turn_scheduled",
         "sends_ahead",
         "sends_before_look",
@@ -89,11 +87,9 @@ class DispatchingActor(DeliveringActor):
         self.sends_before_look = 0
         self._ahead_limit = BURST_LIMIT
         self._turn_scheduled = False
-        self._timer: TimerHandle | None = None
-        self._timer_at = 0.0
+        self._alarm: Alarm | None = None
+        self._retry: Alarm | None = None
         self._retry_seconds = FIRST_RETRY_SECONDS
-        self._retry_timer: TimerHandle | None = None
-        self._retry_at = 0.0
         self._rejoin = False
         self.turns = store.turns
         self._loop_turns: LoopTurns | None = None
@@ -155,18 +151,14 @@ class DispatchingActor(DeliveringActor):
         self._retry_seconds = FIRST_RETRY_SECONDS
 
     def _after_step(self) -> None:
-        """Set all timers anew: those that were set by the clock alone may come late by as much as it was put back."""
-        self._cancel_timer()
-        self._set_timer()
+        """Set all alarms anew: those that were set by the clock alone may come late by as much as it was put back."""
         loop = self.loop
         if loop is None or not loop.is_running():
             return
-        for waiting in (*self._parked, *self._receivers):
-            if waiting.timer is not None:
-                waiting.set_timer(self._clock, loop)
-        if self._retry_timer is not None:
-            self._retry_timer.cancel()
-            self._set_retry(loop)
+        limits = [waiting.limit for waiting in (*self._parked, *self._receivers)]
+        for alarm in (self._alarm, self._retry, *limits):
+            if alarm is not None:
+                alarm.set_anew(self._clock, loop)
 
     def _join_again(self) -> None:
         """Record the subscriptions of this process that a rebuilt state does not know."""
@@ -182,14 +174,10 @@ class DispatchingActor(DeliveringActor):
         if loop is not None and loop.is_running():
             wait, self._retry_seconds = self._retry_seconds, min(self._retry_seconds * 2, LAST_RETRY_SECONDS)
             self._turn_scheduled = True
-            self._retry_at = self._clock.now() + wait
-            self._set_retry(loop)
-
-    def _set_retry(self, loop: AbstractEventLoop) -> None:
-        self._retry_timer = self._clock.call_at(loop, self._retry_at, self._on_retry)
+            self._retry = Alarm(self._clock.now() + wait, self._on_retry, self._clock, loop)
 
     def _on_retry(self) -> None:
-        self._retry_timer = None
+        self._retry = None
         self._time_has_come()
 
     # --- those who wait: for room, for a message ----------------------------------------------------------
@@ -209,9 +197,7 @@ class DispatchingActor(DeliveringActor):
         def time_is_up() -> None:
             self.run_now(end, ahead=True)
 
-        waiting.ends_at = self._clock.now() + seconds
-        waiting.time_is_up = time_is_up
-        waiting.set_timer(self._clock, loop)
+        waiting.limit = Alarm(self._clock.now() + seconds, time_is_up, self._clock, loop)
 
     def _stop_parking(self, parked: ParkedSend) -> None:
         # What filled the queue may have been refused by the disk, and nobody has looked since.
@@ -276,12 +262,12 @@ class DispatchingActor(DeliveringActor):
         for parked in self._parked:
             if parked.send is message.command:
                 self._parked.remove(parked)
-                parked.cancel_timer()
+                parked.cancel_limit()
                 return
         for receiver in self._receivers:
             if receiver.command is message.command:
                 self._receivers.remove(receiver)
-                receiver.cancel_timer()
+                receiver.cancel_limit()
                 return
 
     # --- turns: what is due, and deliveries ---------------------------------------------------------------
@@ -297,7 +283,7 @@ class DispatchingActor(DeliveringActor):
         state = self.state
         if not self._closing and (state.messages.may_deliver or self._receivers) and not state.paused:
             self._schedule_turn()
-        self._set_timer()
+        self._set_alarm()
 
     def _schedule_turn(self) -> None:
         loop = self.loop
@@ -328,29 +314,28 @@ class DispatchingActor(DeliveringActor):
         try:
             self.actor_ref.tell(TURN)
         except pykka.ActorDeadError:
-            self._cancel_timer()
+            self._cancel_alarm()
 
-    def _set_timer(self) -> None:
+    def _set_alarm(self) -> None:
         """Be woken at the next deadline; an alarm that comes early finds nothing to do, which is cheap."""
         if self._turn_scheduled:
             return
         first = self.state.messages.deadlines.first()
-        if first is None or (self._timer is not None and self._timer_at <= first.when):
+        if first is None or (self._alarm is not None and self._alarm.when <= first.when):
             return
         loop = self.loop
         if loop is None or not loop.is_running():
             return
-        self._cancel_timer()
-        self._timer_at = first.when
-        self._timer = self._clock.call_at(loop, first.when, self._on_timer)
+        self._cancel_alarm()
+        self._alarm = Alarm(first.when, self._on_alarm, self._clock, loop)
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _cancel_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
-    def _on_timer(self) -> None:
-        self._timer = None
+    def _on_alarm(self) -> None:
+        self._alarm = None
         if not self._turn_scheduled:
             self._time_has_come()
 
@@ -398,7 +383,7 @@ class DispatchingActor(DeliveringActor):
                 self._look_for_pause()
         # The next send looks whether others have to be let deliver first.
         self.sends_before_look = 0
-        self._set_timer()
+        self._set_alarm()
 
     def _look_for_pause(self) -> None:
         """A long run of sends is over when an iteration of the loop brings none.

@@ -287,7 +287,7 @@ class QueueActor(AcceptingActor):
 
     def _finish_close(self, message: FinishClose) -> Any:
         self._closing = True
-        self._cancel_timer()
+        self._cancel_alarm()
         for attachment in self._attachments.values():
             attachment.cancel_all()
         try:
@@ -306,7 +306,7 @@ class QueueActor(AcceptingActor):
 
     def on_loop_changed(self) -> None:
         """The timers and turns of the loop before are lost; plan them anew."""
-        self._timer = self._retry_timer = None
+        self._alarm = self._retry = None
         self._turn_scheduled = self.waits_for_turn = False
         self._take_in()
         self.send_off()

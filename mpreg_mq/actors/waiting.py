@@ -10,31 +10,44 @@ import attrs
 
 from mpreg_mq.actors.commands import Receive, Send
 from mpreg_mq.actors.futures import LoopFuture
-from mpreg_mq.clock import Clock, TimerHandle
+from mpreg_mq.clock import Clock
+
+
+class Alarm:
+    """Calls ``wake`` when a queue's time is ``when``, once, unless it is cancelled before."""
+
+    __slots__ = ("_timer", "_wake", "when")
+
+    def __init__(self, when: float, wake: Callable[[], None], clock: Clock, loop: AbstractEventLoop) -> None:
+        self.when = when
+        self._wake = wake
+        self._timer = clock.call_at(loop, when, wake)
+
+    def set_anew(self, clock: Clock, loop: AbstractEventLoop) -> None:
+        """That moment is another than before, measured by the clock."""
+        self._timer.cancel()
+        self._timer = clock.call_at(loop, self.when, self._wake)
+
+    def cancel(self) -> None:
+        """Do not call."""
+        self._timer.cancel()
 
 
 @attrs.define(eq=False)
 class _Waiting:
     future: LoopFuture[Any]
-    timer: TimerHandle | None = attrs.field(default=None, init=False)
-    ends_at: float = attrs.field(default=0.0, init=False)
-    """When the time limit is reached, in the time of the queue."""
-    time_is_up: Callable[[], None] = attrs.field(default=lambda: None, init=False)
+    limit: Alarm | None = attrs.field(default=None, init=False)
+    """The end of the time that it waits."""
 
-    def set_timer(self, clock: Clock, loop: AbstractEventLoop) -> None:
-        """Be woken when the time limit is reached."""
-        self.cancel_timer()
-        self.timer = clock.call_at(loop, self.ends_at, self.time_is_up)
-
-    def cancel_timer(self) -> None:
+    def cancel_limit(self) -> None:
         """The time limit is of no interest any more."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
+        if self.limit is not None:
+            self.limit.cancel()
+            self.limit = None
 
     def answer(self, reply: Any) -> None:
         """Give the reply, or the outcome of a reply that comes later."""
-        self.cancel_timer()
+        self.cancel_limit()
         if isinstance(reply, LoopFuture):
             reply.forward_to(self.future)
         else:
@@ -42,7 +55,7 @@ class _Waiting:
 
     def fail(self, error: BaseException) -> None:
         """Give an exception for a reply."""
-        self.cancel_timer()
+        self.cancel_limit()
         self.future.set_exception((type(error), error, None))
 
 
