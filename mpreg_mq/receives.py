@@ -10,6 +10,7 @@ from mpreg_mq._validation import describe
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.errors import InvalidOptionError
+from mpreg_mq.latest import Latest
 from mpreg_mq.queue import MessageQueue
 
 Key = TypeVar("Key", bound=Hashable)
@@ -28,10 +29,9 @@ class Receives(Generic[Key, Received]):
     """
 
     def __init__(self, remembered: int, lease_of: Callable[[Received], Lease]) -> None:
-        self._remembered = remembered
         self._lease_of = lease_of
         self._waiting: dict[Key, asyncio.Task[list[Received]]] = {}
-        self._over: dict[Key, tuple[str, list[Lease]]] = {}
+        self._over: Latest[Key, tuple[str, list[Lease]]] = Latest(remembered)
 
     async def fetch(
         self, key: Key | None, subscriber_id: str, fetching: Callable[[], Coroutine[Any, Any, list[Received]]]
@@ -54,7 +54,7 @@ class Receives(Generic[Key, Received]):
         async def receive() -> list[Received]:
             received = await fetching()
             # Here, for whoever waits for this task may be cancelled before it hears of the end.
-            self._note(key, subscriber_id, [self._lease_of(one) for one in received])
+            self._over.note(key, (subscriber_id, [self._lease_of(one) for one in received]))
             return received
 
         waiting = self._waiting[key] = asyncio.get_running_loop().create_task(receive())
@@ -77,13 +77,8 @@ class Receives(Generic[Key, Received]):
             await asyncio.wait([waiting])
             return True
         subscriber_id, leases = self._over.pop(key, ("", []))
-        self._note(key, subscriber_id, [])
+        self._over.note(key, (subscriber_id, []))
         # All of them, also where nobody waits for the first any more.
         replies = [queue._actor.call(c.EndLease(one, subscriber_id, c.WITHDRAWN, attempt)) for one, attempt in leases]
         ended = [await reply if isinstance(reply, LoopFuture) else reply for reply in replies]
         return any(ended)
-
-    def _note(self, key: Key, subscriber_id: str, leases: list[Lease]) -> None:
-        self._over[key] = (subscriber_id, leases)
-        if len(self._over) > self._remembered:
-            del self._over[next(iter(self._over))]

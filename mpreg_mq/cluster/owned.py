@@ -19,6 +19,7 @@ from mpreg_mq.cluster import wire
 from mpreg_mq.cluster.wire import Outcome, Reply
 from mpreg_mq.errors import EventLogError, MessageQueueError, QueueClosedError
 from mpreg_mq.events.types import Event, MessageAcknowledged
+from mpreg_mq.latest import Latest
 from mpreg_mq.model import CircuitState, DeliveryGuarantee, DeliveryResult, QueuedMessage, RejectionReason
 from mpreg_mq.queue import MessageQueue
 from mpreg_mq.receives import Receives
@@ -56,7 +57,7 @@ class OwnedQueue:
         self._receives: Receives[str, QueuedMessage] = Receives(
             RECEIVES_REMEMBERED, lambda message: (message.id.id, message.delivery_attempt)
         )
-        self._acknowledged: dict[tuple[str, str], None] = {}
+        self._acknowledged: Latest[tuple[str, str], None] = Latest(ACKNOWLEDGMENTS_REMEMBERED)
 
     # --- requests -----------------------------------------------------------------------------------------
 
@@ -216,7 +217,7 @@ class OwnedQueue:
         for one, reply in zip(many.acknowledgments, replies, strict=True):
             counted = await reply if isinstance(reply, LoopFuture) else reply
             if counted:
-                self._remember(one.message_id, one.subscriber_id)
+                self._acknowledged.note((one.message_id, one.subscriber_id), None)
                 outcomes.append(wire.Acknowledged.COUNTED)
                 continue
             # It may be an earlier try of this very acknowledgment, under way, that made it superfluous.
@@ -225,16 +226,11 @@ class OwnedQueue:
             outcomes.append(wire.Acknowledged.BEFORE if before else wire.Acknowledged.NO)
         return outcomes
 
-    def _remember(self, message_id: str, subscriber_id: str) -> None:
-        self._acknowledged[message_id, subscriber_id] = None
-        if len(self._acknowledged) > ACKNOWLEDGMENTS_REMEMBERED:
-            del self._acknowledged[next(iter(self._acknowledged))]
-
     def remember(self, recent: Iterable[Event]) -> None:
         """Note the acknowledgments among the events before this ownership: their senders may ask again."""
         for event in recent:
             if type(event) is MessageAcknowledged:
-                self._remember(event.message_id, event.subscriber_id)
+                self._acknowledged.note((event.message_id, event.subscriber_id), None)
 
     async def _subscribe(self, request: wire.SubscribeRequest) -> str:
         actor = self.queue._actor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mpreg_mq.latest import Latest
+
 MOST_REMEMBERED = 10_000
 """The latest messages that are remembered: those that a backlog may still hold."""
 
@@ -12,16 +14,15 @@ class Taken:
     """The queues that took each of the latest messages; one that forgets in good time, and with its process."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, dict[str, tuple[bool, int]]] = {}
+        self._queues: Latest[str, dict[str, tuple[bool, int]]] = Latest(MOST_REMEMBERED)
         """By message and queue: whether it came from a backlog the last time, and how often it came."""
 
     def note(self, message_id: str, queue_name: str, *, of_backlog: bool) -> None:
         """A queue takes a message, as it was published or from a backlog; O(1)."""
         queues = self._queues.get(message_id)
         if queues is None:
-            queues = self._queues[message_id] = {}
-            if len(self._queues) > MOST_REMEMBERED:
-                del self._queues[next(iter(self._queues))]
+            queues = {}
+            self._queues.note(message_id, queues)
         queues[queue_name] = (of_backlog, queues.get(queue_name, NEVER)[1] + 1)
 
     def has(self, message_id: str, queue_name: str) -> bool:

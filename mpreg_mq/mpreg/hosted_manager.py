@@ -4,7 +4,6 @@ once."""
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from os import PathLike
 from typing import Any
@@ -14,6 +13,7 @@ import attrs
 from mpreg_mq.clock import Clock
 from mpreg_mq.configuration import QueueManagerConfiguration
 from mpreg_mq.events import EventLog
+from mpreg_mq.latest import Latest
 from mpreg_mq.manager import MessageQueueManager
 from mpreg_mq.model import DeliveryResult, RejectionReason
 from mpreg_mq.mpreg.host import Host
@@ -62,7 +62,7 @@ class HostedQueueManager(MessageQueueManager):
         self._host = host
         self.listeners = Listeners()
         self.duplicate_requests = 0
-        self._answers: OrderedDict[tuple[str, str], asyncio.Future[DeliveryResult]] = OrderedDict()
+        self._answers: Latest[tuple[str, str], asyncio.Future[DeliveryResult]] = Latest(MAX_REMEMBERED)
         super().__init__(config, host.topic_exchange, log=log, clock=clock)
         self._router.cluster = host.cluster_id
         self._router.announcements.subscribed = host.announce_subscription
@@ -84,9 +84,7 @@ class HostedQueueManager(MessageQueueManager):
             self.duplicate_requests += 1
             return await asyncio.shield(answer)
         answer = asyncio.get_running_loop().create_future()
-        self._answers[queue_name, request.key] = answer
-        if len(self._answers) > MAX_REMEMBERED:
-            self._answers.popitem(last=False)
+        self._answers.note((queue_name, request.key), answer)
         try:
             result = await self._send_once(request.key, queue_name, topic, payload, guarantee, options)
         except BaseException:

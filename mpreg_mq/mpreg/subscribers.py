@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from typing import Any
 
 import attrs
 
+from mpreg_mq.latest import Latest
 from mpreg_mq.model import MessageId, QueuedMessage
 from mpreg_mq.mpreg.host import Host
 from mpreg_mq.mpreg.hosted_manager import HostedQueueManager
@@ -221,10 +221,10 @@ class GlobalSubscriptions:
         self._host = host
         self._manager = manager
         self._asked: dict[tuple[str, str], str] = {}
-        self._to_end: OrderedDict[tuple[str, str], Any] = OrderedDict()
+        self._to_end: Latest[tuple[str, str], Any] = Latest(MAX_REMEMBERED)
         self._contexts: dict[str, Context] = {}
         """Where the callbacks run, by subscription id."""
-        self._outcomes: OrderedDict[tuple[str, str], asyncio.Future[str | None]] = OrderedDict()
+        self._outcomes: Latest[tuple[str, str], asyncio.Future[str | None]] = Latest(MAX_REMEMBERED)
         self._messages = host.module("fabric.queue_messages")
 
     async def subscribe_globally(
@@ -304,9 +304,7 @@ class GlobalSubscriptions:
     async def _end_at(self, subscription: Any, cluster: str) -> None:
         """End a subscription at another cluster, later where there is no way to it now."""
         key = (subscription.subscription_id, cluster)
-        self._to_end[key] = subscription
-        if len(self._to_end) > MAX_REMEMBERED:
-            self._to_end.popitem(last=False)
+        self._to_end.note(key, subscription)
         if await self._tell(subscription, cluster, ended=True):
             self._to_end.pop(key, None)
 
@@ -367,9 +365,8 @@ class GlobalSubscriptions:
         key = (subscription.subscription_id, request.request_id)
         outcome = self._outcomes.get(key)
         if outcome is None:
-            outcome = self._outcomes[key] = asyncio.get_running_loop().create_future()
-            if len(self._outcomes) > MAX_REMEMBERED:
-                self._outcomes.popitem(last=False)
+            outcome = asyncio.get_running_loop().create_future()
+            self._outcomes.note(key, outcome)
             error: str | None = "CancelledError: the server is closing"
             try:
                 calling = _outcome(subscription.callback, request)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import ClassVar
 
 import attrs
 
 from mpreg_mq.events import types as e
+from mpreg_mq.latest import Latest
 from mpreg_mq.projections import Subscriber
 from mpreg_mq.projections.base import Handled, Projection
 
@@ -43,7 +43,7 @@ class Sightings(Projection):
         self.paused_at: float | None = None
         self.circuit_opened_at: dict[str, float] = {}
         self.last_error: dict[str, str] = {}
-        self.departed: OrderedDict[str, Departed] = OrderedDict()
+        self.departed: Latest[str, Departed] = Latest(MAX_DEPARTED)
         self._patterns = {
             subscription_id: joined.topic_pattern
             for subscriber in subscribers
@@ -61,10 +61,9 @@ class Sightings(Projection):
 
     def _on_left(self, event: e.SubscriberLeft) -> None:
         pattern = self._patterns.pop(event.subscription_id)
-        self.departed[event.subscription_id] = Departed(event.subscriber_id, pattern, event.at, event.unsubscribed)
+        departed = Departed(event.subscriber_id, pattern, event.at, event.unsubscribed)
+        self.departed.note(event.subscription_id, departed)
         self.last_error.pop(event.subscriber_id, None)
-        if len(self.departed) > MAX_DEPARTED:
-            self.departed.popitem(last=False)
 
     def _on_circuit_opened(self, event: e.CircuitOpened) -> None:
         self.circuit_opened_at[event.subscriber_id] = event.at
