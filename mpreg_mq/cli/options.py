@@ -20,7 +20,7 @@ from mpreg_mq.errors import InvalidOptionError
 from mpreg_mq.events import EventLog
 from mpreg_mq.replay.moments import Moment, parse_moment
 from mpreg_mq.replay.records import Progress
-from mpreg_mq.replay.source import QUEUE_STREAMS, open_history
+from mpreg_mq.replay.source import open_history, queue_names
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,8 +60,7 @@ def source_argument(command: Callable[..., Any]) -> Callable[..., Any]:
 def _complete_queue(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     # What cannot be read completes to nothing; the command will say why.
     with contextlib.suppress(Exception), closing(open_history(_log_typed(ctx))) as log:
-        names = [name.removeprefix(QUEUE_STREAMS) for name in log.streams() if name.startswith(QUEUE_STREAMS)]
-        return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return [CompletionItem(name) for name in queue_names(log) if name.startswith(incomplete)]
     return []
 
 

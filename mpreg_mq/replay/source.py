@@ -48,6 +48,11 @@ class LogInfo:
     base_position: int = 0
 
 
+def queue_names(log: EventLog) -> list[str]:
+    """The names of the queues that a log has events of."""
+    return [stream.removeprefix(QUEUE_STREAMS) for stream in log.streams() if stream.startswith(QUEUE_STREAMS)]
+
+
 def open_history(target: str | os.PathLike[str] | EventLog) -> EventLog:
     """Open a log or an export that exists, to read it; who writes it is neither held up nor noticed.
 

@@ -6,12 +6,11 @@ import attrs
 
 from mpreg_mq.errors import EventLogError, ProjectionError
 from mpreg_mq.events import EventLog
-from mpreg_mq.events.log import retaining
 from mpreg_mq.projections import QueueState
 from mpreg_mq.replay.base import again_if_overtaken, base_states
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
-from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position, queue_names
 
 
 @attrs.frozen
@@ -43,8 +42,7 @@ def replay(
     """
     base = base_position(log)
     states = base_states(log, queue, until)
-    kept = retaining(log)
-    position = 0 if kept is None else kept.base_position()
+    position = base
     count = 0
     stream = ""
     state = QueueState()
@@ -82,7 +80,6 @@ def require_queue(log: EventLog, queue: str) -> None:
     Raises:
         EventLogError: it names those that there are.
     """
-    streams = log.streams()
-    if QUEUE_STREAMS + queue not in streams:
-        names = ", ".join(name.removeprefix(QUEUE_STREAMS) for name in streams if name.startswith(QUEUE_STREAMS))
-        raise EventLogError(f"{log.location}: there is no queue {queue!r}; it has {names or 'no queues'}")
+    names = queue_names(log)
+    if queue not in names:
+        raise EventLogError(f"{log.location}: there is no queue {queue!r}; it has {', '.join(names) or 'no queues'}")

@@ -25,7 +25,7 @@ from mpreg_mq.replay.groups import Group, groups, is_entered
 from mpreg_mq.replay.moments import Moment
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.rerun.decisions import Events, decided, replaced
-from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
+from mpreg_mq.replay.source import QUEUE_STREAMS, base_position, queue_names
 from mpreg_mq.replay.travel import require_queue
 from mpreg_mq.replay.wording import in_words, message_ids
 
@@ -140,9 +140,8 @@ def rerun(
     changed(QueueConfiguration("check"), changes or {})
     result = Rerun()
     base = base_position(log)
-    names = [name.removeprefix(QUEUE_STREAMS) for name in log.streams() if name.startswith(QUEUE_STREAMS)]
     with folding():
-        for name in names if queue is None else [queue]:
+        for name in queue_names(log) if queue is None else [queue]:
             engine = Engine(name, changes or {}, result, base_state(log, QUEUE_STREAMS + name, until))
             position = 0
             for group in groups(read(log, base=base, queue=name, progress=progress), engine.is_entered):
