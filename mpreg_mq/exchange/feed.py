@@ -44,6 +44,14 @@ CLOSED = "the queue manager is closed, or the queue is gone"
 """Why a message is refused that comes after the end."""
 
 
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs on this thread, if any."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
 def background(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     """A task of the running loop that begins with the loop's next turn, in an empty context: it is nobody's callback.
 

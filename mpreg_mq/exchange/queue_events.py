@@ -20,7 +20,7 @@ import attrs
 from mpreg_mq.actors.store import STREAM_PREFIX
 from mpreg_mq.events import types as e
 from mpreg_mq.events.log import Append, EventLog, QuickWriter, quick_writer
-from mpreg_mq.exchange.feed import background
+from mpreg_mq.exchange.feed import background, running_loop
 from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
@@ -124,7 +124,7 @@ class QueueEventPublisher:
         self._publish = publish
         self._waiting: deque[tuple[str, e.Event]] = deque()
         self._silent: dict[str, set[str]] = {}
-        self._loop = _running_loop()
+        self._loop = running_loop()
         self._task: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -135,7 +135,7 @@ class QueueEventPublisher:
         queue_name = append.stream.removeprefix(STREAM_PREFIX)
         self._waiting.extend((queue_name, event) for event in append.events if self._tells(queue_name, event))
         self._trim()
-        here = _running_loop()
+        here = running_loop()
         if self._loop is None:
             self._loop = here
         if not self._waiting or self._loop is None or self._loop.is_closed():
@@ -218,13 +218,6 @@ class QueueEventPublisher:
         self._wake()
         if self._task is not None:
             await self._task
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _payload(queue_name: str, event: e.Event) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mpreg_mq.actors.store import Store
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import InvalidOptionError, PayloadError, QueueClosedError
 from mpreg_mq.events import types as e
-from mpreg_mq.exchange.feed import QueueFeed, RoutedMessage
+from mpreg_mq.exchange.feed import QueueFeed, RoutedMessage, running_loop
 from mpreg_mq.exchange.messages import Exchange, Vocabulary
 from mpreg_mq.exchange.origin import MAX_TRAIL, Trail, current_trail, joined, origin_headers, place, trail_of
 from mpreg_mq.exchange.routes import ROUTES_STREAM, Route, RouteTable
@@ -85,7 +85,7 @@ class TopicRouter:
         self._taken = Taken()
         self._subscriptions: dict[str, str] = {}
         self._early: deque[tuple[Any, str, Trail]] = deque(maxlen=MAX_EARLY)
-        self._loop = _running_loop()
+        self._loop = running_loop()
         self._recording = asyncio.Lock()
         self._closed = False
         self._load()
@@ -271,7 +271,7 @@ class TopicRouter:
                     return
                 loop = self._loop
             assert loop is not None
-            if _running_loop() is loop:
+            if running_loop() is loop:
                 self._take(message, pattern, trail)
             else:
                 loop.call_soon_threadsafe(self._take, message, pattern, trail)
@@ -404,13 +404,6 @@ class TopicRouter:
             logger.warning("topic routes: %d messages came before there was an event loop", len(self._early))
             self._early.clear()
         return [ended for pattern in list(self._subscriptions) if (ended := self._unsubscribe(pattern)) is not None]
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 def _simplest(pattern: str) -> str:
