@@ -13,12 +13,14 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import attrs
 import msgspec
 
 from mpreg_mq._validation import describe, seconds, whole
+from mpreg_mq.actors.futures import settle_future
 from mpreg_mq.actors.retention import all_events
 from mpreg_mq.actors.store import Store
 from mpreg_mq.clock import Clock
@@ -347,14 +349,7 @@ class TopicRouter:
             return
         loop = asyncio.get_running_loop()
         stored: asyncio.Future[None] = loop.create_future()
-
-        def done(error: BaseException | None) -> None:
-            if error is None:
-                stored.set_result(None)
-            else:
-                stored.set_exception(error)
-
-        self._store.submit(ROUTES_STREAM, self._version, (event,), done, loop)
+        self._store.submit(ROUTES_STREAM, self._version, (event,), partial(settle_future, stored, None), loop)
         try:
             await asyncio.shield(stored)
         except asyncio.CancelledError:
