@@ -12,8 +12,20 @@ import attrs
 
 logger = logging.getLogger("mpreg_mq")
 
+
+class Tasks(set[asyncio.Task[Any]]):
+    """Tasks under way that nobody may wait for. A loop does not hold its tasks, so these are held here."""
+
+    def begin(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begin a task of the running loop."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self.add(task)
+        task.add_done_callback(self.discard)
+        return task
+
+
 _under_way: set[asyncio.Task[None]] = set()
-"""A loop does not hold its tasks, and nobody else may hold these any more."""
+"""Nobody else may hold these any more. What is to be done at their ends takes them out."""
 
 
 @attrs.frozen(eq=False)

@@ -27,6 +27,7 @@ from mpreg_mq.cluster.records import NodeRecord, encode_record, node_key
 from mpreg_mq.cluster.transport import NatsTransport, NobodyThereError, Transport
 from mpreg_mq.cluster.watched_log import WatchedLog
 from mpreg_mq.cluster.wire import Outcome, Reply
+from mpreg_mq.ending import Tasks
 from mpreg_mq.errors import EventLogError, MessageQueueError
 from mpreg_mq.events.nats import NatsTarget
 from mpreg_mq.events.nats.engine import Engine, MismatchError, Patience, RefusedError, UnansweredError
@@ -89,7 +90,7 @@ class Node:
         self._replaced = False
         self._members: frozenset[str] = frozenset()
         self._leaving = False
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Tasks()
 
     # --- beginning ----------------------------------------------------------------------------------------
 
@@ -283,9 +284,7 @@ class Node:
 
     def in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Begin something that nobody waits for."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._background.begin(coroutine)
 
     async def _announce(self) -> None:
         try:

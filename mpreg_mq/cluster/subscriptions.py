@@ -21,6 +21,7 @@ from mpreg_mq.actors.subscriber_actor import Later, Outcome, Settled
 from mpreg_mq.clock import Clock, TimerHandle
 from mpreg_mq.cluster import wire
 from mpreg_mq.cluster.routing import Router
+from mpreg_mq.ending import Tasks
 from mpreg_mq.errors import MessageQueueError, QueueNotFoundError
 from mpreg_mq.model import Callback, QueuedMessage
 from mpreg_mq.topics import matches
@@ -84,7 +85,7 @@ class CallbackSubscriber:
         self._ended = asyncio.Event()
         self._acknowledgments: list[c.Acknowledge] = []
         self._acknowledging: asyncio.Task[None] | None = None
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Tasks()
         self.stopped = False
         """It has no subscription here any more, or no queue."""
         self._over = False
@@ -114,7 +115,7 @@ class CallbackSubscriber:
             self._fetching = self._loop.create_task(self._fetch())
         else:
             # What the owner waits with for messages is for this one, too, as soon as it knows of it.
-            self._in_background(self._subscribe_soon())
+            self._background.begin(self._subscribe_soon())
 
     async def _subscribe(self) -> None:
         """Have the owner know which subscriptions there are, and which are over."""
@@ -178,11 +179,6 @@ class CallbackSubscriber:
                 logger.info("subscriber %s: its end will be told again: %s", self.subscriber_id, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, MOST_PAUSE_SECONDS)
-
-    def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(coroutine)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     # --- fetching -----------------------------------------------------------------------------------------
 
@@ -312,7 +308,7 @@ class CallbackSubscriber:
         return subscribe.auto_acknowledge
 
     def _give_back(self, message_id: str, attempt: int, error: str, delay_seconds: float | None) -> None:
-        self._in_background(
+        self._background.begin(
             self._try(c.NegativeAcknowledge(message_id, self.subscriber_id, error, delay_seconds, attempt))
         )
 

@@ -13,6 +13,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from mpreg_mq.cluster.parts import Kept, cut
+from mpreg_mq.ending import Tasks
 from mpreg_mq.events.nats.engine import HEADROOM_BYTES, UnansweredError
 from mpreg_mq.events.nats.subjects import PREFIX
 
@@ -64,7 +65,7 @@ class NatsTransport:
         self._client = client
         self._prefix = f"{PREFIX}.{stream}.node."
         self._subscription: Any = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._requests = Kept()
         self._replies = Kept()
 
@@ -78,9 +79,7 @@ class NatsTransport:
         """See :meth:`Transport.serve`; requests are handled at the same time."""
 
         async def take(message: Msg) -> None:
-            task = asyncio.get_running_loop().create_task(self._answer(message, handler))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._tasks.begin(self._answer(message, handler))
 
         self._subscription = await self._client.subscribe(self._prefix + member, cb=take)
 

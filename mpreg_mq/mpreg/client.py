@@ -17,6 +17,7 @@ from typing import Any, Self
 import attrs
 
 from mpreg_mq.arguments import dead_letter_ids
+from mpreg_mq.ending import Tasks
 from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.model import DeliveryGuarantee, DeliveryResult, MessageId, QueueStatistics, RejectionReason
 from mpreg_mq.options import guarantee_of
@@ -100,7 +101,7 @@ class QueueClient:
         self._commands._client.full_log = False
         self._idle: list[Any] = []
         self._receiving: dict[str, tuple[Any, str, str]] = {}
-        self._cancelling: set[asyncio.Task[None]] = set()
+        self._cancelling = Tasks()
         self._token = token
         self._timeout = timeout_seconds
         self._locs = locs
@@ -278,9 +279,7 @@ class QueueClient:
 
     async def _cancel(self, queue: str, subscriber: str, receive_id: str) -> None:
         """Have the server end a receive; it is told a little later where that takes long."""
-        task = asyncio.get_running_loop().create_task(self._tell_cancelled(queue, subscriber, receive_id))
-        self._cancelling.add(task)
-        task.add_done_callback(self._cancelling.discard)
+        task = self._cancelling.begin(self._tell_cancelled(queue, subscriber, receive_id))
         await asyncio.wait([task], timeout=CANCEL_SECONDS)
 
     async def _tell_cancelled(self, queue: str, subscriber: str, receive_id: str) -> None:

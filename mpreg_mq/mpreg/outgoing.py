@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 
 from mpreg_mq.clock import Clock, TimerHandle
+from mpreg_mq.ending import Tasks
 from mpreg_mq.model import DeliveryResult, MessageId
 from mpreg_mq.mpreg.host import Host
 from mpreg_mq.options import guarantee_of
@@ -78,7 +79,7 @@ class Outgoing:
         self._timeout = timeout_seconds
         self._counts: dict[str, RemoteClusterStatistics] = {}
         self._sent: dict[str, Sent] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks = Tasks()
         self._messages = host.module("fabric.queue_messages")
         self._federation = host.module("fabric.queue_federation")
         self._fabric = host.module("fabric.message")
@@ -334,10 +335,7 @@ class Outgoing:
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Go on with something in a task that ends with this at the latest."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        return self._tasks.begin(coroutine)
 
     async def close(self) -> None:
         """Stop waiting for answers, and trying to give some; and whatever else was begun."""
