@@ -43,7 +43,7 @@ from mpreg_mq.model import Callback, DeliveryGuarantee, DeliveryResult, Durabili
 from mpreg_mq.options import guarantee_of, require, required_identifier
 from mpreg_mq.queue_closing import ClosableQueue
 from mpreg_mq.queue_inspection import QueueInspection
-from mpreg_mq.sending import failed_result, let_others, rejection_of, send_command, send_commands
+from mpreg_mq.sending import among_senders, failed_result, let_others, rejection_of, send_command, send_commands
 
 
 class MessageQueue(ClosableQueue, QueueInspection):
@@ -138,15 +138,13 @@ class MessageQueue(ClosableQueue, QueueInspection):
             if type(reply) is DeliveryResult:
                 return reply
             if isinstance(reply, asyncio.Future):
-                turns = actor.turns
-                turns.senders += 1
                 try:
+                    # Elsewhere nobody asks who else sends.
+                    reply = among_senders(reply, actor.turns) if actor.commits_at_once else reply
                     result: DeliveryResult = await reply
                 except asyncio.CancelledError:
                     self._abandon(send)
                     raise
-                finally:
-                    turns.senders -= 1
                 return result
             if type(reply) is Stored:
                 return await let_others(reply, actor.turns)

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mpreg_mq import topics
 from mpreg_mq._validation import describe
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.messages import Stored
@@ -32,7 +31,7 @@ from mpreg_mq.payload import (
     encode_payload,
     fingerprint,
 )
-from mpreg_mq.topics import topic_text_problem
+from mpreg_mq.topics import check_topic, known_topics
 
 _REASONS: tuple[tuple[type[MessageQueueError], RejectionReason], ...] = (
     (PayloadError, RejectionReason.PAYLOAD_NOT_ENCODABLE),
@@ -59,14 +58,10 @@ def send_command(
     Raises:
         InvalidTopicError, InvalidOptionError, PayloadError: it cannot be one.
     """
-    # As topic_problem and encode_payload, in place: both are asked for every message.
-    if type(topic) is not str or len(topic) > topics.MAX_TOPIC_LENGTH:
-        problem = topics.topic_problem(topic)
-    else:
-        problem = topic_text_problem(topic)
-    if problem is not None:
-        raise InvalidTopicError(problem)
+    if type(topic) is not str or topic not in known_topics:
+        check_topic(topic)
     checked = message_options(options) if options else DEFAULT_OPTIONS
+    # As encode_payload, in place: it is asked for every message.
     try:
         encoded = encode(payload)
         if type(payload) is dict:
@@ -144,6 +139,15 @@ def rejection_of(error: MessageQueueError) -> RejectionReason:
 def failed_result(error: MessageQueueError) -> DeliveryResult:
     """The result of a send that came to nothing, as far as is known."""
     return DeliveryResult(False, None, error_message=str(error), rejection=rejection_of(error))
+
+
+async def among_senders(reply: asyncio.Future[DeliveryResult], turns: Turns) -> DeliveryResult:
+    """Wait for a reply as one of those who send (:meth:`~mpreg_mq.actors.turns.Turns.is_lone_sender`)."""
+    turns.senders += 1
+    try:
+        return await reply
+    finally:
+        turns.senders -= 1
 
 
 async def let_others(stored: Stored, turns: Turns) -> DeliveryResult:

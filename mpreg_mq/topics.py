@@ -20,6 +20,9 @@ MAX_TOPIC_LENGTH = 255
 TOPIC_CACHE_SIZE = 8192
 """How many distinct topics (and as many patterns) have their check remembered."""
 
+known_topics: set[str] = set()
+"""Topics that are well formed, for who is asked of the same ones again and again; at most so many."""
+
 SEPARATOR = "."
 ONE = "*"
 ANY = "#"
@@ -52,6 +55,10 @@ def check_topic(topic: object) -> None:
     problem = topic_problem(topic)
     if problem is not None:
         raise InvalidTopicError(problem)
+    if type(topic) is str:
+        if len(known_topics) >= TOPIC_CACHE_SIZE:
+            known_topics.clear()
+        known_topics.add(topic)
 
 
 def check_pattern(pattern: object) -> None:

@@ -21,7 +21,7 @@ from mpreg_mq.actors.decider import DECIDERS, WAIT_FOR_ROOM
 from mpreg_mq.actors.decider.decision import rejected
 from mpreg_mq.actors.decider.sending import NOBODY, decide_fire_and_forget, record_fire_and_forget
 from mpreg_mq.actors.dispatching import DispatchingActor
-from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.actors.futures import FuturesTogether, LoopFuture
 from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import TAKE_IN, Stored
 from mpreg_mq.actors.recording import Unsent, answer
@@ -91,7 +91,7 @@ class AcceptingActor(DispatchingActor):
             or send.guarantee is _FIRE_AND_FORGET
         ):
             return send_now(send)
-        if self._commits_at_once:
+        if self.commits_at_once:
             others = self.turns
             if not others.senders:
                 return send_now(send)
@@ -103,7 +103,8 @@ class AcceptingActor(DispatchingActor):
             if turns is None or turns.loop is not loop or not turns.is_next(self):
                 loop.call_soon(self._end_gathering)
         future = loop.create_future()
-        gathered.append((send, future))
+        gathered.append(send)
+        self._gathered_futures.append(future)
         self.sends_ahead += 1
         return future
 
@@ -136,16 +137,17 @@ class AcceptingActor(DispatchingActor):
         if not self._gathered:
             return
         gathered, self._gathered = self._gathered, []
+        futures, self._gathered_futures = self._gathered_futures, []
         taken = 0
         if self._recovering is None and not self._closing and not self.state.deleted and self._has_room():
             try:
-                taken = self._accept_each(gathered, plan=not hand_over)
+                taken = self._accept_each(gathered, futures, plan=not hand_over)
             except MessageQueueError as error:
-                answer([(future, None) for _, future in gathered], error)
+                answer([(future, None) for future in futures], error)
                 return
             if hand_over:
                 self.send_off()
-        for send, future in gathered[taken:]:
+        for send, future in zip(gathered[taken:], futures[taken:], strict=True):
             self.sends_ahead -= 1
             self._take_in_alone(send, future)
         if self._parked:
@@ -154,27 +156,27 @@ class AcceptingActor(DispatchingActor):
             # Nothing can be delivered before its commit.
             self._set_alarm()
 
-    def _accept_each(self, gathered: list[tuple[c.Send, asyncio.Future[Any]]], *, plan: bool) -> int:
+    def _accept_each(self, sends: list[c.Send], futures: list[asyncio.Future[Any]], *, plan: bool) -> int:
         """Accept the first of them, as far as there is nothing special about them; how many. See :meth:`_submit`."""
         state = self.state
-        decision = self._decide_command(c.SendEach(tuple([send for send, _ in gathered])))
+        decision = self._decide_command(c.SendEach(tuple(sends)))
         results: list[Any] = decision.reply
         if not results:
             return 0
         before = state.version
-        waiting = list(zip([future for _, future in gathered], results, strict=False))
         loop = self.loop
+        waiting = FuturesTogether(futures[0].get_loop(), futures[: len(results)])
         try:
             state.apply_all(decision.events)
             if self._outbox is not None:
                 self._flush_outbox(before)
             if loop is None or not loop.is_running():
                 self._append(before, decision.events)
-                answer(waiting, None)
+                waiting.settle(results, None)
                 return len(results)
         except Exception as error:
             raise self._rebuilt_after(error) from error
-        self._submit(before, decision.events, plan=plan).waiters += waiting
+        self._submit(before, decision.events, plan=plan).waiters.append((waiting, results))
         return len(results)
 
     def _take_in_alone(self, send: c.Send, future: asyncio.Future[Any]) -> None:
@@ -255,7 +257,7 @@ class AcceptingActor(DispatchingActor):
             except Exception as error:
                 raise self._rebuilt_after(error) from error
             unsent: Unsent | None
-            if self._commits_at_once and self.turns.is_lone_sender():
+            if self.commits_at_once and self.turns.is_lone_sender():
                 # There is nothing to gather this with.
                 unsent = self._submit_at_once(before, decision.events)
             else:

@@ -84,7 +84,7 @@ class DeliveringActor(RecordingActor):
             return 0
         try:
             # In the context of the callback, which is entered once for all.
-            made, last = attached.run(self._deliver_each, row.deliveries, attached.callback, end, 2 * between_looks)
+            made, last = attached.run(self._deliver_each, row.deliveries, attached.callback, end, between_looks)
             if last is not None:
                 self._end_row_with(last, attachment)
             return int(made)
@@ -96,7 +96,7 @@ class DeliveringActor(RecordingActor):
                 attachment.end_row()
 
     def _deliver_each(
-        self, deliveries: Iterable[Dispatched], callback: Callback, end: float, events_between_looks: int
+        self, deliveries: Iterable[Dispatched], callback: Callback, end: float, between_looks: int
     ) -> tuple[int, _Last | None]:
         """Call a callback for one message after another; how many, and the last where it is settled by itself."""
         context, configuration = self._shared_context, self.state.configuration
@@ -104,40 +104,41 @@ class DeliveringActor(RecordingActor):
         told = self._in_a_row
         made = 0
         last: _Last | None = None
-        for accepted, event in deliveries:
-            try:
-                copy = queued_message(accepted, configuration, event.attempt, event.deadline)
-            except PayloadError:
-                # One that is handed over by itself.
-                break
-            made += 1
-            outcome: Outcome | Started = None
-            # As in _hand_over and the subscriber's actor, in place.
-            self._unopened = event
-            self._calling_out = True
-            try:
-                set_current(copy)
-                returned = callback(copy)
-                if returned is not None:
-                    outcome = begun(returned)
-            except BaseException as error:
-                outcome = failed(error)
-            finally:
-                self._calling_out = False
+        # As in _hand_over and the subscriber's actor, in place: nobody else asks for anything meanwhile.
+        self._calling_out = True
+        try:
+            for accepted, event in deliveries:
+                try:
+                    copy = queued_message(accepted, configuration, event.attempt, event.deadline)
+                except PayloadError:
+                    # One that is handed over by itself.
+                    break
+                made += 1
+                outcome: Outcome | Started = None
+                self._unopened = event
+                try:
+                    set_current(copy)
+                    returned = callback(copy)
+                    if returned is not None:
+                        outcome = begun(returned)
+                except BaseException as error:
+                    outcome = failed(error)
                 unopened, self._unopened = self._unopened, None
-            if outcome is not None or unopened is None:
-                last = _Last(event, copy, outcome, unopened)
-                break
-            # As _context, in place.
-            now = now_by_clock()
-            if now > context.now:
-                context.now = now
-            # As acknowledge, in place; both or, where Ctrl-C comes in between, neither.
-            told += (event, e.MessageAcknowledged(context.now, event.message_id, event.subscriber_id, True))
-            if len(told) % events_between_looks == 0 and time.perf_counter() >= end:
-                break
-        # The context stays, and would keep the message.
-        set_current(None)
+                if outcome is not None or unopened is None:
+                    last = _Last(event, copy, outcome, unopened)
+                    break
+                # As _context, in place.
+                now = now_by_clock()
+                if now > context.now:
+                    context.now = now
+                # As acknowledge, in place; both or, where Ctrl-C comes in between, neither.
+                told += (event, e.MessageAcknowledged(context.now, event.message_id, event.subscriber_id, True))
+                if made % between_looks == 0 and time.perf_counter() >= end:
+                    break
+        finally:
+            self._calling_out, self._unopened = False, None
+            # The context stays, and would keep the message.
+            set_current(None)
         return made, last
 
     def _end_row_with(self, last: _Last, attachment: Attachment) -> None:

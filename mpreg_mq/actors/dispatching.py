@@ -62,6 +62,7 @@ class DispatchingActor(DeliveringActor):
         "_alarm",
         "_closing",
         "_gathered",
+        "_gathered_futures",
         "_loop_turns",
         "_parked",
         "_receivers",
@@ -81,7 +82,8 @@ class DispatchingActor(DeliveringActor):
         self.started = True
         self._receivers: list[WaitingReceive] = []
         self._parked: list[ParkedSend] = []
-        self._gathered: list[tuple[c.Send, asyncio.Future[Any]]] = []
+        self._gathered: list[c.Send] = []
+        self._gathered_futures: list[asyncio.Future[Any]] = []
         self._closing = False
         self.sends_ahead = 0
         self.sends_before_look = 0

@@ -13,10 +13,11 @@ import sys
 import threading
 import time
 from asyncio import _get_running_loop
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import attrs
 import pykka
 
 from mpreg_mq.errors import MessageQueueError
@@ -293,6 +294,29 @@ class LoopFuture(pykka.Future[T]):
 def _release(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+@attrs.frozen(eq=False)
+class FuturesTogether:
+    """Futures of one loop that get their values together."""
+
+    loop: asyncio.AbstractEventLoop
+    futures: list[asyncio.Future[Any]]
+
+    def settle(self, values: Sequence[Any], error: BaseException | None) -> None:
+        """Resolve each with its own value, or all with the error; not those of waiters who have given up."""
+        if _get_running_loop() is not self.loop:
+            # On a closed loop there is nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self.settle, values, error)
+        elif error is None:
+            # As settle_future, in place.
+            for future, value in zip(self.futures, values, strict=True):
+                if not future.done():
+                    future.set_result(value)
+        else:
+            for future in self.futures:
+                settle_future(future, None, error)
 
 
 def settle_future(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

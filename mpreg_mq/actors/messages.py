@@ -9,11 +9,11 @@ from typing import Any
 import attrs
 import msgspec
 
-from mpreg_mq.actors.futures import LoopFuture
+from mpreg_mq.actors.futures import FuturesTogether, LoopFuture
 from mpreg_mq.model import DeliveryResult
 from mpreg_mq.projections import QueueState
 
-Waiter = LoopFuture[Any] | asyncio.Future[Any]
+Waiter = LoopFuture[Any] | asyncio.Future[Any] | FuturesTogether
 """What somebody waits with for a commit: any thread, or a task of the queue's own loop."""
 
 

@@ -19,7 +19,7 @@ import pykka
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
-from mpreg_mq.actors.futures import LoopFuture, settle_future
+from mpreg_mq.actors.futures import FuturesTogether, LoopFuture, settle_future
 from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import TURN, Committed, Waiter
 from mpreg_mq.actors.queue_clock import STEP_SECONDS, QueueClock
@@ -66,7 +66,6 @@ class RecordingActor(LoopActor):
     __slots__ = (
         "_append_next",
         "_clock",
-        "_commits_at_once",
         "_durable",
         "_immediate",
         "_now",
@@ -81,6 +80,7 @@ class RecordingActor(LoopActor):
         "_submitting",
         "_synchronous",
         "_unsent",
+        "commits_at_once",
         "name",
         "state",
         "stream",
@@ -101,7 +101,8 @@ class RecordingActor(LoopActor):
         self._immediate = store.journal is None
         # Without a journal an append is there at once, and with a buffered one nobody waits for it.
         self._waits = store.journal is not None and store.buffered_seconds is None
-        self._commits_at_once = self._waits and store.journal is not None and store.journal.may_wait_on_loop
+        self.commits_at_once = self._waits and store.journal is not None and store.journal.may_wait_on_loop
+        """Whether a send that nobody else sends beside is committed within the call, where the loop waits for it."""
         self._durable = self.state.version if self._waits else NEVER_WAIT
         self._on_their_way = _NOTHING if store.buffered_seconds is None else deque()
         self._no_room_until: float | None = None
@@ -471,6 +472,9 @@ def answer(waiters: Iterable[tuple[Waiter, Any]], error: BaseException | None) -
     """Give those who wait their replies, or all of them the error, each on its loop; not to those who have gone."""
     here = _get_running_loop()
     for future, reply in waiters:
+        if isinstance(future, FuturesTogether):
+            future.settle(reply, error)
+            continue
         if isinstance(future, LoopFuture):
             if error is None:
                 future.set(reply)
@@ -479,11 +483,7 @@ def answer(waiters: Iterable[tuple[Waiter, Any]], error: BaseException | None) -
             continue
         loop = future.get_loop()
         if loop is here:
-            # As settle_future, in place, for what most of those who wait get.
-            if error is None and not future.done():
-                future.set_result(reply)
-            else:
-                settle_future(future, reply, error)
+            settle_future(future, reply, error)
         else:
             # On a closed loop there is nobody left who waits.
             with contextlib.suppress(RuntimeError):

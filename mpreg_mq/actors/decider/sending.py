@@ -161,7 +161,7 @@ def decide_send(state: QueueState, send: Send, context: Context) -> Decision:
         now = context.now
         message_id = f"{messages.next_seq}-{context.run}"
         enqueued = e.MessageEnqueued(now, message_id, send.topic, send.payload, send.guarantee)
-        result = DeliveryResult(True, MessageId(message_id, now, configuration.name), delivery_timestamp=now)
+        result = DeliveryResult(True, MessageId(message_id, now, configuration.name), NOBODY, NOBODY, None, now)
         return Decision((enqueued,), result)
     events, reply = _admit(state, send, context, _Batch())
     return Decision(events, reply)
@@ -182,7 +182,7 @@ def _plainly(
             break
         message_id = f"{seq}-{run}"
         events.append(e.MessageEnqueued(now, message_id, send.topic, payload, send.guarantee))
-        results.append(DeliveryResult(True, MessageId(message_id, now, name), delivery_timestamp=now))
+        results.append(DeliveryResult(True, MessageId(message_id, now, name), NOBODY, NOBODY, None, now))
     return events, results
 
 
