@@ -96,7 +96,9 @@ class Router:
                 self._give_up_unless(repeatable, last)
                 node.look_soon()
                 continue
-            if reply.epoch and reply.epoch < self._epochs.get(queue, 0):
+            # The log has confirmed a deletion; the ownership that is newer is that of the next queue of the name.
+            deleted = type(asked) is c.Delete and reply.outcome is Outcome.DONE
+            if not deleted and reply.epoch and reply.epoch < self._epochs.get(queue, 0):
                 # Of an owner that did not know yet that it was one no more.
                 last, unknown = f"{owner} answered for an ownership that is over", True
                 self._give_up_unless(repeatable, last)
@@ -171,14 +173,15 @@ class Router:
             node.transport.ask(owner, wire.encode_request(queue, asked), seconds)
         )
         try:
-            await self._while_owner(asking, owner, queue, repeatable)
+            # Who else deleted the queue meanwhile is only in the answer.
+            await self._while_owner(asking, owner, queue, waits_late=not repeatable or type(asked) is c.Delete)
             return wire.decode_reply(asking.result())
         finally:
             if not asking.done():
                 asking.cancel()
 
-    async def _while_owner(self, asking: asyncio.Task[bytes], owner: str, queue: str, repeatable: bool) -> None:
-        """Wait for the answer as long as it comes from the owner.
+    async def _while_owner(self, asking: asyncio.Task[bytes], owner: str, queue: str, *, waits_late: bool) -> None:
+        """Wait for the answer as long as it comes from the owner, or ``LATE_SECONDS`` longer.
 
         Raises:
             UnansweredError: somebody else is the owner now, and there is no answer.
@@ -186,7 +189,7 @@ class Router:
         directory = self._node.directory
         while not asking.done():
             if directory.owner(queue) != owner:
-                if not repeatable:
+                if waits_late:
                     await asyncio.wait({asking}, timeout=LATE_SECONDS)
                 if not asking.done():
                     raise UnansweredError(f"{owner} is not its owner any more")

@@ -6,9 +6,11 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from mpreg_mq import QueueConfiguration, RejectionReason
 from mpreg_mq.events import open_log
-from tests.support.clusters import crash, created, make_node, owned_by, running_nodes, until
+from tests.support.clusters import PATIENCE_SECONDS, crash, created, make_node, owned_by, running_nodes, until
 
 FIRST = QueueConfiguration("q", enable_deduplication=True, max_retries=10)
 OTHER = QueueConfiguration("q", max_retries=1)
@@ -121,6 +123,68 @@ def test_queues_that_are_made_and_deleted_at_once_end_as_the_answers_say(url: st
                     await node.node.directory.refresh()
                     assert ("q" in node.queue_configs) == bool(there)
         assert kinds_of(url)["QueueReconfigured"] == 0
+
+    asyncio.run(story())
+
+
+def test_of_two_that_delete_a_queue_at_once_one_does(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a deletion whose request is on its way when the owner deletes the queue, and whose sender hears of that
+    before the answer, then the sender is told that it deleted nothing."""
+
+    async def story() -> None:
+        monkeypatch.setattr("mpreg_mq.cluster.routing.LATE_SECONDS", PATIENCE_SECONDS)
+        async with running_nodes(url, "a", "b", lease_seconds=PATIENCE_SECONDS) as nodes:
+            owner, other = await created(nodes, "q")
+            ask, on_its_way, arrives = other.node.transport.ask, asyncio.Event(), asyncio.Event()
+
+            async def held(*request: Any) -> bytes:
+                on_its_way.set()
+                await arrives.wait()
+                answer: bytes = await ask(*request)
+                return answer
+
+            monkeypatch.setattr(other.node.transport, "ask", held)
+            deleting = asyncio.create_task(other.delete_queue("q"))
+            await on_its_way.wait()
+            assert await owner.delete_queue("q")
+            await until(lambda: "q" not in other.queue_configs)
+            for _ in range(10):
+                # Whoever waits for a change goes on.
+                await asyncio.sleep(0)
+            arrives.set()
+            assert not await deleting
+
+    asyncio.run(story())
+
+
+def test_a_deletion_ends_no_queue_that_was_made_after_it(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a deletion that was done and whose answer is on its way, when the queue is made again and its sender sends
+    to the new one before the answer comes, then the deletion is answered, and the new queue stays."""
+
+    async def story() -> None:
+        monkeypatch.setattr("mpreg_mq.cluster.routing.LATE_SECONDS", PATIENCE_SECONDS)
+        async with running_nodes(url, "a", "b", lease_seconds=PATIENCE_SECONDS) as nodes:
+            owner, other = await created(nodes, "q")
+            ask, on_its_way, arrives = other.node.transport.ask, asyncio.Event(), asyncio.Event()
+
+            async def held(*request: Any) -> bytes:
+                answer: bytes = await ask(*request)
+                if not on_its_way.is_set():
+                    on_its_way.set()
+                    await arrives.wait()
+                return answer
+
+            monkeypatch.setattr(other.node.transport, "ask", held)
+            deleting = asyncio.create_task(other.delete_queue("q"))
+            await on_its_way.wait()
+            assert await owner.create_queue("q", OTHER)
+            await until(lambda: other.queue_configs.get("q") == OTHER)
+            assert (await other.send_message("q", "t", 1)).success
+            arrives.set()
+            assert await deleting
+            await other.node.directory.refresh()
+            assert other.queue_configs.get("q") == OTHER
+            assert kinds_of(url)["QueueDeleted"] == 1
 
     asyncio.run(story())
 
