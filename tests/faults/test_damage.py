@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpreg_mq.errors import CorruptLogError, EventLogError, LogLockedError
@@ -223,6 +223,13 @@ def test_whatever_is_refused_can_be_repaired(crashed: tuple[Files, list[Recorded
 
 
 @settings(deadline=None, max_examples=repetitions(test=100, soak=2000))
+@example(at=18, junk=b"\x03", has_head=False)
+@example(at=18, junk=b"\x03\x03", has_head=True)
+@example(at=19, junk=b"\x03", has_head=False)
+@example(at=21, junk=b"\x01", has_head=False)
+@example(at=31, junk=b"\x0a", has_head=False)
+@example(at=47, junk=b"\x09", has_head=False)
+@example(at=59, junk=b"\x02", has_head=False)
 @given(at=st.integers(0, 99), junk=st.binary(min_size=1, max_size=16), has_head=st.booleans())
 def test_a_log_whose_header_is_damaged_is_repaired_or_left_alone(at: int, junk: bytes, has_head: bool) -> None:
     """For all damage to the first hundred bytes, by which a log is told from other files: nothing is wrong, or it is
@@ -258,6 +265,53 @@ def test_one_wrong_byte_at_the_beginning_costs_no_event(closed: tuple[Files, lis
     assert repair is not None
     assert (repair.kept_events, repair.known_last) == (len(records), len(records))
     assert accepted(path, read_only=False) == records
+
+
+@pytest.mark.parametrize(
+    ("at", "instead"),
+    [(18, 3), (19, 3), (21, 1), (22, 1), (23, 1), (28, 1), (31, 10), (44, 1), (47, 9), (56, 1), (59, 2)],
+)
+@pytest.mark.parametrize("kind", ["closed", "crashed"])
+def test_what_is_the_same_in_the_header_of_every_log_costs_no_event(
+    request: pytest.FixtureRequest, place: Path, at: int, instead: int, kind: str
+) -> None:
+    """Given a log, closed or whose process was killed, one wrong byte of whose header keeps SQLite from reading or
+    writing it, then repair keeps every event, and the log takes others."""
+    files, records = request.getfixturevalue(kind)
+    header = files["orders.db"]
+    path = write({**files, "orders.db": header[:at] + bytes([instead]) + header[at + 1 :]}, place)
+    repair = repair_log(path)
+    if repair is not None:
+        assert (repair.kept_events, repair.known_last) == (len(records), len(records))
+    assert accepted(path, read_only=False) == records
+    with closing(SQLiteEventLog(path, reserve_bytes=0)) as log:
+        log.append([Append("queue:a", log.stream_version("queue:a"), (event(99),))])
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_header_that_forbids_writing_is_called_damaged(
+    closed: tuple[Files, list[RecordedEvent]], place: Path, read_only: bool
+) -> None:
+    """Given a log with a write version that SQLite does not know, then opening it is refused, and checking says why."""
+    content = closed[0]["orders.db"]
+    path = write({"orders.db": content[:18] + b"\x03" + content[19:]}, place)
+    with pytest.raises(CorruptLogError, match="its header is damaged: found write version 3, expected 2"):
+        SQLiteEventLog(path, read_only=read_only)
+    damage = check_log(path)
+    assert damage is not None
+    assert "its header is damaged" in damage.reason
+
+
+def test_a_header_that_forbids_writing_is_called_damaged_when_it_is_written(
+    crashed: tuple[Files, list[RecordedEvent]], place: Path
+) -> None:
+    """The same of a log whose process was killed: it can be read, and opening it for writing says what is wrong."""
+    files, records = crashed
+    content = files["orders.db"]
+    path = write({**files, "orders.db": content[:18] + b"\x03" + content[19:]}, place)
+    assert accepted(path) == records
+    with pytest.raises(CorruptLogError, match="its header is damaged: found write version 3, expected 2"):
+        SQLiteEventLog(path, reserve_bytes=0)
 
 
 @pytest.mark.parametrize("name", ["archive.jsonl.gz", "export.jsonl", "settings.toml", "picture.png", "other.db"])

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mpreg_mq.errors import CorruptLogError, EventLogError, LogFullError
+from mpreg_mq.events.sqlite.header import header_problem, read_header
 
 # A plain error is one of a table that is not there, or of text that is none: the statements are right.
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
@@ -62,6 +63,8 @@ def explain(error: sqlite3.Error, what: str, path: Path) -> EventLogError:
         return CorruptLogError(
             f"{what} {path}: SQLite says: {error}; found a file that begins with {found!r}, give another path"
         )
+    if code == sqlite3.SQLITE_READONLY and (problem := header_problem(read_header(path))) is not None:
+        return CorruptLogError(f"{what} {path}: {problem}")
     if code in _DAMAGE:
         return CorruptLogError(f"{what} {path}: SQLite says: {error}; the file is damaged, repair the log")
     return EventLogError(f"{what} {path}: SQLite says: {error}")

@@ -19,6 +19,7 @@ from mpreg_mq.events.directories import sync_directory
 from mpreg_mq.events.jsonlines import FORMAT
 from mpreg_mq.events.sqlite import schema, snapshots
 from mpreg_mq.events.sqlite.failures import UNREADABLE
+from mpreg_mq.events.sqlite.header import MAGIC, header_problem, read_header, restore
 from mpreg_mq.events.sqlite.log import SQLiteEventLog
 from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum, old_checksum
 from mpreg_mq.events.sqlite.transactions import Row, Stream
@@ -26,7 +27,6 @@ from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head
 from mpreg_mq.events.transfer import base_of, truncated
 
 _ROWS = 200
-_MAGIC = b"SQLite format 3\0"
 _EXPORTS = (b"\x1f\x8b", b'{"format":"' + FORMAT.encode())
 """How an export begins, with and without gzip."""
 _LARGEST_PAGE = 1 << 16
@@ -71,7 +71,8 @@ def check_log(path: str | os.PathLike[str], *, on_progress: OnChecked | None = N
 
     So is what stands for events that were truncated.
 
-    It is opened read-only, and may be in use. O(size) time, O(1) memory.
+    It is opened read-only, and may be in use. O(size) time, O(1) memory. A header that only forbids to write the file
+    is not noticed while there is a write-ahead log: opening it for writing and :func:`repair_log` notice it.
 
     Raises:
         EventLogError: the file is missing, no log in SQLite, another program's, or a newer release's.
@@ -121,7 +122,7 @@ def repair_log(path: str | os.PathLike[str]) -> Repair | None:
             room for the copies.
     """
     log = Path(os.path.abspath(path))
-    damage = check_log(log)
+    damage = check_log(log) or _damaged_header(log)
     if damage is None:
         return None
     if damage.lost_bases:
@@ -147,6 +148,12 @@ def repair_log(path: str | os.PathLike[str]) -> Repair | None:
         lock.release()
     kept, known = found.head.position, found.known_last
     return Repair(log, backup, kept, kept + 1, max(known, kept), damage.reason, found.lost_bases)
+
+
+def _damaged_header(log: Path) -> Damage | None:
+    """What a check does not ask where there is a write-ahead log: of a log in use it would end SQLite's locks."""
+    problem = header_problem(read_header(log))
+    return None if problem is None else Damage(None, f"open {log}: {problem}")
 
 
 def _sidecars(log: Path) -> list[Path]:
@@ -179,7 +186,7 @@ def _check_ours(path: Path, error: CorruptLogError) -> None:
             f"check {path}: found an export or an archive, expected a log in SQLite; it is read as it is "
             "(mpreg-mq verify), and one that is damaged cannot be repaired: make it again, or use another copy"
         ) from error
-    of_log = begin.startswith(_MAGIC) and begin[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")
+    of_log = begin.startswith(MAGIC) and begin[68:72] == schema.APPLICATION_ID.to_bytes(4, "big")
     if not of_log and not any(table.encode() in begin for table in schema.TABLES) and _recorded_last(path) is None:
         raise EventLogError(
             f"check {path}: found a file that begins with {begin[:16]!r}, of which nothing says that it ever was an "
@@ -240,8 +247,7 @@ def _salvage(damaged: Path, repaired: Path) -> _Salvaged:
 
 def _restore_tables(path: Path) -> None:
     """Have the file say what it is and what its tables are, as each log does: one wrong byte there hides all of it."""
-    with path.open("r+b") as file:
-        file.write(_MAGIC)
+    restore(path)
     with suppress(*UNREADABLE), closing(sqlite3.connect(path, isolation_level=None)) as connection:
         # Also has SQLite pass by what it does not understand there.
         connection.execute("PRAGMA writable_schema = ON")

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from mpreg_mq.errors import CorruptLogError
+from mpreg_mq.events.sqlite.header import HEADER_BYTES, MAGIC, header_problem
 
 
 def size_of(path: str) -> int:
@@ -18,16 +19,19 @@ def size_of(path: str) -> int:
 
 
 def check_size(path: Path) -> None:
-    """Notice a file that was cut: SQLite takes what is there for all there ever was.
+    """Notice a file that was cut, of which SQLite takes what is there for all there ever was, or that it cannot write.
 
     Raises:
-        CorruptLogError: it is shorter than its header says.
+        CorruptLogError: it is shorter than its header says, or must not be written.
     """
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
-        header = file.read(100)
+        header = file.read(HEADER_BYTES)
         size = os.fstat(file.fileno()).st_size
-        if not header.startswith(b"SQLite format 3\0") or len(header) < 100:
+        if not header.startswith(MAGIC) or len(header) < HEADER_BYTES:
             return
+        problem = header_problem(header)
+        if problem is not None:
+            raise CorruptLogError(f"open {path}: {problem}")
         page = int.from_bytes(header[16:18], "big")
         expected = int.from_bytes(header[28:32], "big") * (65536 if page == 1 else page)
         if size < expected:
