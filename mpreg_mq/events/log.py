@@ -178,7 +178,7 @@ class QuickWriter(Protocol):
 
     @property
     def most_under_way(self) -> int:
-        """So many syncs may be begun that have not ended."""
+        """Up to so many syncs may be under way at once; it changes with what the disk does, so ask before each."""
 
     def write(self, batch: Sequence[Append]) -> bool:
         """Add all events of the batch in one transaction, or none; False, with nothing done, where it had to wait.

@@ -61,7 +61,7 @@ class Client:
         return batch
 
     def _write(self, log: SQLiteEventLog, writer: QuickWriter) -> None:
-        if len(self._under_way) == writer.most_under_way:
+        if len(self._under_way) >= writer.most_under_way:
             self._end_sync(writer, wait=True)
         batch = self._batch(log)
         if not writer.write(batch):
@@ -101,9 +101,11 @@ class Client:
 
 @contextmanager
 def tidy_after(pages: int) -> Iterator[None]:
-    """A write-ahead log is to be emptied when it has so many pages, and begun anew at four times as many."""
+    """A write-ahead log is to be emptied when it has so many pages, and begun anew at four times as many; two syncs may
+    be under way, however quick the disk is."""
     with (
         mock.patch("mpreg_mq.events.sqlite.quick.CHECKPOINT_PAGES", pages),
+        mock.patch("mpreg_mq.events.sqlite.quick.QUICK_SECONDS", 0.0),
         mock.patch("mpreg_mq.events.sqlite.opened.CHECKPOINT_PAGES", pages),
         mock.patch("mpreg_mq.events.sqlite.file._MOST_PAGES", 4 * pages),
     ):

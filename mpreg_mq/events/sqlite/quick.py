@@ -27,6 +27,10 @@ from mpreg_mq.events.sqlite.records import Head, blocks
 _MOST_BYTES = 4 << 20
 """To write more would take milliseconds, even where no disk is waited for."""
 
+QUICK_SECONDS = 0.001
+"""A sync that ends so soon is waited for before the next one begins: what comes meanwhile shares a commit, and two at
+once would take longer each."""
+
 PAUSE = 20
 """After a sync that took longer than may be waited for on a loop, the kernel waits for so many times as long: of a disk
 that stays slow the loop has to wait for no more than a twentieth of the time."""
@@ -44,6 +48,10 @@ class SQLiteQuickWriter:
     """How long a sync may take that is waited for here."""
     _now: Callable[[], float] = time.monotonic
     _pause_ends: float = float("-inf")
+    _begun: float = 0.0
+    """When the sync was begun that is, or was, the oldest under way."""
+    _quick: bool = False
+    """Whether the latest sync that ended was a quick one."""
     _doubtful: deque[tuple[int, Head]] = attrs.field(factory=deque)
     """Of each batch that may not be on disk, oldest first: the number of its request, which may not have been made yet,
     and where the log ends after it."""
@@ -55,8 +63,8 @@ class SQLiteQuickWriter:
 
     @property
     def most_under_way(self) -> int:
-        """So many syncs may be begun that have not ended."""
-        return MOST_UNDER_WAY
+        """See :meth:`mpreg_mq.events.log.QuickWriter.most_under_way`: more than one on a disk that takes its time."""
+        return 1 if self._quick else MOST_UNDER_WAY
 
     def write(self, batch: Sequence[Append]) -> bool:
         """See :meth:`mpreg_mq.events.log.QuickWriter.write`."""
@@ -81,6 +89,8 @@ class SQLiteQuickWriter:
 
     def begin_sync(self) -> None:
         """See :meth:`mpreg_mq.events.log.QuickWriter.begin_sync`."""
+        if not self._sync.under_way:
+            self._begun = self._now()
         try:
             self._sync.begin()
         except OSError as error:
@@ -98,7 +108,7 @@ class SQLiteQuickWriter:
         Where it took too long, or the interpreter's lock did, which other threads may have had meanwhile, the next
         ones are the kernel's to wait for.
         """
-        begun = self._now()
+        self._begun = begun = self._now()
         try:
             self._sync.here()
         except OSError as error:
@@ -121,6 +131,10 @@ class SQLiteQuickWriter:
             landed += 1
         if landed:
             self._file.synced(head)
+            now = self._now()
+            self._quick = now - self._begun < QUICK_SECONDS
+            # Of one that is still under way it is not known better.
+            self._begun = now
         return landed
 
     def heard(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from mpreg_mq.errors import ConfigurationError
 from mpreg_mq.events import SQLiteEventLog
-from mpreg_mq.events.sqlite.quick import PAUSE, SQLiteQuickWriter
+from mpreg_mq.events.sqlite.quick import PAUSE, QUICK_SECONDS, SQLiteQuickWriter
 from mpreg_mq.events.sqlite.writer_file import read_head
 from tests.support.faulty_disk import Disk, on_disk, open_on
 from tests.support.quick_sqlite import batch
@@ -90,6 +90,39 @@ def test_only_a_loop_that_writes_can_wait(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="without writes_on_loop=True"):
         SQLiteEventLog(tmp_path / "log.db", loop_waits_seconds=LONGEST)
     assert list(tmp_path.iterdir()) == []
+
+
+# --- how many -----------------------------------------------------------------------------------------------
+
+
+def test_a_quick_disk_has_one_sync_at_a_time_and_a_slow_one_two(
+    log: SQLiteEventLog, writer: SQLiteQuickWriter, clock: Clock
+) -> None:
+    """Given syncs that end soon, then the next one is to wait for the one before; given one that took its time, or
+    nothing that is known of the disk, then two may be under way."""
+    found = [writer.most_under_way]
+    for number, seconds in enumerate((0.5, 2.0, 0.5)):
+        assert writer.write(batch(log, number))
+        writer.begin_sync()
+        clock.now += seconds * QUICK_SECONDS
+        assert writer.end_sync(wait=True) == 1
+        found.append(writer.most_under_way)
+    assert found == [2, 1, 2, 1]
+
+
+def test_of_two_that_are_under_way_each_counts_from_the_end_of_the_one_before(
+    log: SQLiteEventLog, writer: SQLiteQuickWriter, clock: Clock
+) -> None:
+    """Given two syncs at once on a slow disk, when the second ends soon after the first, then the disk was quick."""
+    found = []
+    for number in range(2):
+        assert writer.write(batch(log, number))
+        writer.begin_sync()
+    for seconds in (2.0, 0.5):
+        clock.now += seconds * QUICK_SECONDS
+        assert writer.end_sync(wait=True) == 1
+        found.append(writer.most_under_way)
+    assert found == [2, 1]
 
 
 # --- how long -----------------------------------------------------------------------------------------------
