@@ -87,6 +87,11 @@ def _times(row: str, entry: str) -> Value:
     return ratio(_rate(row), _rate(row, entry))
 
 
+def _on_loop(row: str, to: Value, bound: float) -> Target:
+    value = ratio(_rate(row, "ours-on-loop"), to)
+    return Target(row, "the line before, written on the loop", value, bound, TIMES)
+
+
 def _flat(name: str, things: str) -> Target:
     row = f"scale-{name}"
     value = ratio(figure(row, "many", scale.COST), figure(row, "few", scale.COST))
@@ -104,6 +109,7 @@ def _queues(what: str, metric: str, bound: float, form: str) -> Target:
 
 TARGETS: tuple[Target, ...] = (
     Target("durable-64", "to Redis Streams, fsync always", _times("durable-64", "redis-always"), 4.0, TIMES),
+    _on_loop("durable-64", _rate("durable-64", "redis-always"), 4.0),
     Target("durable-64", "messages/s", _rate("durable-64"), 30_000, RATE_FORM),
     Target(
         "durable-512",
@@ -112,6 +118,7 @@ TARGETS: tuple[Target, ...] = (
         2.0,
         TIMES,
     ),
+    _on_loop("durable-512", _rate("durable-batch", "redis-always"), 2.0),
     Target("durable-512", "512 senders, of raw SQLite", _times("durable-512", "raw-sqlite"), 0.35, SHARE),
     Target(
         "durable-batch",
@@ -120,6 +127,7 @@ TARGETS: tuple[Target, ...] = (
         2.0,
         TIMES,
     ),
+    _on_loop("durable-batch", _rate("durable-batch", "redis-always"), 2.0),
     Target("durable-batch", "batches of 100, of raw SQLite", _times("durable-batch", "raw-sqlite"), 0.35, SHARE),
     Target(
         "durable-1",

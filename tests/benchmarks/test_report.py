@@ -184,6 +184,7 @@ def test_a_target_whose_figure_is_missing_is_said_to_be_unmeasured() -> None:
     some = results(Outcome("durable-64", "ours", {"messages/s": (40_000.0,)}))
     assert [(verdict.measured, verdict.word) for verdict in verdicts(some)] == [
         ("-", "not measured"),
+        ("-", "not measured"),
         ("40,000/s", "yes"),
     ]
 
