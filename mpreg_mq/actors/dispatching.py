@@ -360,8 +360,10 @@ class DispatchingActor(DeliveringActor):
                 self._join_again()
             self._context()
             more = self._work_until(end)
+            self._flush_outbox(self.state.version, plan=False)
             # What nobody waits for goes with what comes after the append that is on its way.
-            self._flush_outbox(self.state.version, plan=not (self._waits and self._outstanding))
+            if self._newest is None or not self._waits:
+                self._plan_unsent()
         except Exception as error:
             logger.exception("queue %s: a turn failed", self.name)
             if self._rebuilt == rebuilt:

@@ -308,6 +308,8 @@ class QueueActor(AcceptingActor):
         """The timers and turns of the loop before are lost; plan them anew."""
         self._alarm = self._retry = None
         self._turn_scheduled = self.waits_for_turn = False
+        # Its end may have been told to the loop before, which will not pass it on.
+        self._newest = None
         self._take_in()
         self.send_off()
         self._after()

@@ -68,6 +68,7 @@ class RecordingActor(LoopActor):
         "_clock",
         "_durable",
         "_immediate",
+        "_newest",
         "_now",
         "_outbox",
         "_outstanding",
@@ -112,6 +113,8 @@ class RecordingActor(LoopActor):
         self._run = run
         self._shared_context = Context(0.0, run, self._durable)
         self._unsent: Unsent | None = None
+        # The newest append that this loop has handed over and will hear of; a loop before it may have ended instead.
+        self._newest: Unsent | None = None
         self._outstanding = 0
         self._submitting = False
         self._outbox: list[e.Event] | None = None
@@ -273,7 +276,7 @@ class RecordingActor(LoopActor):
         unsent = self._unsent
         if unsent is None:
             return
-        self._unsent = None
+        self._unsent, self._newest = None, unsent
         version = unsent.before + len(unsent.events)
 
         def done(error: BaseException | None) -> Callable[[], None] | None:
@@ -326,6 +329,8 @@ class RecordingActor(LoopActor):
     def _hear(self, message: Committed) -> bool:
         """Answer those who waited for a commit, and take note of it; whether to :meth:`_look_on` after that."""
         self._outstanding -= 1
+        if self._newest is not None and self._newest.waiters is message.waiters:
+            self._newest = None
         if not self._waits and self._on_their_way:
             self._on_their_way.popleft()
         if message.error is None:
@@ -354,6 +359,10 @@ class RecordingActor(LoopActor):
             self._after_commit()
             self._after()
         # Behind the turn that was planned: what tasks send until then, and what that hands over, goes with it.
+        self._plan_unsent()
+
+    def _plan_unsent(self) -> None:
+        """Plan to send what has waited for the end of an append."""
         unsent, loop = self._unsent, self.loop
         if unsent is not None and not unsent.planned:
             if loop is None or not loop.is_running():

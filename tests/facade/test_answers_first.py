@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from mpreg_mq import DeliveryResult, RejectionReason, VirtualClock
+from mpreg_mq.actors.messages import Committed, Inspect
+from mpreg_mq.actors.queue_actor import QueueActor
 from mpreg_mq.actors.submissions import Submission, run_all
-from mpreg_mq.events import Append, MessageDelivered, MessageEnqueued
+from mpreg_mq.events import Append, MessageAcknowledged, MessageDelivered, MessageEnqueued
 from mpreg_mq.queue import MessageQueue
 from tests.support.journals import PATIENCE
-from tests.support.running import FlakyLog, Recorder, assert_fold_equality, make_queue, until
+from tests.support.running import FlakyLog, Recorder, assert_fold_equality, make_queue, until, wait_until
 
 Answers = list[DeliveryResult]
 
@@ -175,6 +177,66 @@ def test_who_asks_while_ends_wait_for_a_commit_does_not_wait_for_more() -> None:
         await end(queue)
 
     asyncio.run(story())
+
+
+def test_who_asks_between_the_answers_of_a_commit_and_what_follows_keeps_no_ends_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given deliveries that wait for a commit, when another thread asks for something right after its answers, then
+    what was delivered is in the log soon, although nobody sends any more."""
+    hears = QueueActor._hear
+
+    def hears_and_is_asked(actor: QueueActor, message: Committed) -> bool:
+        heard = hears(actor, message)
+        other = threading.Thread(target=actor.actor_ref.tell, args=(Inspect(lambda state, now: None),))
+        other.start()
+        other.join()
+        return heard
+
+    async def story() -> None:
+        queue, log, recorder = await begun(VirtualClock())
+        sending = await with_ends_that_wait(queue, log, recorder)
+        with monkeypatch.context() as patched:
+            patched.setattr(QueueActor, "_hear", hears_and_is_asked)
+            log.gate.set()
+            await sending
+            await until(lambda: queue._actor._outstanding == 0)
+        assert len(recorder.messages) == 2
+        await end(queue)
+
+    asyncio.run(story())
+
+
+def test_ends_do_not_wait_for_a_commit_that_another_loop_was_to_hear_of() -> None:
+    """Given a loop that was left while a commit was under way, when another loop goes on with the queue, then what is
+    delivered there is in the log soon, although nobody sends any more."""
+    log, recorder = HeldLog(), Recorder()
+    queue = make_queue(VirtualClock(), log)
+    queue.subscribe("worker", "#", recorder)
+
+    async def first() -> None:
+        log.before_held = 1
+        await queue.send_message("t", 1)
+        await until(lambda: recorder.payloads == [1] and log.held.is_set())
+
+    async def second() -> None:
+        assert (await queue.send_message("t", 2)).success
+        await until(lambda: recorder.payloads == [1, 2] and acknowledged() == 2)
+
+    def acknowledged() -> int:
+        records = log.read_stream(queue._actor.stream)
+        return sum(isinstance(record.event, MessageAcknowledged) for record in records)
+
+    left, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+    try:
+        left.run_until_complete(first())
+        log.gate.set()
+        wait_until(lambda: acknowledged() == 1)
+        other.run_until_complete(second())
+        other.run_until_complete(queue.shutdown())
+    finally:
+        left.close()
+        other.close()
 
 
 def test_what_follows_is_called_when_all_of_a_commit_are_told_and_once() -> None:
