@@ -50,6 +50,7 @@ class DeliveringActor(RecordingActor):
         "_calling_out",
         "_drained",
         "_in_a_row",
+        "_row_goes_on",
         "_running",
         "_unopened",
         "deliveries",
@@ -65,6 +66,16 @@ class DeliveringActor(RecordingActor):
         self._unopened: e.MessageDelivered | None = None
         # Deliveries with their acknowledgments that are not folded in yet.
         self._in_a_row: list[e.Event] = []
+        self._row_goes_on = False
+
+    @property
+    def _answers_callback(self) -> bool:
+        """Whether it may be asked for something by who calls on its own thread while it is in a turn: a callback.
+
+        Not by a signal's handler, a finaliser or a clock between two callbacks of a row, whose deliveries are in no
+        state yet.
+        """
+        return self._calling_out and (self._unopened is not None or not self._row_goes_on)
 
     def _deliver_in_a_row(self, end: float, between_looks: int) -> int:
         """Call the next subscriber for one message after another, until ``end`` or something else has to come first.
@@ -105,7 +116,7 @@ class DeliveringActor(RecordingActor):
         made = 0
         last: _Last | None = None
         # As in _hand_over and the subscriber's actor, in place: nobody else asks for anything meanwhile.
-        self._calling_out = True
+        self._row_goes_on = self._calling_out = True
         try:
             for accepted, event in deliveries:
                 try:
@@ -136,7 +147,8 @@ class DeliveringActor(RecordingActor):
                 if made % between_looks == 0 and time.perf_counter() >= end:
                     break
         finally:
-            self._calling_out, self._unopened = False, None
+            self._calling_out = self._row_goes_on = False
+            self._unopened = None
             # The context stays, and would keep the message.
             set_current(None)
         return made, last
@@ -244,6 +256,8 @@ class DeliveringActor(RecordingActor):
         if event is None or outbox is None:
             return
         self._unopened = None
+        # This callback is the last of its row.
+        self._row_goes_on = False
         try:
             self._fold_row()
             self.state.apply(event)

@@ -70,7 +70,7 @@ class QueueActor(AcceptingActor):
         if reply is not BUSY:
             return reply
         try:
-            if self._calling_out and self.in_own_thread() and not self._waits_for_key(message):
+            if self._answers_callback and self.in_own_thread() and not self._waits_for_key(message):
                 self._open_lease()
                 return self.on_receive(message)
             return self.actor_ref.ask(message, block=False)
@@ -89,7 +89,7 @@ class QueueActor(AcceptingActor):
                 return self.actor_ref.ask(message)
             outer, self._synchronous = self._synchronous, True
             try:
-                if self._calling_out:
+                if self._answers_callback:
                     self._open_lease()
                     reply = self.on_receive(message)
                 else:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from mpreg_mq import QueuedMessage, VirtualClock
+from mpreg_mq import DeliveryGuarantee, QueuedMessage, VirtualClock
 from mpreg_mq.actors.current import current_delivery
 from mpreg_mq.events import Event
 from mpreg_mq.projections import QueueState
 from mpreg_mq.projections.everyday import delivered_and_acknowledged_in_a_row
 from mpreg_mq.queue import MessageQueue
+from mpreg_mq.sending import send_command
 from tests.support.running import Recorder, assert_fold_equality, make_queue, until
 
 MESSAGES = 6
@@ -128,3 +129,73 @@ def test_an_interruption_while_a_row_is_folded_in_leaves_no_state_that_the_log_d
 
     loop.run_until_complete(go_on())
     loop.close()
+
+
+class InterruptedClock(VirtualClock):
+    """A clock that calls something once when it is looked at, as a signal's handler or a finaliser may be called."""
+
+    interrupt: Callable[[], None] | None = None
+
+    def now(self) -> float:
+        interrupt, self.interrupt = self.interrupt, None
+        if interrupt is not None:
+            interrupt()
+        return super().now()
+
+
+async def interrupted(interrupt: Callable[[MessageQueue], None]) -> tuple[MessageQueue, list[Any]]:
+    """A queue that was asked for something between two callbacks of a row, and the payloads of the first row."""
+    clock, payloads = InterruptedClock(), list[Any]()
+    queue = await with_messages(clock)
+
+    def handle(message: QueuedMessage) -> None:
+        payloads.append(message.payload)
+        if message.payload == 1:
+            clock.interrupt = lambda: interrupt(queue)
+
+    queue.subscribe("s", "#", handle)
+    await until(lambda: acknowledged(queue) == MESSAGES)
+    return queue, payloads
+
+
+def test_who_sends_between_two_callbacks_of_a_row_waits_until_it_is_over() -> None:
+    """Given a send in the midst of a row, but in no callback of it, then nothing is delivered twice, and the message
+    comes after the row."""
+
+    def send(queue: MessageQueue) -> None:
+        # What it gives is a future: nobody has to wait for it.
+        replies.append(queue._actor.call(send_command(queue.config, "t", "last", DeliveryGuarantee.AT_LEAST_ONCE, {})))
+
+    replies: list[Any] = []
+
+    async def story() -> None:
+        queue, payloads = await interrupted(send)
+        await until(lambda: acknowledged(queue) == MESSAGES + 1)
+        assert payloads == [*range(MESSAGES), "last"]
+        assert (await replies[0]).success
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_nothing_is_changed_at_once_between_two_callbacks_of_a_row() -> None:
+    """Given somebody who would end the subscription in the midst of a row, but in no callback of it, then they are told
+    that the queue is busy, and the row goes on."""
+
+    def end(queue: MessageQueue) -> None:
+        (subscription_id,) = queue._actor.callbacks()
+        with pytest.raises(RuntimeError, match="not idle"):
+            queue.unsubscribe(subscription_id)
+        refused.append(subscription_id)
+
+    refused: list[str] = []
+
+    async def story() -> None:
+        queue, payloads = await interrupted(end)
+        assert refused == list(queue._actor.callbacks())
+        assert payloads == [*range(MESSAGES)]
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
