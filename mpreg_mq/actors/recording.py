@@ -142,8 +142,7 @@ class RecordingActor(LoopActor):
     def _context(self) -> Context:
         """The context of the next decision; one object, because no decision keeps it."""
         context = self._shared_context
-        now = self._now()
-        last = self.state.last_at
+        now, last = self._now(), self.state.last_at
         context.now = now if now >= last else self._behind(now, last)
         context.durable_version = self._durable
         return context
@@ -391,8 +390,12 @@ class RecordingActor(LoopActor):
         if self._recovering is None and self.state.created:
             self.send_off()
             self._saved_version = self.state.version
-            self._store.save(self.stream, self.state)
             self._plan_snapshot()
+            try:
+                self._store.save(self.stream, self.state)
+            # For one, too large for the memory: the events are there, and what else a commit brings has to go on.
+            except Exception:
+                logger.exception("queue %s: its state could not be saved; it is tried again later", self.name)
 
     def _plan_snapshot(self) -> None:
         every = self._store.snapshot_events
@@ -401,10 +404,8 @@ class RecordingActor(LoopActor):
             self._next_snapshot = self.state.version + max(every, SNAPSHOT_SHARE * len(self.state.messages))
 
     def _save_at_the_end(self) -> None:
-        if (
-            self._store.snapshot_events is not None
-            and self.state.version - self._saved_version >= LEAST_EVENTS_AT_THE_END
-        ):
+        since = self.state.version - self._saved_version
+        if self._store.snapshot_events is not None and since >= LEAST_EVENTS_AT_THE_END:
             self.save_snapshot()
 
     def _has_room(self) -> bool:

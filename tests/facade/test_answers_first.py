@@ -7,12 +7,14 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from mpreg_mq import DeliveryResult, RejectionReason, VirtualClock
 from mpreg_mq.actors.messages import Committed, Inspect
 from mpreg_mq.actors.queue_actor import QueueActor
+from mpreg_mq.actors.store import Store
 from mpreg_mq.actors.submissions import Submission, run_all
 from mpreg_mq.events import Append, MessageAcknowledged, MessageDelivered, MessageEnqueued
 from mpreg_mq.queue import MessageQueue
@@ -237,6 +239,26 @@ def test_ends_do_not_wait_for_a_commit_that_another_loop_was_to_hear_of() -> Non
     finally:
         left.close()
         other.close()
+
+
+def test_a_state_that_cannot_be_saved_keeps_nothing_from_what_follows_a_commit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Given a commit after which the state is to be saved, when that fails, for one for want of memory, then what the
+    commit brought is delivered, and the queue says that it could not."""
+
+    async def story() -> None:
+        queue, _, recorder = await begun(VirtualClock())
+        saving = mock.Mock(side_effect=MemoryError)
+        monkeypatch.setattr(Store, "save", saving)
+        queue._actor._next_snapshot = queue._actor.state.version + 1
+        assert (await queue.send_message("t", 1)).success
+        await until(lambda: recorder.payloads == [1])
+        saving.assert_called_once()
+        await end(queue)
+
+    asyncio.run(story())
+    assert "its state could not be saved" in caplog.text
 
 
 def test_what_follows_is_called_when_all_of_a_commit_are_told_and_once() -> None:
