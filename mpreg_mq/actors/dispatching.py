@@ -96,7 +96,6 @@ class DispatchingActor(DeliveringActor):
         self.turns = store.turns
         self._loop_turns: LoopTurns | None = None
         self.waits_for_turn = False
-        """Whether it has planned a turn that has not begun."""
 
     def has_to_yield(self, yielded: bool) -> bool:
         """Whether a sender that never suspends should let queues deliver before its next send (C1).

@@ -28,6 +28,9 @@ LONE_SENDS = 2
 class TurnTaker(Protocol):
     """What takes turns; :attr:`LoopTurns.ends_at` is when its turn is to end."""
 
+    waits_for_turn: bool
+    """Whether it has planned a turn that has not begun."""
+
     def take_turn(self) -> None:
         """Do something, or see to it that it is done."""
 
@@ -73,7 +76,14 @@ class LoopTurns:
             while left and waiting:
                 left -= 1
                 self.ends_at = now + share
-                waiting.popleft().take_turn()
+                taker = waiting[0]
+                try:
+                    waiting.popleft().take_turn()
+                except (KeyboardInterrupt, SystemExit):
+                    # Whoever has planned it counts on it.
+                    if taker.waits_for_turn and taker not in waiting:
+                        waiting.appendleft(taker)
+                    raise
                 if left:
                     now = time.perf_counter()
                     if now >= last:

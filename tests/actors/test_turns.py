@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from mpreg_mq import MessageQueueManager, QueueConfiguration, QueuedMessage, QueueManagerConfiguration, VirtualClock
 from mpreg_mq.actors.dispatching import STEPS_BETWEEN_LOOKS
+from mpreg_mq.actors.queue_actor import QueueActor
 from mpreg_mq.actors.turns import LEAST_SHARE, SLICE_SECONDS, LoopTurns, Turns
-from tests.support.running import PATIENCE_SECONDS, Recorder, make_queue, until
+from tests.support.running import PATIENCE_SECONDS, FlakyLog, Recorder, make_queue, until
 
 STEP_SECONDS = 1e-4
 """What each delivery takes of a time that nothing else passes."""
@@ -48,6 +49,8 @@ def measured_time() -> Iterator[_Time]:
 
 class _Taker:
     """Takes turns that take as long as it says."""
+
+    waits_for_turn = False
 
     def __init__(self, name: int, take_turn: Callable[[_Taker], None]) -> None:
         self.name = name
@@ -388,3 +391,41 @@ def test_c1_a_sender_does_not_wait_for_a_turn_on_the_loop_of_another_thread() ->
     assert filled.wait(PATIENCE_SECONDS)
     asyncio.run(send())
     thread.join()
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_turn_that_ctrl_c_has_taken_is_given_again(begun: bool) -> None:
+    """Given Ctrl-C at the beginning of a queue's turn, or at its end, when the loop goes on, then tasks that count on
+    the turn to take in what they send have their answers, and everything is delivered."""
+    recorder = Recorder()
+    queue = make_queue(VirtualClock(), FlakyLog(blocking=True))
+    queue.subscribe("worker", "#", recorder)
+    take_turn, interruptions = QueueActor.take_turn, [KeyboardInterrupt()]
+
+    def interrupted(actor: QueueActor) -> None:
+        if begun:
+            take_turn(actor)
+        if interruptions:
+            raise interruptions.pop()
+        if not begun:
+            take_turn(actor)
+
+    async def send(sender: int) -> bool:
+        return all([(await queue.send_message("t", (sender, number))).success for number in range(3)])
+
+    async def story() -> list[bool]:
+        return await asyncio.gather(*map(send, range(3)))
+
+    async def rest() -> None:
+        assert await asyncio.wait_for(sending, PATIENCE_SECONDS) == [True] * 3
+        await until(lambda: len(recorder.messages) == 9)
+        await queue.shutdown()
+
+    loop = asyncio.new_event_loop()
+    sending = loop.create_task(story())
+    try:
+        with mock.patch.object(QueueActor, "take_turn", interrupted), pytest.raises(KeyboardInterrupt):
+            loop.run_until_complete(sending)
+        loop.run_until_complete(rest())
+    finally:
+        loop.close()
