@@ -115,12 +115,11 @@ class RecordingActor(LoopActor):
         self._unsent: Unsent | None = None
         # The newest append that this loop has handed over and will hear of; a loop before it may have ended instead.
         self._newest: Unsent | None = None
-        self._outstanding = 0
+        self._outstanding = self._rebuilt = 0
         self._submitting = False
         self._outbox: list[e.Event] | None = None
         self._synchronous = False
         self._recovering: BaseException | None = None
-        self._rebuilt = 0
         self._stash: list[tuple[Any, LoopFuture[Any]]] = []
 
     # --- for the layers above -----------------------------------------------------------------------------
@@ -327,9 +326,10 @@ class RecordingActor(LoopActor):
 
     def _hear(self, message: Committed) -> bool:
         """Answer those who waited for a commit, and take note of it; whether to :meth:`_look_on` after that."""
-        self._outstanding -= 1
+        self._outstanding = max(0, self._outstanding - 1)
         if self._newest is not None and self._newest.waiters is message.waiters:
-            self._newest = None
+            # What was handed over before was told too, or to a loop that was left.
+            self._newest, self._outstanding = None, int(self._unsent is not None)
         if not self._waits and self._on_their_way:
             self._on_their_way.popleft()
         if message.error is None:

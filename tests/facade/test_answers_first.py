@@ -241,6 +241,40 @@ def test_ends_do_not_wait_for_a_commit_that_another_loop_was_to_hear_of() -> Non
         other.close()
 
 
+def test_a_queue_recovers_although_a_loop_was_left_that_was_to_hear_of_a_commit() -> None:
+    """Given a loop that was left and closed while a commit was under way, when a commit fails on another loop, then the
+    queue recovers there, and takes messages again."""
+    log, recorder = HeldLog(), Recorder()
+    queue = make_queue(VirtualClock(), log)
+    queue.subscribe("worker", "#", recorder)
+
+    async def first() -> None:
+        log.before_held = 1
+        await queue.send_message("t", 1)
+        await until(lambda: recorder.payloads == [1] and log.held.is_set())
+
+    async def second() -> None:
+        assert (await queue.send_message("t", 2)).success
+        log.failing = True
+        assert (await queue.send_message("t", 3)).rejection is RejectionReason.STORE_ERROR
+        log.failing = False
+        async with asyncio.timeout(PATIENCE):
+            assert (await queue.send_message("t", 4)).success
+        await queue.shutdown()
+
+    left = asyncio.new_event_loop()
+    try:
+        left.run_until_complete(first())
+        before = len(log.appended)
+        log.gate.set()
+        wait_until(lambda: len(log.appended) > before)
+        # The loop is told of it, and does nothing more.
+        queue._actor._store.journal.flush()  # type: ignore[union-attr]
+    finally:
+        left.close()
+    asyncio.run(second())
+
+
 def test_a_state_that_cannot_be_saved_keeps_nothing_from_what_follows_a_commit(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
