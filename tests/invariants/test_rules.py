@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from mpreg_mq.events import types as e
 from mpreg_mq.invariants import InvariantChecker
 from mpreg_mq.invariants.rules import ALL_RULES
-from mpreg_mq.model import DeliveryGuarantee, OverflowPolicy, QueueType, RejectionReason
+from mpreg_mq.model import DeliveryGuarantee, MessageOptions, OverflowPolicy, QueueType, RejectionReason
 from mpreg_mq.payload import fingerprint
 from tests.support.beginnings import (
     BROADCAST,
@@ -87,6 +87,9 @@ GOOD: dict[str, Callable[[], History]] = {
         .delivered("2-r", "a")
         .acknowledged("2-r", "a")
     ),
+    "a dead letter was redriven beyond the limits of the queue, before redrives were held to them": lambda: History(
+        max_payload_bytes=1, max_headers_bytes=1
+    ).add(replace(enqueued("1-r"), options=MessageOptions(headers={"key": "value"}), redriven_from="other/1-r")),
     "a dead letter of a queue that deduplicates is redriven": lambda: (
         History(max_retries=0, enable_deduplication=True)
         .joined("a")

@@ -49,20 +49,26 @@ class Acceptance(Rule):
 
 
 class Limits(Rule):
-    """S2: what is accepted keeps the limits of the queue."""
+    """S2: what is accepted keeps the limits of the queue.
+
+    Sizes are not looked at where a dead letter was redriven: before redrives were held to them, larger ones were
+    accepted, and logs of then are right.
+    """
 
     id = "S2"
     HANDLED: ClassVar[Mapping[type[e.Event], str]] = {e.MessageEnqueued: "_on_enqueued"}
 
     def _on_enqueued(self, record: RecordedEvent, event: e.MessageEnqueued) -> None:
-        configuration = self.configuration
-        if len(event.payload) > configuration.max_payload_bytes:
-            self.violated(record, f"a payload of {len(event.payload)} bytes is accepted", self.facts.created)
         problem = topic_problem(event.topic)
         if problem is not None:
             self.violated(record, f"a malformed topic is accepted: {problem}")
         if event.guarantee is DeliveryGuarantee.FIRE_AND_FORGET:
             self.violated(record, "a fire-and-forget message is kept as pending")
+        if event.redriven_from is not None:
+            return
+        configuration = self.configuration
+        if len(event.payload) > configuration.max_payload_bytes:
+            self.violated(record, f"a payload of {len(event.payload)} bytes is accepted", self.facts.created)
         options = event.options
         if options.headers is not None:
             size = headers_bytes(options.headers)
