@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -420,3 +422,20 @@ def test_a_log_in_use_is_not_repaired(closed: tuple[Files, list[RecordedEvent]],
             connection.execute("UPDATE records SET body = zeroblob(5) WHERE position = 16")
         with pytest.raises(LogLockedError):
             repair_log(path)
+
+
+def test_a_sound_log_in_use_stays_locked_when_it_is_to_be_repaired(
+    closed: tuple[Files, list[RecordedEvent]], place: Path
+) -> None:
+    """Given a log that this process writes, when it is to be repaired, then nothing is wrong with it, and it keeps
+    SQLite's locks: another process that opens and closes it does not take it for the last one and remove its
+    write-ahead log."""
+    path = write({"orders.db": closed[0]["orders.db"]}, place)
+    with closing(SQLiteEventLog(path, reserve_bytes=0)) as log:
+        log.append([Append("queue:a", log.stream_version("queue:a"), (event(99),))])
+        assert repair_log(path) is None
+        look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM records').fetchall()"
+        subprocess.run([sys.executable, "-c", look + "; c.close()", str(path)], check=True)
+        assert path.with_name("orders.db-wal").exists()
+        log.append([Append("queue:a", log.stream_version("queue:a"), (event(100),))])
+    assert len(read(path)) == len(closed[1]) + 2

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
-from mpreg_mq.errors import CorruptLogError, EventLogError, UnknownEventError
+from mpreg_mq.errors import CorruptLogError, EventLogError, LogLockedError, UnknownEventError
 from mpreg_mq.events.codec import CODEC
 from mpreg_mq.events.directories import sync_directory
 from mpreg_mq.events.jsonlines import FORMAT
@@ -22,6 +22,7 @@ from mpreg_mq.events.sqlite.failures import UNREADABLE
 from mpreg_mq.events.sqlite.header import MAGIC, header_problem, read_header, restore
 from mpreg_mq.events.sqlite.log import SQLiteEventLog
 from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum, old_checksum
+from mpreg_mq.events.sqlite.sizes import size_of
 from mpreg_mq.events.sqlite.transactions import Row, Stream
 from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head
 from mpreg_mq.events.transfer import base_of, truncated
@@ -151,8 +152,21 @@ def repair_log(path: str | os.PathLike[str]) -> Repair | None:
 
 
 def _damaged_header(log: Path) -> Damage | None:
-    """What a check does not ask where there is a write-ahead log: of a log in use it would end SQLite's locks."""
-    problem = header_problem(read_header(log))
+    """What a check does not ask where there is a write-ahead log: of a log in use it would end SQLite's locks.
+
+    Whoever has it open to write it has found that it can be written.
+    """
+    if all(size_of(f"{log}{suffix}") == 0 for suffix in ("-wal", "-journal")):
+        # The check has asked.
+        return None
+    try:
+        lock = WriterLock(log)
+    except LogLockedError:
+        return None
+    try:
+        problem = header_problem(read_header(log))
+    finally:
+        lock.release()
     return None if problem is None else Damage(None, f"open {log}: {problem}")
 
 
