@@ -66,7 +66,8 @@ async def _into_another(
     holder: asyncio.Task[Any] | None = asyncio.current_task()
     assert holder is not None
     try:
-        entries: tuple[MessageEnqueued, ...] = await source._ask(HoldDeadLetters(ids, limit, holder))
+        hold = HoldDeadLetters(ids, limit, holder, target.config)
+        entries: tuple[MessageEnqueued, ...] = await source._ask(hold)
         pairs: list[tuple[str, str]] = await target._ask(c.AcceptRedriven(entries, source._name)) if entries else []
         if pairs:
             try:
@@ -94,9 +95,10 @@ def would_redrive(
     room, configuration = target._inspect(
         lambda state, _: (max(0, state.configuration.max_size - state.messages.pending_count), state.configuration)
     )
-    chosen = source._inspect(lambda state, _: [entry.enqueued for entry in _named(state, ids)[:limit]])
+    chosen = source._inspect(lambda state, _: [entry.enqueued for entry in _named(state, ids)])
     fitting = (one for one in chosen if limits_problem(configuration, one.payload, one.options) is None)
-    return [MessageId(one.message_id, source_node=source._name) for one in islice(fitting, room)]
+    most = room if limit is None else min(room, limit)
+    return [MessageId(one.message_id, source_node=source._name) for one in islice(fitting, most)]
 
 
 def _named(state: QueueState, ids: tuple[str, ...] | None) -> list[DeadEntry]:

@@ -386,9 +386,9 @@ class MessageQueue(ClosableQueue, QueueInspection):
         """Accept dead letters again, here or in ``target``; the ids of the new messages (D1).
 
         All of them, or those named, oldest first, at most ``limit``, and as many as the target has room for. What is
-        beyond the target's limits is refused there, as a send would be, and stays a dead letter here. With ``dry_run``
-        nothing changes and the answer is the ids that would be redriven. What another queue is accepting is nobody
-        else's to redrive or purge, and whoever stops waiting for that does not stop it.
+        beyond the target's limits is refused there, as a send would be, is not counted, and stays a dead letter here.
+        With ``dry_run`` nothing changes and the answer is the ids that would be redriven. What another queue is
+        accepting is nobody else's to redrive or purge, and whoever stops waiting for that does not stop it.
 
         Raises:
             InvalidOptionError: ``limit`` is out of range, ``message_ids`` is a single one, or ``target`` is no queue.

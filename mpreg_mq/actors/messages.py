@@ -10,6 +10,7 @@ import attrs
 import msgspec
 
 from mpreg_mq.actors.futures import FuturesTogether, LoopFuture
+from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.model import DeliveryResult
 from mpreg_mq.projections import QueueState
 
@@ -29,12 +30,14 @@ class HoldDeadLetters:
     """Dead letters that ``holder`` has another queue accept; replies with the events that accepted them.
 
     Until ``holder`` is done they are neither redriven nor purged by anybody else (D1). ``message_ids`` of None means
-    all, ``limit`` of None as many as there are.
+    all, ``limit`` of None as many as there are; what is beyond the limits of ``target`` is there to be refused, and is
+    not counted.
     """
 
     message_ids: tuple[str, ...] | None
     limit: int | None
     holder: asyncio.Task[Any]
+    target: QueueConfiguration
 
 
 @attrs.frozen(eq=False)

@@ -18,6 +18,7 @@ import pykka
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.accepting import AcceptingActor
 from mpreg_mq.actors.attachments import Attachment
+from mpreg_mq.actors.decider.administration import up_to
 from mpreg_mq.actors.dispatching import DispatchingActor
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
@@ -224,13 +225,14 @@ class QueueActor(AcceptingActor):
             raise self.closed_error()
         wanted = None if message.message_ids is None else set(message.message_ids)
         held = self._held_dead_letters()
-        chosen = [
+        free = (
             entry.enqueued
             for entry in self.state.dead_letters
             if (wanted is None or entry.enqueued.message_id in wanted) and entry.enqueued.message_id not in held
-        ][: message.limit]
+        )
+        chosen = tuple(up_to(message.limit, free, message.target))
         self.redrives[message.holder] = frozenset(enqueued.message_id for enqueued in chosen)
-        return tuple(chosen)
+        return chosen
 
     def _held_dead_letters(self) -> set[str]:
         """Ids of the dead letters that another queue is accepting; a task whose loop was closed holds none."""

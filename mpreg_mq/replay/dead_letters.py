@@ -10,6 +10,7 @@ import attrs
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import Context, decide
+from mpreg_mq.actors.decider.administration import up_to
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import Append, Event, EventLog
 from mpreg_mq.events.types import MessageRejected
@@ -63,7 +64,8 @@ def redrive(
     """Accept dead letters again, in their queue or another, oldest first and while there is room.
 
     ``message_ids`` of None means all, ``limit`` how many at most. What is beyond the queue's limits stays a dead
-    letter, and ``refused`` is told why. One commit for all of it; a dry run decides the same and commits nothing.
+    letter, is not counted, and ``refused`` is told why. One commit for all of it; a dry run decides the same and
+    commits nothing.
 
     Raises:
         EventLogError: there is no such queue or dead letter, or somebody appended to the log meanwhile.
@@ -81,7 +83,7 @@ def redrive(
         batch = [Append(QUEUE_STREAMS + queue, source.version, decision.events)]
         pairs: list[tuple[str, str]] = decision.reply
     else:
-        entries = tuple(entry.enqueued for entry in chosen.values())[:limit]
+        entries = tuple(up_to(limit, (entry.enqueued for entry in chosen.values()), into.configuration))
         accepted = decide(into, c.AcceptRedriven(entries, queue), context)
         pairs = accepted.reply
         left = decide(source, c.RecordRedriven(tuple(pairs), target), context)

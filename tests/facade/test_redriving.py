@@ -254,6 +254,26 @@ def test_d1_a_redrive_of_a_loop_that_is_gone_holds_nothing() -> None:
     asyncio.run(go_on())
 
 
+def test_d1_s2_what_the_other_queue_refuses_is_not_in_the_way_of_a_limited_redrive() -> None:
+    """Given dead letters of which the oldest is too large for the other queue, when one is redriven there at a time,
+    then each that fits has its turn, as the dry run said, and the first stays."""
+
+    async def story() -> None:
+        async with redriving("x" * 100, "one", "two") as given:
+            await given.manager.delete_queue("b")
+            await given.manager.create_queue("b", QueueConfiguration("b", max_payload_bytes=10))
+            ids = [letter.id for letter in given.manager.list_dead_letters("a")]
+            for number in (1, 2):
+                would = await given.manager.redrive_dead_letters("a", target_queue="b", limit=1, dry_run=True)
+                assert would == [ids[number]]
+                assert len(await given.to_b(limit=1)) == 1
+            assert await given.to_b(limit=1) == []
+            assert given.in_b == ["one", "two"]
+            assert given.dead == ["x" * 100]
+
+    asyncio.run(story())
+
+
 def test_d1_s2_what_the_other_queue_refuses_stays() -> None:
     """Given dead letters of which one is too large for the other queue, when they are redriven there, then that one is
     refused and stays, as the dry run said."""

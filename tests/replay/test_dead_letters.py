@@ -64,6 +64,25 @@ def test_chosen_ones_go_to_another_queue_in_one_commit() -> None:
     assert entry.then.startswith("pending: no subscriber matches t; nobody is subscribed")
 
 
+def test_what_is_refused_is_not_counted() -> None:
+    """Given a dead letter that another queue refuses, and two that it takes, when one is to be redriven there, then the
+    first is refused and the second accepted."""
+    history = History(max_retries=0).joined("a")
+    for number in (1, 2, 3):
+        history.sent(f"{number}-x", headers={"key": "value"} if number == 1 else {})
+        history.delivered(f"{number}-x", "a").failed(f"{number}-x", "a").dead(f"{number}-x", "a")
+    log = MemoryEventLog()
+    log.append([Append("queue:q", 0, history.events)])
+    log.append(
+        [Append("queue:other", 0, [e.QueueCreated(1000.0, "other", History(max_headers_bytes=1).configuration)])]
+    )
+    refused: list[str] = []
+    (entry,) = redrive(log, "q", limit=1, target_queue="other", clock=lambda: 2000.0, refused=refused.append)
+    assert entry.message_id == "2-x"
+    assert len(refused) == 1
+    assert replay(log).states["q"].dead_letters.ids() == ["1-x", "3-x"]
+
+
 def test_a_clock_behind_the_log_does_not_turn_time_back() -> None:
     """Given a machine whose clock is behind, then the new events are not before the old ones."""
     log = a_log(1)

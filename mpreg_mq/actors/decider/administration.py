@@ -23,6 +23,7 @@ from mpreg_mq.actors.commands import (
 from mpreg_mq.actors.decider.decision import Context, Decision
 from mpreg_mq.actors.decider.sending import limits_problem
 from mpreg_mq.actors.decider.settling import audience_outcome
+from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import InvalidOptionError
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DeliveryGuarantee
@@ -168,6 +169,21 @@ def _chosen(state: QueueState, message_ids: tuple[str, ...] | None) -> list[Dead
     return [entry for entry in found if entry is not None]
 
 
+def up_to(
+    limit: int | None, dead: Iterable[e.MessageEnqueued], configuration: QueueConfiguration
+) -> Iterator[e.MessageEnqueued]:
+    """The first of dead messages, until ``limit`` of them are within what a queue takes: those that it refuses stay
+    where they are, and would be in the way of all others for ever.
+    """
+    within = 0
+    for enqueued in dead:
+        if within == limit:
+            return
+        if limits_problem(configuration, enqueued.payload, enqueued.options) is None:
+            within += 1
+        yield enqueued
+
+
 def _accept_again(
     state: QueueState, entries: Iterable[e.MessageEnqueued], source_queue: str, context: Context
 ) -> Iterator[tuple[str, e.MessageEnqueued | e.MessageRejected]]:
@@ -204,7 +220,8 @@ def _accept_again(
 
 def decide_redrive(state: QueueState, command: Redrive, context: Context) -> Decision:
     """Accept dead letters again in their own queue, oldest first, while there is room; replies (dead, new) ids (D1)."""
-    chosen = (entry.enqueued for entry in _chosen(state, command.message_ids)[: command.limit])
+    dead_letters = (entry.enqueued for entry in _chosen(state, command.message_ids))
+    chosen = up_to(command.limit, dead_letters, state.configuration)
     name = state.configuration.name
     events: list[e.Event] = []
     pairs: list[tuple[str, str]] = []
