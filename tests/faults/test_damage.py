@@ -424,16 +424,21 @@ def test_a_log_in_use_is_not_repaired(closed: tuple[Files, list[RecordedEvent]],
             repair_log(path)
 
 
-def test_a_sound_log_in_use_stays_locked_when_it_is_to_be_repaired(
-    closed: tuple[Files, list[RecordedEvent]], place: Path
+@pytest.mark.parametrize("looks", ["before the first append", "after it"])
+@pytest.mark.parametrize("look_at", [read, check_log, repair_log])
+def test_a_log_in_use_stays_locked_whoever_looks_at_it(
+    closed: tuple[Files, list[RecordedEvent]], place: Path, look_at: Callable[[Path], object], looks: str
 ) -> None:
-    """Given a log that this process writes, when it is to be repaired, then nothing is wrong with it, and it keeps
-    SQLite's locks: another process that opens and closes it does not take it for the last one and remove its
+    """Given a log that this process writes, when it reads, checks or repairs it, then nothing is wrong with it, and it
+    keeps SQLite's locks: another process that opens and closes it does not take itself for the last one and remove the
     write-ahead log."""
     path = write({"orders.db": closed[0]["orders.db"]}, place)
     with closing(SQLiteEventLog(path, reserve_bytes=0)) as log:
+        if looks == "before the first append":
+            look_at(path)
         log.append([Append("queue:a", log.stream_version("queue:a"), (event(99),))])
-        assert repair_log(path) is None
+        if looks == "after it":
+            look_at(path)
         look = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM records').fetchall()"
         subprocess.run([sys.executable, "-c", look + "; c.close()", str(path)], check=True)
         assert path.with_name("orders.db-wal").exists()

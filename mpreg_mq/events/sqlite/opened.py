@@ -18,7 +18,14 @@ from mpreg_mq.events.sqlite.reading import RecordReader
 from mpreg_mq.events.sqlite.records import EMPTY, Head
 from mpreg_mq.events.sqlite.sizes import check_size, size_of
 from mpreg_mq.events.sqlite.transactions import Stream, transaction
-from mpreg_mq.events.sqlite.writer_file import HeadFile, RecordedHead, WriterLock, give_back_reserve, read_head
+from mpreg_mq.events.sqlite.writer_file import (
+    HeadFile,
+    RecordedHead,
+    WriterLock,
+    give_back_reserve,
+    is_written_here,
+    read_head,
+)
 from mpreg_mq.forking import FORKED, forget_after_fork, keep_for_ever
 
 logger = logging.getLogger("mpreg_mq")
@@ -158,6 +165,9 @@ class OpenedFile:
         """
         recorded = read_head(self.path)
         has_wal = size_of(f"{self.path}-wal") > 0
+        if self._read_only and is_written_here(self.path):
+            # It was checked then, and closing the file would end SQLite's locks on it.
+            return recorded, has_wal
         if not has_wal and size_of(f"{self.path}-journal") == 0:
             # With one, writing was interrupted, and SQLite knows how to go on.
             check_size(self.path)

@@ -102,6 +102,14 @@ class WriterLock:
             self._descriptor = None
 
 
+def is_written_here(log: Path) -> bool:
+    """Whether this process has a log open for writing, as far as its lock file says."""
+    try:
+        return log.with_name(log.name + "-lock").read_bytes() == str(os.getpid()).encode()
+    except OSError:
+        return False
+
+
 def head_path(log: Path) -> Path:
     """The head file of a log."""
     return log.with_name(log.name + "-head")
