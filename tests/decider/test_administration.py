@@ -377,17 +377,17 @@ def test_d1_s2_a_redrive_keeps_the_limits_of_the_queue(
 
 
 def test_d1_s2_what_is_refused_is_not_in_the_way_of_a_limited_redrive() -> None:
-    """Given a dead letter that is beyond what its queue takes by now, and two younger ones that are not, when one is to
-    be redriven, then the first is refused, the second accepted, and the third not touched."""
+    """Given two dead letters that are beyond what their queue takes by now, and two younger ones that are not, when one
+    is to be redriven, then one is refused, the third accepted, and nothing is recorded of the others."""
     q = Scenario(max_retries=0)
     q.subscribe("s")
-    ids = [q.ask(c.Send("t", payload)).message_id.id for payload in (b"\xa4long", b"\xa1a", b"\xa1b")]
+    ids = [q.ask(c.Send("t", payload)).message_id.id for payload in (b"\xa4long", b"\xa4long", b"\xa1a", b"\xa1b")]
     for message_id in ids:
         q.dispatch()
         q.fail(message_id, "s")
     q.when(c.Open(attrs.evolve(q.state.configuration, max_payload_bytes=3)))
-    assert [dead for dead, _ in q.ask(c.Redrive(limit=1))] == [ids[1]]
-    assert q.state.dead_letters.ids() == [ids[0], ids[2]]
+    assert [dead for dead, _ in q.ask(c.Redrive(limit=1))] == [ids[2]]
+    assert q.state.dead_letters.ids() == [ids[0], ids[1], ids[3]]
     assert len(q.events_of(e.MessageRejected)) == 1
 
 

@@ -174,13 +174,19 @@ def up_to(
 ) -> Iterator[e.MessageEnqueued]:
     """The first of dead messages, until ``limit`` of them are within what a queue takes: those that it refuses stay
     where they are, and would be in the way of all others for ever.
+
+    No more than ``limit`` are there to be refused either, which would be recorded of all of them each time.
     """
-    within = 0
+    within = beyond = 0
     for enqueued in dead:
         if within == limit:
             return
         if limits_problem(configuration, enqueued.payload, enqueued.options) is None:
             within += 1
+        elif beyond == limit:
+            continue
+        else:
+            beyond += 1
         yield enqueued
 
 
