@@ -21,10 +21,10 @@ from mpreg_mq.actors.decider import DECIDERS, WAIT_FOR_ROOM
 from mpreg_mq.actors.decider.decision import rejected
 from mpreg_mq.actors.decider.sending import NOBODY, decide_fire_and_forget, record_fire_and_forget
 from mpreg_mq.actors.dispatching import DispatchingActor
-from mpreg_mq.actors.futures import FuturesTogether, LoopFuture
+from mpreg_mq.actors.futures import FuturesTogether, LoopFuture, answer
 from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import TAKE_IN, Stored
-from mpreg_mq.actors.recording import Unsent, answer
+from mpreg_mq.actors.recording import Unsent
 from mpreg_mq.actors.store import Store
 from mpreg_mq.actors.subscriber_actor import Later
 from mpreg_mq.actors.views import fired_message

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from asyncio import _get_running_loop
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -327,3 +327,29 @@ def settle_future(future: asyncio.Future[Any], value: Any, error: BaseException 
         future.set_result(value)
     else:
         future.set_exception(error)
+
+
+Waiter = LoopFuture[Any] | asyncio.Future[Any] | FuturesTogether
+"""What somebody waits with for a commit: any thread, or a task of the queue's own loop."""
+
+
+def answer(waiters: Iterable[tuple[Waiter, Any]], error: BaseException | None) -> None:
+    """Give those who wait their replies, or all of them the error, each on its loop; not to those who have gone."""
+    here = _get_running_loop()
+    for future, reply in waiters:
+        if isinstance(future, FuturesTogether):
+            future.settle(reply, error)
+            continue
+        if isinstance(future, LoopFuture):
+            if error is None:
+                future.set(reply)
+            else:
+                future.set_exception((type(error), error, None))
+            continue
+        loop = future.get_loop()
+        if loop is here:
+            settle_future(future, reply, error)
+        else:
+            # On a closed loop there is nobody left who waits.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(settle_future, future, reply, error)

@@ -9,13 +9,10 @@ from typing import Any
 import attrs
 import msgspec
 
-from mpreg_mq.actors.futures import FuturesTogether, LoopFuture
+from mpreg_mq.actors.futures import Waiter
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.model import DeliveryResult
 from mpreg_mq.projections import QueueState
-
-Waiter = LoopFuture[Any] | asyncio.Future[Any] | FuturesTogether
-"""What somebody waits with for a commit: any thread, or a task of the queue's own loop."""
 
 
 @attrs.frozen

@@ -11,7 +11,7 @@ import logging
 import time
 from asyncio import _get_running_loop
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -19,9 +19,9 @@ import pykka
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
-from mpreg_mq.actors.futures import FuturesTogether, LoopFuture, settle_future
+from mpreg_mq.actors.futures import LoopFuture, Waiter, answer
 from mpreg_mq.actors.inbox import BUSY
-from mpreg_mq.actors.messages import TURN, Committed, Waiter
+from mpreg_mq.actors.messages import TURN, Committed
 from mpreg_mq.actors.queue_clock import STEP_SECONDS, QueueClock
 from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.actors.store import LEAST_EVENTS_AT_THE_END, Store, stream_of
@@ -476,25 +476,3 @@ class RecordingActor(LoopActor):
         self._saved_version = min(self._saved_version, self.state.version)
         self._plan_snapshot()
         self._after_rebuild()
-
-
-def answer(waiters: Iterable[tuple[Waiter, Any]], error: BaseException | None) -> None:
-    """Give those who wait their replies, or all of them the error, each on its loop; not to those who have gone."""
-    here = _get_running_loop()
-    for future, reply in waiters:
-        if isinstance(future, FuturesTogether):
-            future.settle(reply, error)
-            continue
-        if isinstance(future, LoopFuture):
-            if error is None:
-                future.set(reply)
-            else:
-                future.set_exception((type(error), error, None))
-            continue
-        loop = future.get_loop()
-        if loop is here:
-            settle_future(future, reply, error)
-        else:
-            # On a closed loop there is nobody left who waits.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(settle_future, future, reply, error)
