@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from functools import cache, lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, TypeGuard, TypeVar
 
 from mpreg_mq._validation import describe
 from mpreg_mq.errors import InvalidTopicError
@@ -33,12 +33,18 @@ T = TypeVar("T", bound=Hashable)
 def topic_problem(topic: object) -> str | None:
     """What is wrong with a topic, or None where it is well formed (G6).
 
-    O(length) for a new topic, one cache lookup for a repeated one.
+    O(length) for a new topic, one lookup for a repeated one that is well formed.
     """
-    # As _is_cacheable, in place: this is asked for every message.
-    if type(topic) is str and len(topic) <= MAX_TOPIC_LENGTH:
-        return topic_text_problem(topic)
-    return _shape_problem(topic, "topic")
+    if not _is_cacheable(topic):
+        return _shape_problem(topic, "topic")
+    if topic in known_topics:
+        return None
+    problem = _topic_text_problem(topic)
+    if problem is None:
+        if len(known_topics) >= TOPIC_CACHE_SIZE:
+            known_topics.clear()
+        known_topics.add(topic)
+    return problem
 
 
 def pattern_problem(pattern: object) -> str | None:
@@ -55,10 +61,6 @@ def check_topic(topic: object) -> None:
     problem = topic_problem(topic)
     if problem is not None:
         raise InvalidTopicError(problem)
-    if type(topic) is str:
-        if len(known_topics) >= TOPIC_CACHE_SIZE:
-            known_topics.clear()
-        known_topics.add(topic)
 
 
 def check_pattern(pattern: object) -> None:
@@ -298,7 +300,7 @@ def _enter(live: set[_Node[T]], node: _Node[T] | None) -> None:
         node = node.any
 
 
-def _is_cacheable(text: object) -> bool:
+def _is_cacheable(text: object) -> TypeGuard[str]:
     # Long texts stay out of the cache: it would keep them alive, and their length alone condemns them.
     return type(text) is str and len(text) <= MAX_TOPIC_LENGTH
 
@@ -313,7 +315,7 @@ def _shape_problem(text: object, kind: str) -> str | None:
             "shorten it, or carry the rest in the headers"
         )
     plain = str.__str__(text)
-    return topic_text_problem(plain) if kind == "topic" else _pattern_text_problem(plain)
+    return _topic_text_problem(plain) if kind == "topic" else _pattern_text_problem(plain)
 
 
 _PLAIN_SEGMENT = r"[!\"$-)+,\-/-~]+"
@@ -321,10 +323,8 @@ _PLAIN_SEGMENT = r"[!\"$-)+,\-/-~]+"
 _is_plain_topic = re.compile(rf"{_PLAIN_SEGMENT}(?:\.{_PLAIN_SEGMENT})*").fullmatch
 
 
-@lru_cache(TOPIC_CACHE_SIZE)
-def topic_text_problem(topic: object) -> str | None:
+def _topic_text_problem(text: str) -> str | None:
     """:func:`topic_problem` of a ``str`` that is not too long."""
-    text = str(topic)
     if _is_plain_topic(text):
         return None
     if ONE in text or ANY in text:
