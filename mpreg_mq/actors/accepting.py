@@ -26,7 +26,7 @@ from mpreg_mq.actors.inbox import BUSY
 from mpreg_mq.actors.messages import TAKE_IN, Stored
 from mpreg_mq.actors.recording import Unsent
 from mpreg_mq.actors.store import Store
-from mpreg_mq.actors.subscriber_actor import Later
+from mpreg_mq.actors.subscriber_actor import Deliver, Later
 from mpreg_mq.actors.views import fired_message
 from mpreg_mq.clock import Clock
 from mpreg_mq.errors import MessageQueueError, QueueClosedError
@@ -343,7 +343,7 @@ class AcceptingActor(DispatchingActor):
                 alone = attachment.call_alone
                 outcome = BUSY if alone is None else alone(message, subscription_id, subscriber_id, 0)
                 if outcome is BUSY:
-                    outcome = attachment.deliver(message, subscription_id, 0)
+                    outcome = attachment.tell_of(Deliver(message, subscription_id, subscriber_id, 0))
                 if outcome is not None and outcome is not Later.REPORTED:
                     failed.append(subscriber_id)
                     logger.warning(

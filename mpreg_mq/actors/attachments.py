@@ -124,9 +124,9 @@ class Attachment:
             if outcome is not BUSY:
                 settled: Outcome | Later = outcome
                 return settled
-        return self._tell_of(Deliver(message, subscription_id, self.subscriber_id, attempt))
+        return self.tell_of(Deliver(message, subscription_id, self.subscriber_id, attempt))
 
-    def _tell_of(self, delivery: Deliver) -> Outcome | Later:
+    def tell_of(self, delivery: Deliver) -> Outcome | Later:
         """Have an actor see to a message that is busy, or has a thread of its own."""
         subscribe = self.subscriptions.get(delivery.subscription_id)
         if subscribe is None:

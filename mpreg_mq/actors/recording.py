@@ -115,11 +115,12 @@ class RecordingActor(LoopActor):
         self._unsent: Unsent | None = None
         # The newest append that this loop has handed over and will hear of; a loop before it may have ended instead.
         self._newest: Unsent | None = None
-        self._outstanding = self._rebuilt = 0
+        self._outstanding = 0
         self._submitting = False
         self._outbox: list[e.Event] | None = None
         self._synchronous = False
         self._recovering: BaseException | None = None
+        self._rebuilt = 0
         self._stash: list[tuple[Any, LoopFuture[Any]]] = []
 
     # --- for the layers above -----------------------------------------------------------------------------
@@ -141,7 +142,8 @@ class RecordingActor(LoopActor):
     def _context(self) -> Context:
         """The context of the next decision; one object, because no decision keeps it."""
         context = self._shared_context
-        now, last = self._now(), self.state.last_at
+        now = self._now()
+        last = self.state.last_at
         context.now = now if now >= last else self._behind(now, last)
         context.durable_version = self._durable
         return context
@@ -404,8 +406,10 @@ class RecordingActor(LoopActor):
             self._next_snapshot = self.state.version + max(every, SNAPSHOT_SHARE * len(self.state.messages))
 
     def _save_at_the_end(self) -> None:
-        since = self.state.version - self._saved_version
-        if self._store.snapshot_events is not None and since >= LEAST_EVENTS_AT_THE_END:
+        if (
+            self._store.snapshot_events is not None
+            and self.state.version - self._saved_version >= LEAST_EVENTS_AT_THE_END
+        ):
             self.save_snapshot()
 
     def _has_room(self) -> bool:

@@ -129,14 +129,7 @@ class QueueState(Projection):
         self.version += 1
         if event.at > self.last_at:
             self.last_at = event.at
-        # As the statistics do, in place.
-        counts = self.statistics.counts
-        counts.messages_sent += 1
-        if event.delivered_to:
-            counts.messages_received += len(event.delivered_to)
-            counts.messages_acknowledged += 1
-        if event.failed:
-            counts.delivery_failures += len(event.failed)
+        self.statistics._on_fire_and_forget(event)
         if event.deduplication_key is not None:
             self.deduplication._on_accepted(event)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -69,6 +70,26 @@ async def with_ends_that_wait(queue: MessageQueue, log: HeldLog, recorder: Recor
     await until(lambda: recorder.payloads == [[0, 0]] and log.held.is_set())
     assert queue._actor._unsent is not None
     return sending
+
+
+@contextmanager
+def left_with_a_commit_under_way() -> Iterator[tuple[MessageQueue, HeldLog, Recorder]]:
+    """A queue whose loop stands still after a delivery, the end of which is held up; the loop is closed at last."""
+    log, recorder = HeldLog(), Recorder()
+    queue = make_queue(VirtualClock(), log)
+    queue.subscribe("worker", "#", recorder)
+
+    async def story() -> None:
+        log.before_held = 1
+        await queue.send_message("t", 1)
+        await until(lambda: recorder.payloads == [1] and log.held.is_set())
+
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(story())
+        yield queue, log, recorder
+    finally:
+        loop.close()
 
 
 async def end(queue: MessageQueue) -> None:
@@ -212,48 +233,33 @@ def test_who_asks_between_the_answers_of_a_commit_and_what_follows_keeps_no_ends
 def test_ends_do_not_wait_for_a_commit_that_another_loop_was_to_hear_of() -> None:
     """Given a loop that was left while a commit was under way, when another loop goes on with the queue, then what is
     delivered there is in the log soon, although nobody sends any more."""
-    log, recorder = HeldLog(), Recorder()
-    queue = make_queue(VirtualClock(), log)
-    queue.subscribe("worker", "#", recorder)
+    with left_with_a_commit_under_way() as (queue, log, recorder):
 
-    async def first() -> None:
-        log.before_held = 1
-        await queue.send_message("t", 1)
-        await until(lambda: recorder.payloads == [1] and log.held.is_set())
+        def acknowledged() -> int:
+            records = log.read_stream(queue._actor.stream)
+            return sum(isinstance(record.event, MessageAcknowledged) for record in records)
 
-    async def second() -> None:
-        assert (await queue.send_message("t", 2)).success
-        await until(lambda: recorder.payloads == [1, 2] and acknowledged() == 2)
+        async def story() -> None:
+            assert (await queue.send_message("t", 2)).success
+            await until(lambda: recorder.payloads == [1, 2] and acknowledged() == 2)
+            await queue.shutdown()
 
-    def acknowledged() -> int:
-        records = log.read_stream(queue._actor.stream)
-        return sum(isinstance(record.event, MessageAcknowledged) for record in records)
-
-    left, other = asyncio.new_event_loop(), asyncio.new_event_loop()
-    try:
-        left.run_until_complete(first())
         log.gate.set()
         wait_until(lambda: acknowledged() == 1)
-        other.run_until_complete(second())
-        other.run_until_complete(queue.shutdown())
-    finally:
-        left.close()
-        other.close()
+        asyncio.run(story())
 
 
 def test_a_queue_recovers_although_a_loop_was_left_that_was_to_hear_of_a_commit() -> None:
     """Given a loop that was left and closed while a commit was under way, when a commit fails on another loop, then the
     queue recovers there, and takes messages again."""
-    log, recorder = HeldLog(), Recorder()
-    queue = make_queue(VirtualClock(), log)
-    queue.subscribe("worker", "#", recorder)
+    with left_with_a_commit_under_way() as (queue, log, _):
+        before = len(log.appended)
+        log.gate.set()
+        wait_until(lambda: len(log.appended) > before)
+        # The loop is told of it, and does nothing more.
+        queue._actor._store.journal.flush()  # type: ignore[union-attr]
 
-    async def first() -> None:
-        log.before_held = 1
-        await queue.send_message("t", 1)
-        await until(lambda: recorder.payloads == [1] and log.held.is_set())
-
-    async def second() -> None:
+    async def story() -> None:
         assert (await queue.send_message("t", 2)).success
         log.failing = True
         assert (await queue.send_message("t", 3)).rejection is RejectionReason.STORE_ERROR
@@ -262,17 +268,7 @@ def test_a_queue_recovers_although_a_loop_was_left_that_was_to_hear_of_a_commit(
             assert (await queue.send_message("t", 4)).success
         await queue.shutdown()
 
-    left = asyncio.new_event_loop()
-    try:
-        left.run_until_complete(first())
-        before = len(log.appended)
-        log.gate.set()
-        wait_until(lambda: len(log.appended) > before)
-        # The loop is told of it, and does nothing more.
-        queue._actor._store.journal.flush()  # type: ignore[union-attr]
-    finally:
-        left.close()
-    asyncio.run(second())
+    asyncio.run(story())
 
 
 def test_a_state_that_cannot_be_saved_keeps_nothing_from_what_follows_a_commit(
