@@ -7,6 +7,7 @@ from functools import partial
 
 from benchmarks.contestants import disk, event_logs, limits, many_queues, scale
 from benchmarks.contestants import sqlite_libraries as libraries
+from benchmarks.contestants.bare_queues import ManyBareQueues
 from benchmarks.contestants.base import RATE, AsyncQueue, Load, QueueUnderLoad
 from benchmarks.contestants.disk import DiskUse
 from benchmarks.contestants.fairness import Fairness
@@ -72,6 +73,14 @@ _OURS_WAITING: Listed = (
 )
 _OURS_DURABLE = (_OURS, _OURS_ON_LOOP, _OURS_WAITING)
 _RAW: Listed = ("raw-sqlite", "raw sqlite3, same batches", "fsync a batch", limits.RawSqlite, LIMIT, None)
+_RAW_ON_LOOP: Listed = (
+    "raw-on-loop",
+    "raw sqlite3 on the loop, each send awaited",
+    EVERY_ANSWER,
+    limits.RawSqliteTogether,
+    LIMIT,
+    None,
+)
 _APPEND: Listed = ("raw-append", "append + fdatasync, same bytes", "fsync a batch", limits.RawAppend, LIMIT, None)
 _REDIS: Listed = ("redis-always", "Redis Streams, fsync always", EVERY_ANSWER, RedisStreams, PEER, "redis-always")
 _REDIS_SECOND: Listed = (
@@ -157,13 +166,13 @@ ROWS: tuple[Row, ...] = (
         "durable-64",
         "durable, 64 concurrent single senders: send, deliver, acknowledge",
         MANY_SENDERS,
-        (*_OURS_DURABLE, *SERVERS, *LIBRARIES, _RAW, _APPEND),
+        (*_OURS_DURABLE, *SERVERS, *LIBRARIES, _RAW, _RAW_ON_LOOP, _APPEND),
     ),
     _durable(
         "durable-512",
         "durable, 512 concurrent single senders",
         CROWD,
-        (*_OURS_DURABLE, _REDIS, _NATS, _RAW, _APPEND),
+        (*_OURS_DURABLE, _REDIS, _NATS, _RAW, _RAW_ON_LOOP, _APPEND),
     ),
     _durable(
         "durable-batch",
@@ -171,7 +180,12 @@ ROWS: tuple[Row, ...] = (
         BATCHES,
         (*_OURS_DURABLE, *SERVERS, _RAW, _APPEND),
     ),
-    _durable("durable-1", "durable, one sequential sender", ONE, (*_OURS_DURABLE, *SERVERS, *LIBRARIES, _RAW, _APPEND)),
+    _durable(
+        "durable-1",
+        "durable, one sequential sender",
+        ONE,
+        (*_OURS_DURABLE, *SERVERS, *LIBRARIES, _RAW, _RAW_ON_LOOP, _APPEND),
+    ),
     _durable(
         "webhooks-64",
         "durable, webhook bodies, 64 concurrent single senders",
@@ -191,6 +205,7 @@ ROWS: tuple[Row, ...] = (
         f"send to callback at {MESSAGES_PER_SECOND:,} messages/s, durable",
         LATENCIES,
         _entries(MANY_SENDERS, (*_OURS_DURABLE, _REDIS, _REDIS_SECOND, _NATS, _RABBIT), _paced)
+        + _entries(MANY_SENDERS, (_RAW_ON_LOOP,), _paced)
         + _entries(ONE, (("fsync", "one append + fdatasync", EVERY_ANSWER, limits.OneFsync, LIMIT, None),)),
     ),
     Row(
@@ -241,6 +256,7 @@ ROWS: tuple[Row, ...] = (
                 "ours-sqlite", "mpreg-mq, SQLite log", EVERY_ANSWER, partial(many_queues.ManyQueues, log="sqlite"), OURS
             ),
             Entry("mpreg", "MPREG's queues", MEMORY, many_queues.ManyMpregQueues),
+            Entry("bare", "a deque, a dictionary and a list each", MEMORY, ManyBareQueues, LIMIT),
         ),
         fresh=True,
     ),

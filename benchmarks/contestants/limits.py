@@ -7,12 +7,29 @@ import os
 import sqlite3
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from benchmarks.contestants.base import QueueUnderLoad
+from benchmarks.contestants.base import AsyncQueue, QueueUnderLoad
 from benchmarks.contestants.life import bodies_of
 from benchmarks.harness.model import Values
 from benchmarks.harness.payloads import Message
 from benchmarks.harness.statistics import percentile
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """A new file for :func:`insert`."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("CREATE TABLE events (position INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+    return connection
+
+
+def insert(connection: sqlite3.Connection, bodies: Sequence[bytes]) -> None:
+    """One transaction."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany("INSERT INTO events (body) VALUES (?)", [(body,) for body in bodies])
+    connection.execute("COMMIT")
 
 
 class BatchedBytes(QueueUnderLoad):
@@ -34,21 +51,62 @@ class RawSqlite(BatchedBytes):
     async def run(self, messages: Sequence[Message]) -> float:
         """Insert them."""
         path = self.context.directory / "raw.db"
-        connection = sqlite3.connect(path, isolation_level=None)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("CREATE TABLE events (position INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+        connection = opened(path)
         parts = self.parts(messages)
         begun = time.perf_counter()
         for part in parts:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany("INSERT INTO events (body) VALUES (?)", [(body,) for body in part])
-            connection.execute("COMMIT")
+            insert(connection, part)
         spent = time.perf_counter() - begun
         connection.close()
         self.bytes_used = path.stat().st_size
         path.unlink()
         return spent
+
+
+class RawSqliteTogether(AsyncQueue):
+    """The same file: who sends waits until all that was sent in one turn of the loop is in it, in one transaction.
+
+    The loop waits for the disk, and nothing is encoded: each message's events are those of the first one. That is the
+    least that a queue on SQLite can do for a durable message.
+    """
+
+    async def connect(self) -> None:
+        """Nothing to connect to."""
+
+    async def begin(self, count: int) -> None:
+        """A new file."""
+        self._path = self.context.directory / "together.db"
+        self._connection = opened(self._path)
+        self._bodies = bodies_of(self.context.payloads.take(1))
+        self._waiting: list[tuple[Message, asyncio.Future[None]]] = []
+
+    async def send(self, sender: int, message: Message) -> None:
+        """One message."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._commit)
+        committed: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((message, committed))
+        await committed
+
+    async def send_batch(self, sender: int, messages: Sequence[Message]) -> None:
+        """As many single ones."""
+        await asyncio.gather(*(self.send(sender, message) for message in messages))
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        insert(self._connection, self._bodies * len(waiting))
+        for (_, payload), committed in waiting:
+            self.handle(payload)
+            committed.set_result(None)
+
+    async def finished(self) -> None:
+        """Who has sent has waited."""
+
+    async def end(self) -> None:
+        """Remove it."""
+        self._connection.close()
+        self._path.unlink()
 
 
 class RawAppend(BatchedBytes):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from benchmarks.compare_mpreg import MPREG, accepted, resident_bytes
 from benchmarks.contestants.base import Countdown
@@ -34,7 +36,54 @@ async def idle_share(seconds: float) -> float:
     return 100.0 * (time.process_time() - cpu) / (time.perf_counter() - wall)
 
 
-class ManyQueues:
+class Traffic(ABC):
+    """Messages sent to one queue, and to many."""
+
+    _left: Countdown
+
+    @abstractmethod
+    def subscribe(self, name: str) -> None:
+        """Have :meth:`delivered` called for each message of a queue."""
+
+    @abstractmethod
+    async def send(self, name: str, message: Message) -> None:
+        """Send one message to a queue."""
+
+    def delivered(self, _: Any) -> None:
+        """A callback."""
+        self._left.count(1)
+
+    async def spread(self, names: Sequence[str], messages: Sequence[Message]) -> float:
+        """How many times as much a message costs over all these queues as in the one named "one"."""
+        for name in ("one", *names):
+            self.subscribe(name)
+        # The first message of a queue looks its topic up and makes room; that is not what is compared.
+        await self._traffic(["one"], messages)
+        await self._traffic(names, messages)
+        # Nor is what the collector still has to do about all that was made; what the traffic gives it to do is.
+        gc.collect()
+        one = all_of_them = 0.0
+        # By turns, so that what grows with every event (the log) grows for both.
+        for _ in range(2):
+            one += await self._traffic(["one"], messages)
+            all_of_them += await self._traffic(names, messages)
+        return all_of_them / one
+
+    async def _traffic(self, names: Sequence[str], messages: Sequence[Message]) -> float:
+        """Seconds for these messages, sent to the queues in turn by 64 senders, until all are delivered."""
+        self._left = Countdown(len(messages))
+
+        async def sender(first: int) -> None:
+            for number in range(first, len(messages), SENDERS):
+                await self.send(names[number % len(names)], messages[number])
+
+        begun = time.perf_counter()
+        await asyncio.gather(*(sender(number) for number in range(SENDERS)))
+        await self._left.wait()
+        return time.perf_counter() - begun
+
+
+class ManyQueues(Traffic):
     """Ours, on a log in memory or in an SQLite file."""
 
     def __init__(self, context: Context, log: str) -> None:
@@ -74,38 +123,16 @@ class ManyQueues:
         size = (resident_bytes() - before) / self._count
         await asyncio.sleep(0.2)  # what creation left to do is not idling
         idle = await idle_share(IDLE_SECONDS * min(1.0, self._context.seconds))
-        return {CREATE: created, BYTES: size, IDLE: idle, SPREAD: await self._spread(names)}
-
-    async def _spread(self, names: Sequence[str]) -> float:
-        """How many times as much a message costs over all queues as in one."""
         messages = self._context.payloads.take(MESSAGES_A_QUEUE * len(names))
-        self._left = Countdown(0)
-        for name in ("one", *names):
-            self._manager.subscribe_to_queue(name, "worker", "#", callback=lambda _: self._left.count(1))
-        # The first message of a queue looks its topic up and makes room; that is not what is compared.
-        await self._traffic(["one"], messages)
-        await self._traffic(names, messages)
-        # Nor is what the collector still has to do about all that was made; what the traffic gives it to do is.
-        gc.collect()
-        one = all_of_them = 0.0
-        # By turns, so that what grows with every event (the log) grows for both.
-        for _ in range(2):
-            one += await self._traffic(["one"], messages)
-            all_of_them += await self._traffic(names, messages)
-        return all_of_them / one
+        return {CREATE: created, BYTES: size, IDLE: idle, SPREAD: await self.spread(names, messages)}
 
-    async def _traffic(self, names: Sequence[str], messages: Sequence[Message]) -> float:
-        """Seconds for these messages, sent to the queues in turn by 64 senders, until all are delivered."""
-        self._left = Countdown(len(messages))
+    def subscribe(self, name: str) -> None:
+        """As one worker."""
+        self._manager.subscribe_to_queue(name, "worker", "#", callback=self.delivered)
 
-        async def sender(first: int) -> None:
-            for number in range(first, len(messages), SENDERS):
-                await accepted(self._manager.send_message(names[number % len(names)], *messages[number]))
-
-        begun = time.perf_counter()
-        await asyncio.gather(*(sender(number) for number in range(SENDERS)))
-        await self._left.wait()
-        return time.perf_counter() - begun
+    async def send(self, name: str, message: Message) -> None:
+        """As somebody who looks at the answer."""
+        await accepted(self._manager.send_message(name, *message))
 
     async def close(self) -> None:
         """Leave it to the end of the process: to shut all of them down would take longer than what is measured."""

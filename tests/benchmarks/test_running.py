@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import attrs
 import pytest
 
 from benchmarks.__main__ import main, parse
 from benchmarks.catalogue import ROWS, row_named
-from benchmarks.contestants.base import RATE, Countdown, Load, library
-from benchmarks.contestants.limits import FutureHop, RawAppend, RawSqlite
+from benchmarks.contestants import limits
+from benchmarks.contestants.bare_queues import ManyBareQueues
+from benchmarks.contestants.base import RATE, AsyncQueue, Countdown, Load, QueueUnderLoad, library
+from benchmarks.contestants.latency import MESSAGES_PER_SECOND, PacedQueue
+from benchmarks.contestants.limits import FutureHop, RawAppend, RawSqlite, RawSqliteTogether
+from benchmarks.contestants.many_queues import MESSAGES_A_QUEUE, QUICK_QUEUES, SPREAD
 from benchmarks.contestants.queue_api import QueueApi
 from benchmarks.harness import metronome
 from benchmarks.harness.model import Context, UnavailableError
-from benchmarks.harness.payloads import Payloads
+from benchmarks.harness.payloads import Message, Payloads
 from benchmarks.harness.processes import ContestantError, ContestantProcess
 from benchmarks.results import Results
 from benchmarks.servers import Servers
@@ -102,8 +110,8 @@ def test_our_queue_runs_under_each_load(tmp_path: Path, load: Load, log: str) ->
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("limit", [RawSqlite, RawAppend, FutureHop])
-def test_limits_run_and_clean_up(tmp_path: Path, limit: type[RawSqlite]) -> None:
+@pytest.mark.parametrize("limit", [RawSqlite, RawSqliteTogether, RawAppend, FutureHop])
+def test_limits_run_and_clean_up(tmp_path: Path, limit: type[QueueUnderLoad]) -> None:
     """Given a limit of the machine, when a round is run, then it has a rate and leaves nothing."""
 
     async def run() -> float:
@@ -121,6 +129,44 @@ def test_raw_limits_write_the_events_of_a_batch_together(tmp_path: Path) -> None
     assert [len(part) for part in parts] == [12, 12, 6]
 
 
+def test_raw_sqlite_on_the_loop_writes_what_was_sent_together_in_one_transaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given 4 senders of 3 messages each, then there are 3 transactions, with three events a message."""
+    written: list[int] = []
+    insert = limits.insert
+
+    def counted(connection: sqlite3.Connection, bodies: Sequence[bytes]) -> None:
+        written.append(len(bodies))
+        insert(connection, bodies)
+
+    monkeypatch.setattr(limits, "insert", counted)
+    context = context_in(tmp_path)
+    asyncio.run(RawSqliteTogether(context, Load(senders=4)).run(context.payloads.take(12)))
+    assert written == [12, 12, 12]
+
+
+def test_bare_queues_deliver_each_message_once(tmp_path: Path) -> None:
+    """Given as many bare queues as in a quick run, then a ratio is measured, and every message has come once."""
+
+    class Counting(ManyBareQueues):
+        count = 0
+
+        def delivered(self, message: Any) -> None:
+            self.count += 1
+            super().delivered(message)
+
+    async def ratio() -> float:
+        queues = Counting(context_in(tmp_path))
+        await queues.prepare()
+        values = await queues.measure()
+        # Two that warm up, two by two that count.
+        assert queues.count == 6 * QUICK_QUEUES * MESSAGES_A_QUEUE
+        return values[SPREAD]
+
+    assert asyncio.run(ratio()) > 0
+
+
 def test_a_countdown_that_is_not_reached_says_how_many_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Given messages that do not come, when their time is up, then the error counts them."""
     monkeypatch.setattr("benchmarks.contestants.base.DONE_TIMEOUT_SECONDS", 0.001)
@@ -130,11 +176,54 @@ def test_a_countdown_that_is_not_reached_says_how_many_are_left(monkeypatch: pyt
         asyncio.run(countdown.wait())
 
 
-def test_the_metronome_writes_a_byte_for_each_message() -> None:
-    """Given a rate that cannot be kept, then it catches up: there are as many bytes as messages."""
+def test_the_metronome_tells_the_moment_of_each_message() -> None:
+    """Given a rate that cannot be kept, then it catches up: as many moments as messages, all of them in between."""
+    begun = time.perf_counter()
     ticking = metronome.start(rate=1e7, count=1_234)
     output, _ = ticking.communicate()
-    assert len(output) == 1_234
+    ticks = metronome.ticks_in(output)
+    assert len(ticks) == 1_234
+    assert ticks == sorted(ticks)
+    assert begun <= ticks[0] <= ticks[-1] <= time.perf_counter()
+
+
+class HoldingUp(AsyncQueue):
+    """A queue that delivers at once, and once holds its loop up for so many seconds."""
+
+    held_up_seconds = 0.05
+
+    async def connect(self) -> None:
+        pass
+
+    async def begin(self, count: int) -> None:
+        self._sent = 0
+
+    async def send(self, sender: int, message: Message) -> None:
+        self._sent += 1
+        if self._sent == 200:
+            over = time.perf_counter() + self.held_up_seconds
+            while time.perf_counter() < over:
+                pass
+        self.handle(message[1])
+
+    async def send_batch(self, sender: int, messages: Sequence[Message]) -> None:
+        raise AssertionError("messages are sent singly")
+
+    async def finished(self) -> None:
+        pass
+
+
+def test_the_time_in_which_a_loop_was_held_up_counts_for_what_was_due_then(tmp_path: Path) -> None:
+    """Given a loop that is busy for 50 ms, then the latency of the messages that were due meanwhile tells it."""
+    context = attrs.evolve(context_in(tmp_path), seconds=0.2)
+    paced = PacedQueue(HoldingUp(context, Load(senders=4)))
+
+    async def latencies() -> Sequence[float]:
+        paced._queue.handle = paced._arrived
+        return await paced._paced(context.seconds)
+
+    late = [latency for latency in asyncio.run(latencies()) if latency > HoldingUp.held_up_seconds / 2]
+    assert len(late) >= MESSAGES_PER_SECOND * HoldingUp.held_up_seconds / 4
 
 
 def test_every_entry_can_be_made(tmp_path: Path) -> None:
