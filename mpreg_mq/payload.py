@@ -36,6 +36,10 @@ decode = _decoder.decode
 """As :func:`decode_payload`, likewise."""
 
 
+_UNDECODABLE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+"""What decoding raises. For text that is not UTF-8 it is a plain ValueError, and before msgspec 0.22 a plain TypeError
+for a key that can be none."""
+
 SHALLOW_BYTES = 10_000
 """So few bytes cannot be nested so deeply that they cannot be decoded."""
 
@@ -109,8 +113,7 @@ def check_decodable(encoded: bytes) -> None:
     """
     try:
         decode(encoded)
-    # Text that is not UTF-8 is a plain ValueError.
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except _UNDECODABLE as error:
         raise PayloadError(
             f"payload could not be decoded again: {error}; give dicts keys that are strings, numbers or tuples of "
             "them, and send data instead of msgspec's Raw and Ext"
@@ -135,8 +138,7 @@ def decode_payload(payload: bytes) -> Any:
     """
     try:
         return decode(payload)
-    # Text that is not UTF-8 is a plain ValueError.
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except _UNDECODABLE as error:
         raise PayloadError(f"stored payload of {len(payload)} bytes cannot be decoded: {error}") from error
 
 
