@@ -6,6 +6,7 @@ import re
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -21,7 +22,14 @@ from mpreg_mq.replay.source import open_history
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-class Span(click.ParamType[float]):
+if TYPE_CHECKING:
+    SpanType = click.ParamType[float]
+else:
+    # Generic only in releases of click that are newer than the oldest that will do.
+    SpanType = click.ParamType
+
+
+class Span(SpanType):
     """A span of time such as 90s, 15m, 12h or 30d."""
 
     name = "span"
