@@ -67,11 +67,11 @@ def sections(rows: Sequence[Row], results: Results) -> Iterator[tuple[str, list[
 
 
 def target_lines(results: Results) -> list[Line]:
-    """Every target, what was measured, whether it is reached."""
-    lines: list[Line] = [("row", "target", "to reach", "measured", "reached")]
+    """Every target, what was measured, whether it is reached, and what the least that does the work had."""
+    lines: list[Line] = [("row", "target", "to reach", "measured", "reached", "limit")]
     for verdict in verdicts(results):
         target = verdict.target
-        lines.append((target.row, target.what, target.wanted, verdict.measured, verdict.word))
+        lines.append((target.row, target.what, target.wanted, verdict.measured, verdict.word, verdict.limit))
     return lines
 
 

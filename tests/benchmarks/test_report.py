@@ -158,6 +158,9 @@ def test_targets_name_what_is_measured() -> None:
         )
     )
     assert [verdict.target.what for verdict in verdicts(everything) if verdict.reached is None] == []
+    assert [
+        one.target.what for one in verdicts(everything) if (one.limit == "-") is not (one.target.limit is None)
+    ] == []
     assert len(verdicts(everything)) == len(TARGETS)
 
 
@@ -187,6 +190,13 @@ def test_a_target_whose_figure_is_missing_is_said_to_be_unmeasured() -> None:
         ("-", "not measured"),
         ("40,000/s", "yes"),
     ]
+
+
+def test_a_target_stands_beside_what_the_least_that_does_the_work_had() -> None:
+    """Given the limit of a row, then its target tells what that reached, in the target's own measure."""
+    rates = {"ours-waiting": 3_000.0, "raw-sqlite": 6_000.0, "raw-on-loop": 4_500.0}
+    some = results(*(Outcome("durable-1", entry, {"messages/s": (rate,)}) for entry, rate in rates.items()))
+    assert [(verdict.measured, verdict.limit) for verdict in verdicts(some)] == [("50%", "75%")]
 
 
 def test_names_of_rows_and_entries_are_unique_and_servers_known() -> None:
