@@ -79,6 +79,7 @@ def check_fetches(subscriber: Subscriber, topic_pattern: str) -> None:
     """Raise unless a subscriber that is there already can fetch what matches a pattern; ``"#"`` is what it has.
 
     Raises:
+        InvalidTopicError: the pattern is malformed.
         InvalidOptionError: it has a callback, or its subscriptions are for other patterns.
     """
     if not subscriber.pull:
@@ -87,6 +88,7 @@ def check_fetches(subscriber: Subscriber, topic_pattern: str) -> None:
         )
     if topic_pattern == "#":
         return
+    topics.check_pattern(topic_pattern)
     patterns = {joined.topic_pattern for joined in subscriber.subscriptions.values()}
     if topic_pattern not in patterns:
         shown = ", ".join(map(repr, sorted(patterns)[:5]))

@@ -16,6 +16,9 @@ from typing import Any, Protocol
 
 import attrs
 
+from mpreg_mq._validation import describe
+from mpreg_mq.errors import ConfigurationError
+
 TIMER_MARGIN_SECONDS = 1e-6
 """Added to every real timer: a float of seconds since the epoch is only good to a quarter of a microsecond, and
 without the margin a timer could fire when :meth:`SystemClock.now` is still just before its moment."""
@@ -48,6 +51,22 @@ class Clock(Protocol):
 
         Call it on the thread of ``loop``. A moment that has passed means the loop's next turn, never this call.
         """
+
+
+def clock_of(given: Clock | None) -> Clock:
+    """The clock that was given, or for None the system's.
+
+    Raises:
+        ConfigurationError: it is no clock.
+    """
+    if given is None:
+        return SystemClock()
+    # A class has the methods as well, and nothing to call them on.
+    if isinstance(given, type) or not all(callable(getattr(given, name, None)) for name in ("now", "call_at")):
+        raise ConfigurationError(
+            f"clock: got {describe(given)}, expected an object with now and call_at, such as VirtualClock(), or None"
+        )
+    return given
 
 
 async def pause(clock: Clock, seconds: float, ended: asyncio.Event) -> bool:

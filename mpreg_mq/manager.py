@@ -16,7 +16,7 @@ from mpreg_mq.actors.messages import Recover
 from mpreg_mq.actors.queue_actor import make_actor
 from mpreg_mq.actors.retention import Compaction, RetentionThread
 from mpreg_mq.actors.store import STREAM_PREFIX, Store, stream_of
-from mpreg_mq.clock import Clock, SystemClock
+from mpreg_mq.clock import Clock, clock_of
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
 from mpreg_mq.ending import Ending
 from mpreg_mq.errors import ConfigurationError, InvalidOptionError, MessageQueueError
@@ -59,7 +59,7 @@ class MessageQueueManager(NamedQueues):
         clock: where the time comes from.
 
     Raises:
-        ConfigurationError: the configuration, the exchange or the log's address is bad.
+        ConfigurationError: the configuration, the exchange, the log's address or the clock is bad.
         EventLogError: the log cannot be opened or read.
     """
 
@@ -79,7 +79,7 @@ class MessageQueueManager(NamedQueues):
         self._opening: set[str] = set()
         """Queues that are being created and are not in the table yet."""
         self._ending = Ending()
-        self._clock = clock or SystemClock()
+        self._clock = clock_of(clock)
         self.log: EventLog = open_log("memory:" if log is None else log)
         self._owns_log = self.log is not log
         self._events = self._event_publisher()

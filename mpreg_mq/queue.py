@@ -34,7 +34,7 @@ from mpreg_mq.arguments import (
     dead_letter_ids,
     id_text,
 )
-from mpreg_mq.clock import Clock, SystemClock
+from mpreg_mq.clock import Clock, clock_of
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.dead_letters import redrive, would_redrive
 from mpreg_mq.errors import InvalidOptionError, MessageQueueError, QueueClosedError
@@ -60,7 +60,8 @@ class MessageQueue(ClosableQueue, QueueInspection):
         clock: where the time comes from.
 
     Raises:
-        ConfigurationError: the configuration or the log's address is bad.
+        ConfigurationError: the configuration, the log's address or the clock is bad.
+        InvalidOptionError: ``autostart`` is neither true nor false.
         EventLogError: the log cannot be opened or read.
     """
 
@@ -73,12 +74,14 @@ class MessageQueue(ClosableQueue, QueueInspection):
         clock: Clock | None = None,
     ) -> None:
         configuration = QueueConfiguration.coerce(config)
+        require("autostart", flag, autostart)
+        ticking = clock_of(clock)
         durability = configuration.durability or Durability.COMMITTED
         opened = open_log("memory:" if log is None or durability is Durability.MEMORY else log)
         store = Store.open(opened).at(durability, DEFAULT_BUFFERED_MILLISECONDS)
         self._owns_log = opened is not log
         try:
-            actor = make_actor(configuration.name, store, clock or SystemClock())
+            actor = make_actor(configuration.name, store, ticking)
             actor.started = autostart
             self._begin(actor, store)
             actor.call_now(c.Open(configuration))
@@ -281,7 +284,8 @@ class MessageQueue(ClosableQueue, QueueInspection):
 
     def unsubscribe(self, subscription_id: str) -> bool:
         """End a subscription; whether there was one. The subscriber leaves the audiences it was in (G3)."""
-        if self._closed:
+        # What can be no id, such as a list of them, is that of no subscription.
+        if self._closed or not isinstance(subscription_id, str):
             return False
         done: bool = self._actor.call_now(c.Unsubscribe(subscription_id))
         return done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +13,15 @@ from hypothesis import strategies as st
 
 from mpreg_mq import (
     BlockingMessageQueueManager,
+    ConfigurationError,
     DeadLetter,
     DeliveryGuarantee,
     InvalidOptionError,
+    InvalidTopicError,
     MessageId,
     MessageQueue,
     MessageQueueManager,
+    QueueConfiguration,
     QueueManagerConfiguration,
     QueueNotFoundError,
     RejectionReason,
@@ -165,6 +169,59 @@ def test_l1_a_fetch_is_for_what_its_subscriber_is_subscribed_to() -> None:
         await queue.shutdown()
 
     asyncio.run(story())
+
+
+@pytest.mark.parametrize("pattern", [["order.*", "mail.*"], {"order.*": 1}, b"order.*", None, "order..paid"])
+def test_what_is_no_pattern_is_refused_as_one_to_who_fetches_already(pattern: Any) -> None:
+    """Given a subscriber that has fetched, when it names what is no pattern, such as a list of them, then that is
+    refused in the words in which it is at its first fetch."""
+
+    async def story() -> None:
+        queue = make_queue()
+        assert await queue.receive_messages("p", topic_pattern="order.*") == []
+        for subscriber in ("p", "newcomer"):
+            with pytest.raises(InvalidTopicError, match="topic pattern: got "):
+                await queue.receive_messages(subscriber, topic_pattern=pattern)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("given_id", [["id"], {"id": 1}, None, 5])
+def test_what_is_no_id_ends_no_subscription(given_id: Any) -> None:
+    """Given a subscription, when what can be no id of one is unsubscribed, such as a list, then there was none."""
+
+    async def story() -> None:
+        async with MessageQueueManager() as manager:
+            await manager.create_queue("q")
+            mine = manager.subscribe_to_queue("q", "s", "#")
+            assert not manager.unsubscribe_from_queue("q", given_id)
+            assert not manager.queue("q").unsubscribe(given_id)
+            assert list(manager.queue("q").subscriptions) == [mine]
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("clock", [0, 1.5, "virtual", VirtualClock, asyncio])
+def test_what_is_no_clock_is_refused_before_the_log_is_opened(clock: Any, tmp_path: Path) -> None:
+    """Given the class of a clock, or a time, in its place, when a queue or a manager is made, then that says what a
+    clock is, and there is no log."""
+    log = tmp_path / "q.db"
+    makers: list[Callable[[], object]] = [
+        lambda: MessageQueue(QueueConfiguration("q"), log=log, clock=clock),
+        lambda: MessageQueueManager(log=log, clock=clock),
+        lambda: BlockingMessageQueueManager(log=log, clock=clock),
+    ]
+    for make in makers:
+        with pytest.raises(ConfigurationError, match=r"clock: got .*, expected an object with now and call_at"):
+            make()
+    assert not log.exists()
+
+
+def test_autostart_is_true_or_false() -> None:
+    """Given a flag that is neither, as a setting read from text is, then no queue is made that delivers at once."""
+    with pytest.raises(InvalidOptionError, match="autostart: got 'no', expected True or False"):
+        MessageQueue(QueueConfiguration("q"), autostart="no")  # type: ignore[arg-type]
 
 
 # --- settling and dead letters ------------------------------------------------------------------------------
