@@ -9,21 +9,28 @@ import click
 
 from mpreg_mq.cli.lazy import ERROR
 from mpreg_mq.cli.output import Output, json_option
+from mpreg_mq.errors import EventLogError
 from mpreg_mq.events import repair_log
 from mpreg_mq.replay.formats import plural, printable
+from mpreg_mq.replay.source import named_file
 
 
 @click.command(epilog="\b\nExample:\n  mpreg-mq log repair orders.db")
-@click.argument("log", type=click.Path(path_type=Path))
+@click.argument("log", type=click.Path())
 @json_option
-def command(log: Path, output: Output) -> None:
+def command(log: str, output: Output) -> None:
     """Cut the damaged file LOG before its first damaged event; the damaged file is kept beside it.
 
     No process may have LOG open. A log that is whole is not touched, nor a file of which nothing says that it is a log:
     an export or an archive is none. Exit status 0 also where events were lost, which the output counts; 1 where what
     stands for compacted events is damaged, which no repair mends.
     """
-    done = repair_log(log)
+    path = named_file(log)
+    if path is None:
+        raise EventLogError(f"repair {log}: this is no file, expected a log in SQLite; give its path")
+    if not path.exists():
+        raise EventLogError(f"repair {path}: there is no such file; give the path of an event log")
+    done = repair_log(path)
     if output.as_json:
         fields = {} if done is None else attrs.asdict(done, value_serializer=lambda _, __, value: _plain(value))
         output.record({"repaired": done is not None, **fields})

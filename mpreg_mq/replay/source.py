@@ -60,7 +60,7 @@ def open_history(target: str | os.PathLike[str] | EventLog) -> EventLog:
         ConfigurationError: the target is of a scheme that is not known.
         EventLogError: there is no such file, or it is no event log that this release reads.
     """
-    path = _path_of(target)
+    path = named_file(target)
     if path is not None:
         if not path.exists():
             raise EventLogError(f"open {path}: there is no such file; give the path of an event log")
@@ -69,7 +69,7 @@ def open_history(target: str | os.PathLike[str] | EventLog) -> EventLog:
     return open_log(target, read_only=True)
 
 
-def _path_of(target: str | os.PathLike[str] | EventLog) -> Path | None:
+def named_file(target: str | os.PathLike[str] | EventLog) -> Path | None:
     """The file that a target names; None where it names none."""
     if isinstance(target, os.PathLike):
         return Path(target)

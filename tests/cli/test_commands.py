@@ -435,6 +435,20 @@ def test_a_repair_says_what_was_lost(run: Runner, tmp_path: Path) -> None:
     assert "found an export or an archive" in refused.stderr
 
 
+def test_a_repair_takes_the_address_of_a_log(run: Runner, tmp_path: Path) -> None:
+    """Given a log by its address, then it is repaired as by its path; what is no file, or is missing, is said to be."""
+    path = tmp_path / "copy.db"
+    run("fork", "LOG", str(path))
+    assert "nothing to repair" in text(run("log", "repair", f"sqlite:///{path}?synchronous=NORMAL"))
+    for target, words in (
+        ("nats://127.0.0.1:4222/ORDERS", "repair nats://127.0.0.1:4222/ORDERS: this is no file"),
+        ("memory:", "repair memory:: this is no file"),
+        (str(tmp_path / "missing.db"), "missing.db: there is no such file"),
+    ):
+        refused = run("log", "repair", target)
+        assert (refused.exit_code, words in refused.stderr) == (1, True), refused.stderr
+
+
 def test_log_compact(run: Runner, tmp_path: Path) -> None:
     """Given a log and what to keep, then the rest goes into an archive that reads like a log; queues do not change."""
     path, archive = str(tmp_path / "copy.db"), tmp_path / "archive"
