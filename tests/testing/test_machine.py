@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from datetime import datetime
 from importlib import import_module
+from math import nan
 from typing import Any, ClassVar
 
 import pytest
@@ -186,6 +188,28 @@ def test_a_fault_in_a_handler_shrinks_to_a_short_story() -> None:
     steps = [line for line in told.splitlines() if "state." in line and "nothing_is_shipped_twice" not in line]
     assert "printer_breaks" in told or "crash" in told
     assert len([line for line in steps if "the_queue_is" not in line]) <= 8
+
+
+def test_s3_a_payload_may_come_back_as_something_plainer() -> None:
+    """Given payloads of which another form comes back, or none that equals them, then the machine takes it for them:
+    a tuple, a set, a datetime without a zone, an instance, and what is not a number."""
+
+    class Plainer(QueueMachine):
+        payloads = st.sampled_from([(1, "a"), frozenset({3}), datetime(2026, 5, 1), QueueConfiguration("q"), nan])
+        workers = ("w",)
+
+    run_state_machine_as_test(
+        Plainer,
+        settings=settings(
+            max_examples=30,
+            stateful_step_count=10,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
+        ),
+    )
 
 
 class Crowded(QueueMachine):
