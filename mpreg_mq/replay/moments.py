@@ -45,6 +45,13 @@ class Moment:
         return f"position {self.position}" if self.time is None else format_time(self.time)
 
 
+def moment_problem(value: object) -> str | None:
+    """Check for a moment, or None; a bare position or the text of a moment is none yet."""
+    if value is None or isinstance(value, Moment):
+        return None
+    return f"got {describe(value)}, expected a Moment, such as Moment(position=1234) or parse_moment('-5m', log)"
+
+
 def is_later(first: Moment, last: Moment, log: EventLog) -> bool:
     """Whether the first of two moments is after the other, in this log."""
     if first.time is not None and last.time is not None:

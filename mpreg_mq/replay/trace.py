@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 import attrs
 
+from mpreg_mq.arguments import MessageReference, id_text
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.events import types as e
+from mpreg_mq.options import require
 from mpreg_mq.replay.base import again_if_overtaken
 from mpreg_mq.replay.endings import ends
-from mpreg_mq.replay.moments import Moment
+from mpreg_mq.replay.moments import Moment, moment_problem
 from mpreg_mq.replay.records import Progress, read, silent
 from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
 from mpreg_mq.replay.subjects import MessageNotFoundError, find_message
@@ -65,7 +67,7 @@ class Trace:
 @again_if_overtaken
 def trace(
     log: EventLog,
-    message_id: str,
+    message_id: MessageReference,
     *,
     queue: str | None = None,
     until: Moment | None = None,
@@ -77,11 +79,13 @@ def trace(
     each time it was redriven before.
 
     Raises:
+        InvalidOptionError: ``until`` is no moment.
         MessageNotFoundError: it names no message, or several.
         ReadingStoppedError: the log cannot be read to its end.
     """
+    require("until", moment_problem, until)
     base = base_position(log)
-    found = find_message(log, message_id, until=until, queue=queue, progress=progress)
+    found = find_message(log, id_text(message_id), until=until, queue=queue, progress=progress)
     if not found.records:
         raise MessageNotFoundError(
             f"{log.location}: the events of {found.message_id} are compacted; look into an archive of the log"

@@ -6,9 +6,10 @@ import attrs
 
 from mpreg_mq.errors import EventLogError, ProjectionError
 from mpreg_mq.events import EventLog
+from mpreg_mq.options import require
 from mpreg_mq.projections import QueueState
 from mpreg_mq.replay.base import again_if_overtaken, base_states
-from mpreg_mq.replay.moments import Moment
+from mpreg_mq.replay.moments import Moment, moment_problem
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.source import QUEUE_STREAMS, base_position, queue_names
 
@@ -37,9 +38,11 @@ def replay(
     Messages whose due time has come by then are ready, as they were in the live queue.
 
     Raises:
+        InvalidOptionError: ``until`` is no moment.
         EventLogError: there is no such queue, or the log begins only after the moment.
         ReadingStoppedError: an event cannot be read or applied; it says how far the log is good.
     """
+    require("until", moment_problem, until)
     base = base_position(log)
     states = base_states(log, queue, until)
     position = base

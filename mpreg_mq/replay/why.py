@@ -13,16 +13,18 @@ from functools import partial
 import attrs
 
 from mpreg_mq.actors.decider import Context, decide_dispatch, decide_tick
+from mpreg_mq.arguments import MessageReference, id_text
 from mpreg_mq.errors import ProjectionError
 from mpreg_mq.events import EventLog, RecordedEvent
 from mpreg_mq.events import types as e
+from mpreg_mq.options import require
 from mpreg_mq.projections import QueueState
 from mpreg_mq.replay.base import again_if_overtaken, base_state
 from mpreg_mq.replay.blockers import Blocker, Way, common_blockers, ways
 from mpreg_mq.replay.endings import ending, refusal
 from mpreg_mq.replay.formats import format_seconds, format_time, plural
 from mpreg_mq.replay.groups import is_entered, whole_decisions
-from mpreg_mq.replay.moments import Moment
+from mpreg_mq.replay.moments import Moment, moment_problem
 from mpreg_mq.replay.records import Progress, folding, read, silent, stopped
 from mpreg_mq.replay.sightings import Sightings
 from mpreg_mq.replay.source import QUEUE_STREAMS, base_position
@@ -77,7 +79,7 @@ class Explanation:
 @again_if_overtaken
 def why(
     log: EventLog,
-    subject: str,
+    subject: MessageReference,
     *,
     at: Moment | None = None,
     queue: str | None = None,
@@ -92,10 +94,12 @@ def why(
     Two passes over the log.
 
     Raises:
+        InvalidOptionError: ``at`` is no moment.
         MessageNotFoundError: it names nothing, or several messages.
         ReadingStoppedError: the log cannot be read to its end.
     """
-    return _why(log, subject, at, queue, progress, MAX_REDRIVES)
+    require("at", moment_problem, at)
+    return _why(log, id_text(subject), at, queue, progress, MAX_REDRIVES)
 
 
 def _why(
@@ -169,7 +173,12 @@ def _fold(
 
 
 def explain(
-    state: QueueState, message_id: str, now: float, seen: Sightings | None = None, *, facts: tuple[str, ...] = ()
+    state: QueueState,
+    message_id: MessageReference,
+    now: float,
+    seen: Sightings | None = None,
+    *,
+    facts: tuple[str, ...] = (),
 ) -> Explanation:
     """Why an unfinished message does not move at ``now``; the state is the caller's to give up, it is moved on.
 
@@ -179,6 +188,7 @@ def explain(
         KeyError: the state has no such unfinished message.
     """
     seen = Sightings() if seen is None else seen
+    message_id = id_text(message_id)
     message = state.messages.get(message_id)
     if message is None:
         raise KeyError(message_id)
