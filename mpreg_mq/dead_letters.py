@@ -56,7 +56,8 @@ async def redrive(
         pairs = await source._ask(c.Redrive(ids, limit))
     else:
         pairs = await asyncio.shield(asyncio.ensure_future(_into_another(source, target, ids, limit)))
-    return [MessageId(new, source_node=target._name) for _, new in pairs]
+    now = target._inspect(lambda _, now: now)
+    return [MessageId(new, now, target._name) for _, new in pairs]
 
 
 async def _into_another(
@@ -98,7 +99,7 @@ def would_redrive(
     chosen = source._inspect(lambda state, _: [entry.enqueued for entry in _named(state, ids)])
     fitting = (one for one in chosen if limits_problem(configuration, one.payload, one.options) is None)
     most = room if limit is None else min(room, limit)
-    return [MessageId(one.message_id, source_node=source._name) for one in islice(fitting, most)]
+    return [MessageId(one.message_id, one.at, source._name) for one in islice(fitting, most)]
 
 
 def _named(state: QueueState, ids: tuple[str, ...] | None) -> list[DeadEntry]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mpreg_mq import EventLogError, MessageQueueManager, QueueConfiguration
+from mpreg_mq import EventLogError, MessageQueueManager, QueueConfiguration, VirtualClock
 from mpreg_mq.errors import QueueClosedError
 from mpreg_mq.events import Append
 from mpreg_mq.replay.verify import verify
@@ -294,5 +294,29 @@ def test_d1_s2_what_the_other_queue_refuses_stays() -> None:
             counts = manager.get_queue_statistics("b")
             assert counts is not None
             assert counts.messages_rejected == 1
+
+    asyncio.run(story())
+
+
+def test_the_ids_of_a_redrive_say_when_their_messages_were_sent() -> None:
+    """Given a dead letter of a minute ago, by the queue's clock, then a dry run gives its id with the time at which it
+    was sent, and a redrive, here or to another queue, that of the new message."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        async with MessageQueueManager(clock=clock) as manager:
+            for name in ("a", "b"):
+                await manager.create_queue(name, QueueConfiguration(name, max_retries=0))
+            await manager.send_messages("a", [("t", 1), ("t", 2)])
+            for message in await manager.receive_messages("a", "w", 2):
+                await manager.negative_acknowledge("a", message, "w")
+            sent = [letter.id.created_at for letter in manager.list_dead_letters("a")]
+            await clock.advance(60.0)
+            tried = await manager.redrive_dead_letters("a", dry_run=True)
+            assert [dead.created_at for dead in tried] == sent == [clock.now() - 60.0] * 2
+            for target in ("a", "b"):
+                (new,) = await manager.redrive_dead_letters("a", limit=1, target_queue=target)
+                (pending,) = manager.queue(target).pending_messages
+                assert new.created_at == pending.id.created_at == clock.now()
 
     asyncio.run(story())
