@@ -29,7 +29,7 @@ from mpreg_mq.events import types as e
 from mpreg_mq.exchange.feed import QueueFeed, RoutedMessage, running_loop
 from mpreg_mq.exchange.messages import Exchange, Vocabulary
 from mpreg_mq.exchange.origin import MAX_TRAIL, Trail, current_trail, joined, origin_headers, place, trail_of
-from mpreg_mq.exchange.routes import ROUTES_STREAM, Route, RouteTable
+from mpreg_mq.exchange.routes import ROUTES_STREAM, Route, RouteKey, RouteTable
 from mpreg_mq.exchange.taken import Taken
 from mpreg_mq.model import MessageOptions, OverflowPolicy, TopicRouteStatistics, TopicRouting
 from mpreg_mq.options import delay_problem, guarantee_of, message_options, require
@@ -154,6 +154,8 @@ class TopicRouter:
             EventLogError: that could not be stored; the route goes on.
         """
         async with self._recording:
+            # What other threads have published by now is on its way to this loop, and it may be for this route alone.
+            await asyncio.sleep(0)
             self._check_open()
             if self.table.get((topic_pattern, queue_name)) is None:
                 return False
@@ -288,10 +290,25 @@ class TopicRouter:
             self._offer(route, message, trail_of(message.headers), of_backlog=True)
 
     def _take(self, message: Any, pattern: str, trail: Trail) -> None:
-        for route in list(self.table.of_pattern(pattern)):
+        routes = list(self.table.of_pattern(pattern))
+        for route in routes:
             self._offer(route, message, trail)
+        if not routes:
+            # The pattern's last route ended while another thread told of the message: newer ones have left it to that.
+            for route in self.table.matching(message.topic):
+                ended = (pattern, route.routing.queue_name)
+                if not self._taken.has_otherwise(message, ended):
+                    self._offer(route, message, trail, instead_of=ended)
 
-    def _offer(self, route: Route, message: Any, trail: Trail, *, of_backlog: bool = False) -> None:
+    def _offer(
+        self,
+        route: Route,
+        message: Any,
+        trail: Trail,
+        *,
+        of_backlog: bool = False,
+        instead_of: RouteKey | None = None,
+    ) -> None:
         """Put a message into the feed of a route's queue, unless it has been there or goes there anyhow."""
         queue_name = route.routing.queue_name
         feed = self._feeds.get(queue_name)
@@ -309,7 +326,7 @@ class TopicRouter:
                 counts.overlapping += 1
             else:
                 routed = RoutedMessage(str(message.message_id), route, _entry(route, message, trail))
-                self._taken.note(routed.message_id, queue_name, of_backlog=of_backlog)
+                self._taken.note(message, instead_of or route.key, of_backlog=of_backlog)
                 feed.put(routed)
         except PayloadError as error:
             feed.refuse(route, str(error))
@@ -323,11 +340,11 @@ class TopicRouter:
 
         An older route takes what is published now, but not what was published before there was that route.
         """
-        message_id, queue_name = str(message.message_id), route.routing.queue_name
         if of_backlog:
-            return self._taken.has(message_id, queue_name)
-        # A message of another thread is in the backlog before anybody is told of it.
-        return self._taken.has_of_backlog(message_id, queue_name) or not self.table.is_first(route, message.topic)
+            return self._taken.has(str(message.message_id), route.routing.queue_name)
+        # A message of another thread is in the backlog before anybody is told of it; and an older route that took it
+        # may have ended before this one is told.
+        return self._taken.has_otherwise(message, route.key) or not self.table.is_first(route, message.topic)
 
     # --- the log ------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import attrs
 from mpreg_mq.events import types as e
 from mpreg_mq.model import TopicRouting
 from mpreg_mq.projections.base import Handled, Projection, contradiction
-from mpreg_mq.topics import TopicTrie
+from mpreg_mq.topics import TopicTrie, matches
 
 ROUTES_STREAM = "routes:topics"
 """The stream of the events that :class:`RouteTable` folds."""
@@ -97,6 +97,10 @@ class RouteTable(Projection):
     def of_queue(self, queue_name: str) -> list[Route]:
         """The routes into a queue, oldest first."""
         return [route for route in self.all() if route.routing.queue_name == queue_name]
+
+    def matching(self, topic: str) -> list[Route]:
+        """The routes that take messages of a topic, into whichever queues, oldest first; O(routes)."""
+        return [route for route in self.all() if matches(route.routing.topic_pattern, topic)]
 
     def is_first(self, route: Route, topic: str) -> bool:
         """Whether no older route takes messages of this topic to the same queue; O(topic segments)."""

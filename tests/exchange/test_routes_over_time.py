@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from mpreg_mq import (
     TopicExchange,
     VirtualClock,
 )
+from mpreg_mq.exchange.messages import Listener, TopicNotification
 from mpreg_mq.topics import matches
 from tests.support.exchanges import EXCHANGES, MakeExchange, message
 from tests.support.routes import PATTERNS, TOPICS, counts_of, pending, settled
@@ -185,6 +188,71 @@ def test_a_message_of_another_thread_that_came_with_the_backlog_does_not_come_ag
             await settled(manager)
             assert [one.payload for one in pending(manager)] == [1]
             assert counts_of(manager, "t.#").overlapping == 1
+
+    asyncio.run(story())
+
+
+# --- routes that end while other threads publish --------------------------------------------------------------
+
+
+class _Halting(TopicExchange):
+    """Tells the subscriptions of one message in the order of their patterns here, and halts between them."""
+
+    def __init__(self, *patterns: str) -> None:
+        super().__init__()
+        self.go_on = threading.Event()
+        self._patterns = patterns
+        self._calls: dict[str, Callable[[], None]] = {}
+
+    def _call(self, listener: Listener, notification: TopicNotification) -> None:
+        (pattern,) = self.subscriptions[notification.subscription_id].patterns
+        self._calls[pattern.pattern] = partial(super()._call, listener, notification)
+        if len(self._calls) == len(self._patterns):
+            for one in self._patterns:
+                self._calls[one]()
+                assert self.go_on.wait(10)
+            self._calls.clear()
+
+
+@pytest.mark.parametrize("patterns", [("old.#", "#"), ("#", "old.#")])
+@pytest.mark.parametrize("ending", ["old.#", "#"])
+def test_a_route_that_ends_while_a_thread_publishes_neither_loses_nor_doubles(
+    patterns: tuple[str, str], ending: str
+) -> None:
+    """Given two routes into a queue and a thread that publishes, when one of them ends after one has been told of the
+    message and before the other is, then the message enters the queue once."""
+
+    async def story() -> None:
+        exchange = _Halting(*patterns)
+        async with MessageQueueManager(None, exchange) as manager:
+            for pattern in ("old.#", "#"):
+                await manager.route_topic_to_queue(pattern, "q")
+            published = message(exchange, "old.a", 1)
+            publishing = asyncio.create_task(asyncio.to_thread(exchange.publish_message, published))
+            await until(lambda: counts_of(manager, patterns[0]).received == 1)
+            await manager.unroute_topic_from_queue(ending, "q")
+            exchange.go_on.set()
+            await publishing
+            await settled(manager)
+            assert [one.payload for one in pending(manager)] == [1]
+
+    asyncio.run(story())
+
+
+def test_what_another_thread_published_before_a_route_ended_is_not_lost() -> None:
+    """Given a message that another thread published just before its route is replaced by another one, then it is in the
+    queue."""
+
+    async def story() -> None:
+        exchange = TopicExchange()
+        async with MessageQueueManager(None, exchange) as manager:
+            await manager.route_topic_to_queue("a", "q")
+            thread = threading.Thread(target=exchange.publish_message, args=(message(exchange, "a", 1),))
+            thread.start()
+            thread.join()
+            await manager.route_topic_to_queue("#", "q")
+            await manager.unroute_topic_from_queue("a", "q")
+            await until(lambda: [one.payload for one in pending(manager)] == [1])
 
     asyncio.run(story())
 
