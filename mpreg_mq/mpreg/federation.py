@@ -110,14 +110,18 @@ class QueueFederation:
         allowed = self.inner.allowed_clusters
         target = content.get("target_cluster") or message.headers.target_cluster or self.inner.cluster_id
         ours = target == self.inner.cluster_id and (allowed is None or not source or source in allowed)
-        if ours and kind == "queue_request":
-            await self._begin(content)
-        elif ours and kind == "queue_ack" and self._outgoing.waits_for(content.get("ack_token")):
-            self._outgoing.answered(content)
-        elif ours and kind in ("queue_subscribe", "queue_unsubscribe"):
-            self._remote.told(content, ended=kind == "queue_unsubscribe")
-        else:
-            await self.inner.handle_fabric_message(message, source_peer_url=source_peer_url)
+        try:
+            if ours and kind == "queue_request":
+                await self._begin(content)
+            elif ours and kind == "queue_ack" and self._outgoing.waits_for(content.get("ack_token")):
+                self._outgoing.answered(content)
+            elif ours and kind in ("queue_subscribe", "queue_unsubscribe"):
+                self._remote.told(content, ended=kind == "queue_unsubscribe")
+            else:
+                await self.inner.handle_fabric_message(message, source_peer_url=source_peer_url)
+        # What another cluster has sent must not end the connection, by which all of the fabric comes.
+        except Exception:
+            logger.exception("a message of cluster %s about queues cannot be read", source)
 
     async def _begin(self, content: dict[str, Any]) -> None:
         """Begin with a request, and go on in a task: MPREG reads nothing else from its connection meanwhile, and
@@ -130,7 +134,12 @@ class QueueFederation:
         if self._closed:
             room.release()
             return
-        self._begun(request).add_done_callback(lambda _: room.release())
+        try:
+            begun = self._begun(request)
+        except BaseException:
+            room.release()
+            raise
+        begun.add_done_callback(lambda _: room.release())
 
     def _begun(self, request: Any) -> asyncio.Task[None]:
         """The task that carries out a request of another cluster."""

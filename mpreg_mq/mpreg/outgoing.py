@@ -28,14 +28,18 @@ REASON = "mpreg-mq.reason"
 NO_SUBSCRIPTION = "no-such-subscription"
 """The reason where a message was forwarded to a subscription that has ended, or that a restart has ended."""
 
+UNFIT = "unfit"
+"""The reason where MPREG cannot transport a message: its payload holds what JSON does not."""
+
 
 @attrs.define
 class RemoteClusterStatistics:
     """What went to and came from another cluster since this process began.
 
     ``sent`` is ``acknowledged`` + ``refused`` + ``timed_out`` + ``in_flight``; ``undeliverable`` messages found no way
-    there. Round trips are from sending a message to the cluster's answer, in seconds. ``forwarded`` are messages of
-    local queues that its subscribers acknowledged, ``forward_failures`` attempts at that which failed.
+    there, or could not be sent by any. Round trips are from sending a message to the cluster's answer, in seconds.
+    ``forwarded`` are messages of local queues that its subscribers acknowledged, ``forward_failures`` attempts at that
+    which failed.
     """
 
     sent: int = 0
@@ -86,7 +90,7 @@ class Outgoing:
 
     def waits_for(self, token: object) -> bool:
         """Whether a message waits for the answer of this token."""
-        return token in self._sent
+        return isinstance(token, str) and token in self._sent
 
     async def send_message_globally(
         self,
@@ -219,15 +223,28 @@ class Outgoing:
 
     async def transmit(self, request: Any, *, keep: bool = False) -> Any:
         """Put a request on its way; where there is none it is settled as failed, unless it is to be sent again."""
-        result = await self.inner._send_request(request)
+        try:
+            result = await self.inner._send_request(request)
+        # MPREG's JSON holds less than a queue does, and would not hold it the next time either.
+        except Exception as error:
+            unfit = f"the message cannot be sent to cluster {request.target_cluster!r}: {type(error).__name__}: {error}"
+            sent = self._sent.get(request.ack_token)
+            if sent is not None:
+                sent.reason = UNFIT
+            self._undeliverable(request, unfit, keep=False)
+            return _failure(unfit)
         if not result.success:
-            error = f"no way to cluster {request.target_cluster!r}: {result.error_message}"
-            counts = self.cluster(request.target_cluster)
-            counts.last_error = error
-            if not keep and self._settle(request.ack_token, _failure(error)):
-                counts.sent -= 1
-                counts.undeliverable += 1
+            self._undeliverable(
+                request, f"no way to cluster {request.target_cluster!r}: {result.error_message}", keep=keep
+            )
         return result
+
+    def _undeliverable(self, request: Any, error: str, *, keep: bool) -> None:
+        counts = self.cluster(request.target_cluster)
+        counts.last_error = error
+        if not keep and self._settle(request.ack_token, _failure(error)):
+            counts.sent -= 1
+            counts.undeliverable += 1
 
     async def post(self, content: dict[str, Any], cluster_id: str, topic: str) -> bool:
         """Put a content on its way to another cluster; False where there is none now."""

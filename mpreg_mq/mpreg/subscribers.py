@@ -15,7 +15,7 @@ from mpreg_mq.latest import Latest
 from mpreg_mq.model import MessageId, QueuedMessage
 from mpreg_mq.mpreg.host import Host
 from mpreg_mq.mpreg.hosted_manager import HostedQueueManager
-from mpreg_mq.mpreg.outgoing import NO_SUBSCRIPTION, Outgoing
+from mpreg_mq.mpreg.outgoing import NO_SUBSCRIPTION, UNFIT, Outgoing
 from mpreg_mq.options import guarantee_of
 from mpreg_mq.topics import check_pattern, matches
 
@@ -204,7 +204,7 @@ class RemoteSubscribers:
             counts.forward_failures += 1
             if sent.reason == NO_SUBSCRIPTION:
                 return False
-            if not on_its_way.success:
+            if not on_its_way.success and sent.reason != UNFIT:
                 self._suspend(served)
             raise ClusterUnreachableError(answer.error_message)
         counts.forwarded += 1

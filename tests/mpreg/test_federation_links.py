@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -242,5 +244,70 @@ def test_what_waits_to_be_delivered_is_not_begun_after_the_end(monkeypatch: pyte
             await a.unregister()
             await clock.settle()
             assert begun == [["b", number] for number in range(3)]
+
+    asyncio.run(story())
+
+
+# --- what cannot be sent, and what cannot be read -------------------------------------------------------------
+
+
+def test_a_payload_that_mpreg_cannot_transport_fails_at_once_and_alone() -> None:
+    """Given a payload that MPREG's JSON does not hold, when it is sent to another cluster or waits for a subscriber of
+    one, then the sender hears why, the subscriber's attempt has failed for that reason, nothing is in flight, and the
+    subscriber gets the next message."""
+
+    async def story() -> None:
+        async with clusters("a", "b") as (a, b):
+            await b.manager.create_queue("jobs", QueueConfiguration("jobs", max_retries=0))
+            a.host.server.fabric.loses = lambda one: not json.dumps(one.payload)
+
+            answer = await a.federation.send_confirmed("jobs", "t", b"bytes", transmissions=3)
+            assert not answer.success
+            assert "TypeError: Object of type bytes is not JSON serializable" in str(answer.error_message)
+            sent = await a.federation.send_message_globally("jobs", "t", b"bytes")
+            assert sent.error_message == answer.error_message
+            counts = a.get_federation_statistics()["b"]
+            assert (counts.sent, counts.undeliverable, counts.in_flight, counts.timed_out) == (0, 2, 0, 0)
+
+            got: list[Any] = []
+            await a.federation.subscribe_globally("w", "jobs", "#", callback=lambda one: got.append(one.payload))
+            for payload in (b"bytes", "text"):
+                await b.manager.send_message("jobs", "t", payload)
+            await until(lambda: got == ["text"])
+            await until(lambda: b.manager.queue("jobs").get_statistics().messages_acknowledged == 1)
+            (dead,) = b.manager.list_dead_letters("jobs")
+            assert "not JSON serializable" in str(dead.last_error)
+            counts = b.get_federation_statistics()["a"]
+            assert (counts.forwarded, counts.forward_failures, counts.in_flight, counts.timed_out) == (1, 1, 0, 0)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"kind": "queue_request"},
+        {"kind": "queue_request", "delivery_guarantee": "by pigeon"},
+        {"kind": "queue_request", "subscription_id": ["x"]},
+        {"kind": "queue_ack", "ack_token": ["x"]},
+        {"kind": "queue_subscribe", "delivery_guarantee": None},
+    ],
+)
+def test_what_cannot_be_read_ends_no_connection(content: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given messages of another cluster that cannot be read, more than may be under way, then nothing is raised to
+    MPREG, which would end the connection, and the next request is answered."""
+    monkeypatch.setattr(federation, "MOST_BEGUN", 2)
+
+    async def story() -> None:
+        async with clusters("a", "b") as (a, b):
+            await b.manager.create_queue("jobs")
+            outgoing = a.federation._outgoing
+            whole = outgoing.request("jobs", "t", 1, outgoing._guarantee(None), "b", None).to_dict()
+            unreadable = content if content == {"kind": "queue_request"} else {**whole, **content}
+            headers = SimpleNamespace(source_cluster="a", target_cluster="b")
+            for _ in range(3):
+                await b.federation.handle_fabric_message(SimpleNamespace(payload=unreadable, headers=headers))
+            assert (await a.federation.send_confirmed("jobs", "t", 2)).success
+            assert [one.payload for one in b.manager.queue("jobs").pending_messages] == [2]
 
     asyncio.run(story())
