@@ -400,18 +400,16 @@ class MessageQueueManager(NamedQueues):
         if self._router.exchange is None:
             logger.error("route %s -> %s: there is no topic exchange to subscribe to", topic_pattern, queue_name)
             return False
-        while not isinstance(await self._find_or_create(queue_name), DeliveryResult):
-            if await self._router.add(
-                topic_pattern,
-                queue_name,
-                delivery_guarantee,
-                backlog_seconds=backlog_seconds,
-                overflow_policy=overflow_policy,
-                max_buffered=max_buffered,
-                options=options,
-            ):
-                return True
-        return False
+        return await self._router.add(
+            topic_pattern,
+            queue_name,
+            delivery_guarantee,
+            find_or_create=lambda: self._find_or_create(queue_name),
+            backlog_seconds=backlog_seconds,
+            overflow_policy=overflow_policy,
+            max_buffered=max_buffered,
+            options=options,
+        )
 
     async def unroute_topic_from_queue(self, topic_pattern: str, queue_name: str) -> bool:
         """End a route; whether there was one. What it sent stays in the queue.

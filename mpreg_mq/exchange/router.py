@@ -31,7 +31,7 @@ from mpreg_mq.exchange.messages import Exchange, Vocabulary
 from mpreg_mq.exchange.origin import MAX_TRAIL, Trail, current_trail, joined, origin_headers, place, trail_of
 from mpreg_mq.exchange.routes import ROUTES_STREAM, Route, RouteKey, RouteTable
 from mpreg_mq.exchange.taken import Taken
-from mpreg_mq.model import MessageOptions, OverflowPolicy, TopicRouteStatistics, TopicRouting
+from mpreg_mq.model import DeliveryResult, MessageOptions, OverflowPolicy, TopicRouteStatistics, TopicRouting
 from mpreg_mq.options import delay_problem, guarantee_of, message_options, require
 from mpreg_mq.payload import encode_payload
 from mpreg_mq.queue import MessageQueue
@@ -101,6 +101,7 @@ class TopicRouter:
         queue_name: str,
         guarantee: Any,
         *,
+        find_or_create: Callable[[], Awaitable[MessageQueue | DeliveryResult]],
         backlog_seconds: float | None,
         overflow_policy: Any,
         max_buffered: int,
@@ -108,8 +109,11 @@ class TopicRouter:
     ) -> bool:
         """Begin a route, or change the one of this pattern and queue; it is in the log before it is used.
 
+        Args:
+            find_or_create: the queue, which it makes where that may be; asked once the arguments have been found good.
+
         Returns:
-            False if there is no such queue, which may have been deleted just now.
+            False if there is no such queue.
 
         Raises:
             InvalidTopicError: the pattern is malformed.
@@ -124,16 +128,31 @@ class TopicRouter:
         checked = _route_options(options)
         if (problem := delay_problem(chosen, checked)) is not None:
             raise InvalidOptionError(problem)
+        wanted = TopicRouting(topic_pattern, queue_name, chosen, 0.0, checked, policy, max_buffered)
+        while not isinstance(await find_or_create(), DeliveryResult):
+            # It may have been deleted just now.
+            if await self._begin(wanted, backlog_seconds):
+                return True
+        return False
+
+    async def _begin(self, wanted: TopicRouting, backlog_seconds: float | None) -> bool:
+        """Begin a route, or change it; False where its queue is gone."""
+        topic_pattern, queue_name = wanted.topic_pattern, wanted.queue_name
         async with self._recording:
             self._check_open()
             if self._find(queue_name) is None:
                 return False
             known = self.table.get((topic_pattern, queue_name))
-            wanted = TopicRouting(topic_pattern, queue_name, chosen, 0.0, checked, policy, max_buffered)
             if known is None or attrs.evolve(known.routing, created_at=0.0) != wanted:
                 await self._record(
                     e.TopicRouteAdded(
-                        self._clock.now(), topic_pattern, queue_name, chosen, checked, policy, max_buffered
+                        self._clock.now(),
+                        topic_pattern,
+                        queue_name,
+                        wanted.delivery_guarantee,
+                        wanted.options,
+                        wanted.overflow_policy,
+                        wanted.max_buffered,
                     )
                 )
             self.bind()
