@@ -83,8 +83,8 @@ class QueueClient:
     of its own. One that is cancelled, or not answered in time, is cancelled at the server, so that nothing is leased to
     it; a client that just disappears may still be leased what comes within the time that it would have waited.
 
-    Once it is closed it opens no connection any more: whatever is called then, or still runs, raises
-    ``ConnectionError``.
+    Where the server cannot be reached ``async with`` raises ``ConnectionError``. Once it is closed it opens no
+    connection any more: whatever is called then, or still runs, raises that, too.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class QueueClient:
 
     async def __aenter__(self) -> Self:
         self._check_open("connect")
-        await self._connect(self._commands)
+        await self._connect(self._commands, "connect")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -141,7 +141,14 @@ class QueueClient:
         if self._closed:
             raise ConnectionError(f"{command}: the client is closed, expected one that is open; make another one")
 
-    async def _connect(self, api: Any) -> None:
+    async def _connect(self, api: Any, command: str) -> None:
+        try:
+            await self._reconnect(api)
+        # Whatever the connection raises: MPREG's transports have exceptions of their own.
+        except Exception as error:
+            raise ConnectionError(f"{command}: no connection to {api.url}: {error}") from error
+
+    async def _reconnect(self, api: Any) -> None:
         connecting = self._connecting.setdefault(id(api), asyncio.Lock())
 
         def dropped() -> bool:
@@ -163,10 +170,7 @@ class QueueClient:
     async def _call(self, api: Any, command: str, timeout_seconds: float, arguments: dict[str, Any]) -> dict[str, Any]:
         if command != CANCEL:
             self._check_open(command)
-        try:
-            await self._connect(api)
-        except Exception as error:
-            raise ConnectionError(f"{command}: no connection to {api.url}: {error}") from error
+        await self._connect(api, command)
         if self._token is not None:
             arguments = {**arguments, "token": self._token}
         try:
