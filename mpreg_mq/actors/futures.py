@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STRANDED_CHECK_SECONDS = 0.25
-"""How often a thread that blocks on a reply looks whether the loop that should give it has gone away."""
+"""How often who waits for a reply on another thread looks whether the loop that should give it has gone away."""
 
 T = TypeVar("T")
 
@@ -273,7 +273,8 @@ class LoopFuture(pykka.Future[T]):
             self.remove_done_callback(notify)
 
     def _suspend(self) -> Generator[Any, None, None]:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        here = asyncio.get_running_loop()
+        waiter: asyncio.Future[None] = here.create_future()
         with _futures_lock:
             if self._done:
                 return
@@ -281,6 +282,8 @@ class LoopFuture(pykka.Future[T]):
                 self._callbacks = [waiter]
             else:
                 self._callbacks.append(waiter)
+        inbox = self._inbox
+        rescue = None if inbox is None or inbox.loop is here else _Rescue(inbox, here)
         try:
             yield from waiter
         except BaseException:
@@ -289,6 +292,30 @@ class LoopFuture(pykka.Future[T]):
                 if self._callbacks is not None:
                     self._callbacks.remove(waiter)
             raise
+        finally:
+            if rescue is not None:
+                rescue.cancel()
+
+
+class _Rescue:
+    """Looks after an inbox whose loop may go away while a task of another loop waits for a reply."""
+
+    def __init__(self, inbox: LoopInbox, here: asyncio.AbstractEventLoop) -> None:
+        self._inbox = inbox
+        self._here = here
+        self._plan()
+
+    def _plan(self) -> None:
+        self._timer = self._here.call_later(STRANDED_CHECK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        self._inbox.rescue()
+        if self._inbox.loop is not self._here:
+            self._plan()
+
+    def cancel(self) -> None:
+        """There is a reply, or nobody waits for it any more."""
+        self._timer.cancel()
 
 
 def _release(waiter: asyncio.Future[None]) -> None:

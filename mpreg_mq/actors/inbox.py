@@ -221,8 +221,9 @@ class LoopInbox:
             self._dispatch()
 
     def rescue(self) -> None:
-        """See to messages left behind by a loop that stopped running before it handled them."""
+        """See to what a loop left behind that stopped running: messages, and timers where there is a loop for them."""
         if self.loop is None or not self.loop.is_running():
+            self.claim(_get_running_loop())
             self._dispatch()
 
     def forget_in_child(self) -> None:

@@ -296,6 +296,35 @@ def test_a_blocked_asker_is_answered_when_the_loop_ends() -> None:
     assert answers == [("did", "x")]
 
 
+def test_a_task_of_another_loop_is_answered_when_the_loop_ends() -> None:
+    """A message queued for a loop that then stops is handled by the loop whose task waits for its reply."""
+    refs: list[pykka.ActorRef[Recorder]] = []
+    answers: list[Any] = []
+
+    async def ask() -> None:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            answers.append(await refs[0].ask("x", block=False))
+
+    asking = threading.Thread(target=lambda: asyncio.run(ask()))
+
+    async def scenario() -> None:
+        refs.append(Recorder.start())
+        # Within one turn: the message arrives, and the loop is told to end before it gets to it.
+        asyncio.get_running_loop().stop()
+        asking.start()
+        while actor_of(refs[0]).actor_inbox.empty():
+            threading.Event().wait(0.0001)
+
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(scenario())
+    loop.run_forever()
+    loop.close()
+    assert task.done()
+    asking.join(2 * LIMIT_SECONDS)
+
+    assert answers == [("did", "x")]
+
+
 def test_idle_and_in_own_thread_tell_whether_a_message_would_be_handled_at_once() -> None:
     """idle: running, nothing in hand, nothing waiting. in_own_thread: this thread may handle its messages."""
 
