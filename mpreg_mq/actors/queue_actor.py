@@ -310,6 +310,8 @@ class QueueActor(AcceptingActor):
         """The timers and turns of the loop before are lost; plan them anew."""
         self._alarm = self._retry = None
         self._turn_scheduled = self.waits_for_turn = False
+        # Those who wait may do so on yet other loops.
+        self._after_step()
         # Its end may have been told to the loop before, which will not pass it on.
         self._newest = None
         self._take_in()

@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
-from mpreg_mq import InvalidOptionError, VirtualClock
-from tests.support.running import Recorder, assert_fold_equality, make_queue, until
+from mpreg_mq import InvalidOptionError, MessageQueue, QueueConfiguration, RejectionReason, VirtualClock
+from tests.support.loop_actors import LoopThread
+from tests.support.running import PATIENCE_SECONDS, Recorder, assert_fold_equality, make_queue, until
 
 
 def test_pull_waits_for_a_message_and_no_longer_than_it_said() -> None:
@@ -84,6 +85,33 @@ def test_a_receiver_that_gives_up_on_another_thread_takes_no_message_with_it() -
         await clock.settle()
         assert [message.payload for message in queue.pending_messages] == [1]
         assert [message.payload for message in await queue.receive_messages("still here")] == [1]
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_who_waits_on_another_loop_than_the_queues_waits_no_longer_when_that_ends() -> None:
+    """Given a queue on the loop of another thread, and tasks here that wait for a message and for room there, when that
+    loop ends, then both hear when their time is over."""
+    home = LoopThread()
+    configuration = QueueConfiguration("q", max_size=1, overflow_policy="wait", overflow_wait_seconds=1.0)
+
+    async def begun() -> MessageQueue:
+        # With the timers of real loops, which end with them.
+        queue = MessageQueue(configuration)
+        queue.subscribe("p", "b")
+        await queue.send_message("a", 1)
+        return queue
+
+    async def story() -> None:
+        with home as loop:
+            queue = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(begun(), loop))
+            receiving = asyncio.create_task(queue.receive_messages("p", wait_seconds=1.0, topic_pattern="b"))
+            sending = asyncio.create_task(queue.send_message("a", 2))
+            await until(lambda: home.run(lambda: len(queue._actor._receivers) + len(queue._actor._parked)) == 2)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await receiving == []
+            assert (await sending).rejection is RejectionReason.CAPACITY
         await queue.shutdown()
 
     asyncio.run(story())
