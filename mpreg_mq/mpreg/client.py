@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import attrs
 
+from mpreg_mq.actors.subscriber_actor import error_text
 from mpreg_mq.arguments import dead_letter_ids
 from mpreg_mq.ending import Tasks
 from mpreg_mq.errors import MessageQueueError
@@ -362,8 +363,7 @@ class QueueClient:
                 if inspect.isawaitable(returned):
                     await returned
             except Exception as error:
-                reason = f"{type(error).__name__}: {error}"[:1000]
-                await self._settle(partial(self.negative_acknowledge, message, reason))
+                await self._settle(partial(self.negative_acknowledge, message, error_text(error)))
             else:
                 await self._settle(partial(self.acknowledge, message))
 

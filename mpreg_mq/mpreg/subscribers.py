@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 
+from mpreg_mq.actors.subscriber_actor import error_text
 from mpreg_mq.latest import Latest
 from mpreg_mq.model import MessageId, QueuedMessage
 from mpreg_mq.mpreg.host import Host
@@ -401,5 +402,5 @@ async def _outcome(callback: Callable[[Any], Any], request: Any) -> str | None:
         raise
     # A callback may raise anything.
     except BaseException as error:
-        return f"{type(error).__name__}: {error}"
+        return error_text(error)
     return None

@@ -457,17 +457,6 @@ def test_a_consumer_survives_its_server(monkeypatch: pytest.MonkeyPatch) -> None
     asyncio.run(story())
 
 
-def test_a_server_that_is_away_is_a_connection_error_from_the_beginning() -> None:
-    """Given no server, when a client begins, then what the transport raises is a ConnectionError, as for a command."""
-
-    async def story() -> None:
-        for beginning in (client().__aenter__(), client().send("q", "t", 1)):
-            with pytest.raises(ConnectionError, match=f"no connection to {URL}: connection refused"):
-                await beginning
-
-    asyncio.run(story())
-
-
 def test_a_client_keeps_its_token_out_of_mpregs_log() -> None:
     """Given a client API that logs its requests, when it is used for queues, then it no longer does."""
     api = MPREGClientAPI(URL, full_log=True)

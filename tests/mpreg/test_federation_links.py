@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mpreg_mq import OverflowPolicy, QueueConfiguration, QueuedMessage, VirtualClock
 from mpreg_mq.mpreg import MessageQueuePlugin, federation
 from tests.mpreg.test_federation import clusters
-from tests.support.running import until
+from tests.support.running import UnspeakableError, until
 
 
 def test_a_callback_sends_to_the_cluster_of_its_message() -> None:
@@ -279,6 +279,30 @@ def test_a_payload_that_mpreg_cannot_transport_fails_at_once_and_alone() -> None
             assert "not JSON serializable" in str(dead.last_error)
             counts = b.get_federation_statistics()["a"]
             assert (counts.forwarded, counts.forward_failures, counts.in_flight, counts.timed_out) == (1, 1, 0, 0)
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("error", [ValueError("a \ud800"), ValueError("x" * 1_000_000), UnspeakableError()])
+def test_a_callback_may_raise_anything_and_its_cluster_is_answered(error: Exception) -> None:
+    """Given a callback of another cluster whose error JSON cannot hold, or nobody would read, or has no text, then the
+    attempt has failed at once, with what of it can be said in a thousand characters."""
+
+    async def story() -> None:
+        async with clusters("a", "b") as (a, b):
+            await b.manager.create_queue("jobs", QueueConfiguration("jobs", max_retries=0))
+            a.host.server.fabric.loses = lambda one: not json.dumps(one.payload, ensure_ascii=False).encode()
+
+            def fail(one: QueuedMessage) -> None:
+                raise error
+
+            await a.federation.subscribe_globally("w", "jobs", "#", callback=fail)
+            await b.manager.send_message("jobs", "t", 1)
+            await until(lambda: len(b.manager.list_dead_letters("jobs")) == 1)
+            counts = b.get_federation_statistics()["a"]
+            assert (counts.refused, counts.in_flight) == (1, 0)
+            assert len(str(counts.last_error)) <= 1000
+            assert type(error).__name__ in str(counts.last_error)
 
     asyncio.run(story())
 

@@ -19,6 +19,13 @@ PATIENCE_SECONDS = 20.0
 """Real time after which a test that waits for another thread gives up; nothing is asserted about it."""
 
 
+class UnspeakableError(Exception):
+    """An error without a text."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
 class FlakyLog:
     """A memory log whose appends fail while told to; ``blocking`` puts the journal's thread before it."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -52,6 +53,8 @@ class MPREGClientAPI:
         if server is None or not self._client._transport.connected:
             # As MPREG's client does to whoever waits when a connection breaks.
             raise asyncio.CancelledError
+        # What JSON cannot hold is refused before it is sent.
+        json.dumps(kwargs, ensure_ascii=False).encode()
         # The server runs the commands of a connection one after another, and each to its end, whoever still waits.
         answering = asyncio.ensure_future(_after(self._last, server.registry.known[fun].handler(*args, **kwargs)))
         self._last = answering
