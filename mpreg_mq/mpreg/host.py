@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from mpreg_mq.configuration import QueueConfiguration
-from mpreg_mq.errors import ConfigurationError
+from mpreg_mq.errors import ConfigurationError, PayloadError
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -208,8 +208,23 @@ class Host:
         await self.server._remove_fabric_subscription(subscription_id)
 
     async def publish(self, message: Any) -> None:
-        """Publish as the server does for a client: to listeners here, to clients, and to other servers."""
-        for notification in self.topic_exchange.publish_message(message):
+        """Publish as the server does for a client: to listeners here, to clients, and to other servers.
+
+        Raises:
+            PayloadError: JSON cannot hold it; listeners here have it, and nobody else.
+        """
+        notifications = self.topic_exchange.publish_message(message)
+        try:
+            # An exchange that is not MPREG's has messages of ours.
+            whole = message.model_dump() if hasattr(message, "model_dump") else attrs.asdict(message, recurse=False)
+            self.server.serializer.serialize(whole)
+        # MPREG would take that for a fault of each client, and cut it off from all that it listens to.
+        except Exception as error:
+            raise PayloadError(
+                f"topic {message.topic}: {error}; listeners in this process have the message, and neither clients nor "
+                "other servers: MPREG's JSON cannot hold it"
+            ) from error
+        for notification in notifications:
             await self.server._send_notification_to_client(notification)
         await self.server._forward_pubsub_publish(message)
 

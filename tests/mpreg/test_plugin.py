@@ -384,6 +384,24 @@ def test_what_the_queues_publish_goes_the_servers_way() -> None:
     asyncio.run(story())
 
 
+def test_what_json_cannot_hold_is_published_here_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """Given clients that listen, when what JSON cannot hold is published through the manager, then routes here take it,
+    no client is sent it, which MPREG would cut off for that, and the answer and the log say so."""
+
+    async def story() -> None:
+        server = make_server()
+        async with MessageQueuePlugin(server) as plugin:
+            await plugin.manager.route_topic_to_queue("a.#", "q")
+            assert not await plugin.manager.publish_to_topic_exchange("a.b", b"bytes")
+            assert await plugin.manager.publish_to_topic_exchange("a.c", 1)
+            await until(lambda: plugin.manager.queue("q").get_statistics().messages_sent == 2)
+            assert [one.message.topic for one in server.client_notifications] == ["a.c"]
+            assert [one.topic for one in server.forwarded] == ["a.c"]
+
+    asyncio.run(story())
+    assert "bytes is not JSON serializable" in caplog.text
+
+
 def test_routes_of_an_earlier_life_are_announced(tmp_path: Path) -> None:
     """Given routes in the log, when the plugin is registered, then other servers hear of what they listen to."""
 

@@ -117,6 +117,26 @@ def test_a_client_publishes_into_queues_by_topic() -> None:
     asyncio.run(story())
 
 
+def test_a_client_goes_on_to_hear_after_what_json_cannot_hold() -> None:
+    """Given a client that listens and a route, when bytes are published through the manager, then the route takes them,
+    the answer says that not everybody has them, and the client hears what comes after that."""
+
+    async def story() -> None:
+        from mpreg.client.pubsub_client import MPREGPubSubExtendedClient
+
+        async with running() as plugin:
+            await plugin.manager.route_topic_to_queue("t", "q")
+            async with MPREGPubSubExtendedClient(url(plugin), full_log=False) as client:
+                heard: list[Any] = []
+                await client.subscribe(["t"], lambda one: heard.append(one.payload))
+                published = [await plugin.manager.publish_to_topic_exchange("t", one) for one in (1, b"bytes", 2)]
+                assert published == [True, False, True]
+                await eventually(lambda: heard == [1, 2])
+            await eventually(lambda: plugin.manager.queue("q").get_statistics().messages_sent == 3)
+
+    asyncio.run(story())
+
+
 def test_a_route_hears_what_is_published_at_another_server() -> None:
     """Given a route at one server, when a client publishes at its peer, then the message comes through the fabric."""
 

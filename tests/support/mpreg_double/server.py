@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -36,6 +37,7 @@ class MPREGServer:
         self.fabric = fabric or Fabric()
         self.cluster = SimpleNamespace(local_url=f"ws://{settings.host}/{settings.cluster_id}")
         self.topic_exchange = TopicExchange()
+        self.serializer = SimpleNamespace(serialize=lambda data: json.dumps(data).encode())
         self.registry = RpcRegistry()
         self.announced: dict[str, Any] = {}
         self.client_notifications: list[Any] = []
