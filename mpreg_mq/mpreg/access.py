@@ -37,12 +37,14 @@ def _digest(token: str) -> bytes:
 
 def _operations(given: Iterable[str] | str) -> frozenset[str]:
     found: set[str] = set()
+    if not isinstance(given, Iterable):
+        raise ConfigurationError(f"AccessRule.operations: got {describe(given)}, expected a list of names")
     for name in (given,) if isinstance(given, str) else given:
         if name == "*":
             found |= OPERATIONS
-        elif name in GROUPS:
+        elif isinstance(name, str) and name in GROUPS:
             found |= GROUPS[name]
-        elif name in OPERATIONS:
+        elif isinstance(name, str) and name in OPERATIONS:
             found.add(name)
         else:
             raise ConfigurationError(
@@ -95,6 +97,8 @@ class AccessRule:
         Raises:
             ConfigurationError: a key is unknown or missing, or the variable is not set.
         """
+        if not isinstance(table, Mapping):
+            raise ConfigurationError(f"access rule: got {describe(table)}, expected a table with queues and operations")
         unknown = set(table) - {"queues", "operations", "token", "token_environment", "anybody"}
         if unknown:
             raise ConfigurationError(f"access rule: unknown keys {', '.join(sorted(unknown))}")

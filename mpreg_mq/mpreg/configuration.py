@@ -81,7 +81,9 @@ class PluginConfiguration:
             for name in ("routes", "advert_ttl_seconds", "acknowledgment_timeout_seconds")
             if name in given
         }
-        queues = tuple(_queue(entry) for entry in given.pop("queues", ()))
+        if "routes" in own:
+            own["routes"] = _listed("routes", own["routes"])
+        queues = tuple(_queue(entry) for entry in _listed("queues", given.pop("queues", ())))
         known = set(attrs.fields_dict(QueueManagerConfiguration))
         if set(given) - known:
             raise ConfigurationError(
@@ -111,6 +113,12 @@ class PluginConfiguration:
         return cls.from_mapping(table)
 
 
+def _listed(name: str, value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ConfigurationError(f"[{TABLE}] {name}: got {describe(value)}, expected a list, as of [[{TABLE}.{name}]]")
+    return value
+
+
 def _queue(entry: Any) -> QueueConfiguration:
     if not isinstance(entry, Mapping):
         raise ConfigurationError(f"[{TABLE}] queues: got {describe(entry)}, expected tables [[{TABLE}.queues]]")
@@ -135,6 +143,6 @@ def _rpc(table: Any) -> tuple[AccessPolicy | None, bool]:
         return None, False
     if not isinstance(table, Mapping) or set(table) - {"rules", "beyond_loopback"}:
         raise ConfigurationError(f"[{TABLE}.rpc]: expected the keys rules and beyond_loopback only")
-    return AccessPolicy(AccessRule.from_mapping(rule) for rule in table.get("rules", ())), table.get(
-        "beyond_loopback", False
-    )
+    return AccessPolicy(
+        AccessRule.from_mapping(rule) for rule in _listed("rpc.rules", table.get("rules", ()))
+    ), table.get("beyond_loopback", False)
