@@ -86,6 +86,7 @@ class QueueFeed:
     _sending: Counter[RouteKey] = attrs.field(factory=Counter)
     _removed: set[RouteKey] = attrs.field(factory=set)
     """Routes that are no more, and of which messages still wait."""
+    _why: str = "the queue manager was closed"
     _closed: bool = False
 
     def begin(self, key: RouteKey) -> None:
@@ -214,7 +215,7 @@ class QueueFeed:
         except asyncio.CancelledError:
             for message in batch:
                 self.statistics(message.route).buffered -= 1
-                self._lose(message, "the queue manager was closed while this was being sent")
+                self._lose(message, f"{self._why} while this was being sent")
             raise
         finally:
             self._sending.clear()
@@ -272,6 +273,11 @@ class QueueFeed:
         """Wait; False when the feed is closing."""
         return not self._closing.is_set() and await pause(self._clock, seconds, self._closing)
 
+    async def delete(self) -> None:
+        """Refuse what still waits: the queue is no more."""
+        self._why = "the queue was deleted"
+        await self.close(0.0)
+
     async def close(self, timeout_seconds: float) -> None:
         """Send what still waits, without waiting for room, for at most this long; the rest is refused and counted."""
         self._closing.set()
@@ -290,4 +296,4 @@ class QueueFeed:
         while self._waiting:
             message = self._waiting.popleft()
             self.statistics(message.route).buffered -= 1
-            self._lose(message, "the queue manager was closed before there was room")
+            self._lose(message, f"{self._why} before there was room")

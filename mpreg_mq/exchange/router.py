@@ -212,7 +212,7 @@ class TopicRouter:
                 self._taken.forget(queue_name)
                 feed = self._feeds.pop(queue_name, None)
                 if feed is not None:
-                    await feed.close(0.0)
+                    await feed.delete()
         finally:
             for subscription_id in ended:
                 if subscription_id is not None:

@@ -280,6 +280,24 @@ def test_no_route_outlives_its_queue(tmp_path: Path) -> None:
     asyncio.run(story())
 
 
+def test_what_waits_for_a_queue_that_is_deleted_is_lost_for_that_reason(caplog: pytest.LogCaptureFixture) -> None:
+    """Given messages of a route that wait for room, when their queue is deleted, then the log says that they are lost,
+    and why."""
+
+    async def story() -> None:
+        async with MessageQueueManager(clock=VirtualClock()) as manager:
+            await manager.create_queue("q", QueueConfiguration("q", max_size=1))
+            await manager.route_topic_to_queue("t", "q", overflow_policy=OverflowPolicy.WAIT)
+            for number in range(3):
+                await manager.publish_to_topic_exchange("t", number)
+            await until(lambda: len(pending(manager)) == 1)
+            await manager.delete_queue("q")
+
+    asyncio.run(story())
+    assert "message lost: the queue was deleted before there was room" in caplog.text
+    assert "closed" not in caplog.text
+
+
 def test_a_queue_that_cannot_be_deleted_is_still_there(tmp_path: Path) -> None:
     """Given a manager that is shut down while it deletes a queue, when it is made anew, then no route leads nowhere."""
 
