@@ -216,8 +216,9 @@ class DispatchingActor(DeliveringActor):
             self._receivers.remove(receiver)
             receiver.answer([])
 
-    def _let_parked_in(self) -> None:
-        """Accept sends that waited for room, in the order in which they came, while there is some."""
+    def _let_parked_in(self) -> bool:
+        """Accept sends that waited for room, in the order in which they came, while there is some; whether any was."""
+        before = self.state.version
         while self._parked and self.state.messages.pending_count < self.state.configuration.max_size:
             parked = self._parked.pop(0)
             try:
@@ -225,8 +226,9 @@ class DispatchingActor(DeliveringActor):
                 reply = self._carry_out(decision, wait=True)
             except MessageQueueError as error:
                 parked.fail(error)
-                return
+                break
             parked.answer(reply)
+        return self.state.version > before
 
     def _lease(self, command: c.Receive) -> list[Any]:
         """Lease what there is to a pull subscriber. Deliveries need only be in order, so nothing waits.
@@ -372,9 +374,9 @@ class DispatchingActor(DeliveringActor):
             self._outbox = None
         if self._immediate:
             self._retry_seconds = FIRST_RETRY_SECONDS
-        if self._parked:
-            self._let_parked_in()
-        if more and not self._turn_scheduled:
+        # Who is let in last has nobody else who would plan its delivery.
+        let_in = bool(self._parked) and self._let_parked_in()
+        if (more or let_in) and not self._turn_scheduled:
             self._schedule_turn()
         if self.sends_ahead >= self._ahead_limit:
             self._ahead_limit = RUN_LIMIT

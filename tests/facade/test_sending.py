@@ -236,6 +236,30 @@ def test_c1_wait_lets_a_sender_in_when_there_is_room_and_gives_up_in_time() -> N
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("kind", ["function", "coroutine"])
+def test_c1_who_was_let_in_last_is_delivered_as_well(kind: str) -> None:
+    """Given a full queue with senders that wait, when a callback comes, then it gets what all of them have sent."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        queue = make_queue(clock, max_size=1, overflow_policy=OverflowPolicy.WAIT)
+        sends = [asyncio.create_task(queue.send_message("a", number)) for number in range(3)]
+        await clock.settle()
+        seen = Recorder()
+
+        async def coroutine(message: QueuedMessage) -> None:
+            seen(message)
+
+        queue.subscribe("s", "#", seen if kind == "function" else coroutine)
+        await clock.settle()
+        assert seen.payloads == [0, 1, 2]
+        assert all(result.success for result in await asyncio.gather(*sends))
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
 class Unencodable:
     """Nothing msgspec knows."""
 
