@@ -43,6 +43,7 @@ from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
 
+_CLOSED = CircuitState.CLOSED
 _OPEN = CircuitState.OPEN
 _FIRE_AND_FORGET = DeliveryGuarantee.FIRE_AND_FORGET
 
@@ -334,10 +335,16 @@ class AcceptingActor(DispatchingActor):
                 if subscriber is None or attachment is None:
                     missed.append(subscriber_id)
                     continue
-                if subscriber.circuit is _OPEN:
+                if subscriber.circuit is not _CLOSED and (subscriber.circuit is _OPEN or subscriber.probe is not None):
                     failed.append(subscriber_id)
                     continue
-                subscription_id = subscriber.only_subscription or subscribers.subscription_for(subscriber, topic)
+                subscription_id = subscriber.only_subscription
+                if subscription_id is None:
+                    if not subscriber.subscriptions:
+                        # The callback of another has ended its subscription, and it has leases left.
+                        missed.append(subscriber_id)
+                        continue
+                    subscription_id = subscribers.subscription_for(subscriber, topic)
                 message = fired_message(send, id_, state.configuration)
                 # As Attachment.deliver, in place.
                 alone = attachment.call_alone

@@ -116,6 +116,77 @@ def test_g1_a_paused_queue_and_an_open_circuit_reach_nobody() -> None:
     asyncio.run(story())
 
 
+def test_g1_a_subscriber_that_a_message_probes_gets_no_other_meanwhile() -> None:
+    """Given a half-open circuit, then fire-and-forget reaches its subscriber before the probe, fails there during the
+    probe, and reaches it again afterwards (R3)."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        queue = make_queue(
+            clock, circuit_breaker_failure_threshold=1, circuit_breaker_recovery_seconds=10, max_retries=0
+        )
+        seen: list[Any] = []
+        probed = asyncio.Event()
+
+        async def handle(message: QueuedMessage) -> None:
+            seen.append(message.payload)
+            if message.payload == "bad":
+                raise ValueError
+            if message.payload == "probe":
+                await probed.wait()
+
+        async def fire(payload: str) -> tuple[set[str], set[str]]:
+            result = await queue.send_message("a", payload, DeliveryGuarantee.FIRE_AND_FORGET)
+            await clock.settle()
+            return set(result.delivered_to), set(result.failed_deliveries)
+
+        queue.subscribe("s", "#", handle)
+        await queue.send_message("a", "bad")
+        await clock.advance(10)
+        assert await fire("before") == ({"s"}, set())
+        await queue.send_message("a", "probe")
+        await clock.settle()
+        assert await fire("during") == (set(), {"s"})
+        probed.set()
+        await clock.settle()
+        assert await fire("after") == ({"s"}, set())
+        assert seen == ["bad", "before", "probe", "after"]
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_g1_a_callback_may_end_the_subscription_of_the_next_that_has_a_lease() -> None:
+    """Given a subscriber that has not acknowledged yet, when the callback before it ends its subscription, then the
+    message reaches those who are left, and the send succeeds."""
+
+    async def story() -> None:
+        queue = make_queue()
+        second = Recorder()
+        first = Recorder()
+        subscription_id = ""
+
+        def ends_second(message: QueuedMessage) -> None:
+            first(message)
+            assert queue.unsubscribe(subscription_id)
+
+        queue.subscribe("first", "fired", ends_second)
+        subscription_id = queue.subscribe("second", "#", second, auto_acknowledge=False)
+        await queue.send_message("leased", 1)
+        await until(lambda: second.payloads == [1])
+        result = await queue.send_message("fired", 2, DeliveryGuarantee.FIRE_AND_FORGET)
+        assert result.success
+        assert result.delivered_to == {"first"}
+        assert not result.failed_deliveries
+        assert (first.payloads, second.payloads) == ([2], [1])
+        assert await queue.acknowledge_message(second.messages[0].id, "second")
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
 def test_l4_callbacks_of_every_kind_acknowledge_when_they_are_over() -> None:
     """Given a function, a coroutine function and a blocking function, then each message is acknowledged once."""
 
