@@ -308,8 +308,10 @@ class QueueFacts:
         return None if event.subscriber_id is None else message.members.get(event.subscriber_id)
 
     def _on_quorum_missed(self, record: RecordedEvent, event: e.QuorumMissed) -> None:
-        if self.message is not None:
-            self.message.missed += 1
+        message = self.message
+        if message is not None and not message.goes_on_waiting(event):
+            message.missed += 1
+            message.missed_until = event.due_at
 
     def _on_dead_lettered(self, record: RecordedEvent, event: e.MessageDeadLettered) -> None:
         self.ends[e.MessageDeadLettered] += 1

@@ -55,7 +55,8 @@ class MessageFacts(msgspec.Struct, eq=False):
     """An accepted message that is not finished. ``members`` is its audience once that is fixed (G3, G4).
 
     ``acknowledgments``, ``exhausted`` and ``answered`` count the slots that have acknowledged, used up their attempts
-    and not acknowledged since, and done either. ``timeout_seconds`` is what its sender asked for.
+    and not acknowledged since, and done either. ``timeout_seconds`` is what its sender asked for. ``missed`` is how
+    often it has waited for newcomers, and ``missed_until`` the end of the latest wait.
     """
 
     record: RecordedEvent
@@ -74,12 +75,17 @@ class MessageFacts(msgspec.Struct, eq=False):
     members: dict[str, SlotFacts] | None = None
     fixed: RecordedEvent | None = None
     missed: int = 0
+    missed_until: float = 0.0
     leases: int = 0
     acknowledgments: int = 0
     exhausted: int = 0
     answered: int = 0
     started: RecordedEvent | None = None
     finished: bool = False
+
+    def goes_on_waiting(self, event: e.QuorumMissed) -> bool:
+        """Whether it only goes on with the wait for newcomers that is under way (G4)."""
+        return event.at < event.due_at == self.missed_until
 
     @property
     def required(self) -> int:

@@ -306,7 +306,9 @@ class Messages(Unfinished, Projection):
     def _on_quorum_missed(self, event: e.QuorumMissed) -> None:
         message = self._known(event, event.message_id)
         self._withdraw(message.slot)
-        message.missed += 1
+        # Else it is the wait that was under way, which goes on.
+        if event.due_at != message.slot.due_at or event.due_at <= event.at:
+            message.missed += 1
         message.slot.due_at = event.due_at
         message.slot.timer = self.deadlines.add(event.due_at, DeadlineKind.QUORUM, message.slot)
 

@@ -9,7 +9,7 @@ from mpreg_mq.actors.decider import decide
 from mpreg_mq.errors import InvalidOptionError
 from mpreg_mq.events import types as e
 from mpreg_mq.model import DeliveryGuarantee
-from tests.support.given import Scenario, callback
+from tests.support.given import START, Scenario, callback
 
 BROADCAST = DeliveryGuarantee.BROADCAST
 
@@ -82,6 +82,48 @@ def test_g4_acknowledgments_stay_when_their_subscriber_leaves() -> None:
     assert "MessageCompleted" in q.kinds()
 
 
+def test_g4_newcomers_who_come_and_go_do_not_end_the_wait_of_a_missed_quorum() -> None:
+    """Given a missed quorum, when newcomers leave or acknowledge within its wait, then that goes on to its end."""
+    q = Scenario(max_retries=1, default_acknowledgment_timeout_seconds=10)
+    q.subscribe("a")
+    message = q.send(guarantee=DeliveryGuarantee.QUORUM, required_acknowledgments=4)
+    q.dispatch()
+    q.acknowledge(message, "a")
+    first_end = START + 10
+    for number in range(3):
+        q.advance(1)
+        leaver = q.subscribe(f"leaver{number}")
+        q.dispatch()
+        q.when(c.Unsubscribe(leaver))
+        assert q.fresh_of(e.QuorumMissed) == [e.QuorumMissed(q.now, message, 1, 4, first_end)]
+    q.subscribe("b")
+    q.dispatch()
+    q.when(c.Acknowledge(message, "b")).then(
+        e.MessageAcknowledged(q.now, message, "b"), e.QuorumMissed(q.now, message, 2, 4, first_end)
+    )
+    q.advance(7)
+    q.then(e.QuorumMissed(first_end, message, 2, 4, first_end + 10))
+    q.advance(9)
+    q.subscribe("c")
+    q.dispatch()
+    q.acknowledge(message, "c")
+    q.advance(1)
+    (dead,) = q.fresh_of(e.MessageDeadLettered)
+    assert dead.at == first_end + 10
+    assert "3 of 4 acknowledgments, and no other subscriber came in 2 acknowledgment timeouts" in dead.reason
+
+
+def test_g4_a_wait_for_newcomers_that_is_over_at_once_is_one_of_those_there_are() -> None:
+    """Given an acknowledgment timeout too short for the clock to tell, then the waits are counted and have an end."""
+    q = Scenario(max_retries=2, default_acknowledgment_timeout_seconds=1e-14)
+    q.subscribe("a", pull=True)
+    message = q.send(guarantee=DeliveryGuarantee.QUORUM, required_acknowledgments=2)
+    assert q.receive("a") == [message]
+    q.acknowledge(message, "a")
+    q.dispatch()
+    assert q.kinds() == ["QuorumMissed", "QuorumMissed", "MessageDeadLettered"]
+
+
 def test_a_subscriber_is_either_called_or_fetches() -> None:
     """Given a subscriber with a callback, then it cannot also fetch, and no subscription id is used twice."""
     q = Scenario()
@@ -122,8 +164,8 @@ def test_c3_subscriptions_that_end_with_their_process_can_be_named() -> None:
 
 
 def test_d1_the_attempts_of_who_leaves_are_not_those_of_the_dead_letter() -> None:
-    """Given a quorum missed as often as it may be, and a newcomer that has failed, when the newcomer leaves, then
-    the message is dead after the attempts of those who stay."""
+    """Given a quorum missed as often as it may be, and a newcomer that has failed, when the newcomer leaves after the
+    last wait, then the message is dead after the attempts of those who stay."""
     q = Scenario(max_retries=1, retry_backoff_seconds=0.0, default_acknowledgment_timeout_seconds=5.0)
     q.subscribe("a")
     message = q.send("t", DeliveryGuarantee.QUORUM, required_acknowledgments=2)
@@ -134,6 +176,7 @@ def test_d1_the_attempts_of_who_leaves_are_not_those_of_the_dead_letter() -> Non
     q.dispatch()
     q.fail(message, "b")
     assert q.dispatch() == [(message, "b")]
+    q.advance(4.5)
     q.when(c.Unsubscribe(leaver))
     assert q.kinds() == ["SubscriberLeft", "AudienceMemberLeft", "MessageDeadLettered"]
     (dead,) = q.fresh_of(e.MessageDeadLettered)

@@ -116,6 +116,18 @@ GOOD: dict[str, Callable[[], History]] = {
         .at(1600.1)
         .dead("1-r", None, 2, None)
     ),
+    "newcomers within the wait of a missed quorum": lambda: (
+        both_acknowledge(two_members(QUORUM, required_acknowledgments=4, max_retries=0))
+        .add(e.QuorumMissed(1000.0, "1-r", 2, 4, 1300.0))
+        .at(1100.0)
+        .joined("c")
+        .audience("1-r", "c")
+        .delivered("1-r", "c")
+        .acknowledged("1-r", "c", False)
+        .add(e.QuorumMissed(1100.0, "1-r", 3, 4, 1300.0))
+        .at(1300.0)
+        .dead("1-r", None, 1, None)
+    ),
     "priorities and a group": lambda: (
         History(queue_type=QueueType.PRIORITY)
         .joined("a")

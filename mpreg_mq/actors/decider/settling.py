@@ -204,18 +204,23 @@ def _last_failure(message: Message, slot: Slot, error: str | None) -> tuple[Slot
 def quorum_missed(
     state: QueueState, message: Message, context: Context, acknowledgments: int, gone: Slot | None = None
 ) -> list[e.Event]:
-    """Everybody acknowledged and it is not enough: wait for newcomers, as often as there are attempts (G4)."""
-    if message.missed >= message.max_attempts:
-        reason = (
-            f"quorum not reached: {acknowledgments} of {message.required} acknowledgments, and no other subscriber "
-            f"came in {message.missed} acknowledgment timeouts"
+    """Everybody acknowledged and it is not enough: wait for newcomers, as often as there are attempts (G4).
+
+    Newcomers who answer, or leave, before such a wait is over do not end it, nor do they make another one of it.
+    """
+    until = message.slot.due_at
+    if until <= context.now:
+        if message.missed >= message.max_attempts:
+            reason = (
+                f"quorum not reached: {acknowledgments} of {message.required} acknowledgments, and no other subscriber "
+                f"came in {message.missed} acknowledgment timeouts"
+            )
+            return [end_of_attempts(state, message, context, reason, None, message.slot, gone)]
+        until = context.now + (
+            message.event.options.acknowledgment_timeout_seconds
+            or state.configuration.default_acknowledgment_timeout_seconds
         )
-        return [end_of_attempts(state, message, context, reason, None, message.slot, gone)]
-    seconds = (
-        message.event.options.acknowledgment_timeout_seconds
-        or state.configuration.default_acknowledgment_timeout_seconds
-    )
-    return [e.QuorumMissed(context.now, message.id, acknowledgments, message.required, context.now + seconds)]
+    return [e.QuorumMissed(context.now, message.id, acknowledgments, message.required, until)]
 
 
 def end_of_attempts(

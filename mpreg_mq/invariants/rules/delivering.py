@@ -282,7 +282,7 @@ class Quorum(Broadcast):
             )
         if not message.everybody_answered or message.exhausted:
             self.violated(record, f"the quorum of {message.id} is given up before everybody answered", message.fixed)
-        if message.missed >= message.max_attempts:
+        if message.missed >= message.max_attempts and not message.goes_on_waiting(event):
             self.violated(record, f"{message.id} waits for newcomers more often than it has attempts", message.fixed)
         if self.facts.complete:
             self._check_newcomers(record, message)
