@@ -74,6 +74,8 @@ class Attachment:
     subscriptions: dict[str, Subscribe] = attrs.field(factory=dict)
     end_at_once: set[str] = attrs.field(factory=set)
     """Ids of the subscriptions whose callbacks most likely are over, and acknowledge, when they return."""
+    running: int = 0
+    """Attempts whose callbacks go on after the delivery, and whose outcomes the queue has not heard of yet."""
     call_alone: Callable[[QueuedMessage, str, str, int], Any] | None = None
     """The shortest way to the callbacks on the loop, where there are any: that of the actor that has them."""
     _ended: dict[str, _Ended] = attrs.field(factory=dict)
@@ -110,6 +112,12 @@ class Attachment:
         if not self.subscriptions and self._thread is not None:
             self._thread.stop(block=False)
             self._thread = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has neither a subscription nor a callback that runs, or is about to: nobody will ask for it."""
+        actor = self._loop_actor
+        return not self.subscriptions and not self.running and (actor is None or (actor.idle and not actor.is_awaiting))
 
     def acknowledges_ended(self, subscription_id: str) -> bool:
         """Whether the end of a callback acknowledges its message although its subscription is over (L4)."""

@@ -32,6 +32,9 @@ from mpreg_mq.projections.everyday import delivered_and_acknowledged, delivered_
 
 logger = logging.getLogger("mpreg_mq")
 
+MOST_DEPARTED = 64
+"""So many subscribers that have left are kept at least until one more leaves, if a callback of theirs ran then."""
+
 
 class _Last(msgspec.Struct, frozen=True, gc=False):
     """The delivery that ends a row: what its callback came to, and itself where nobody had it folded in."""
@@ -48,8 +51,10 @@ class DeliveringActor(RecordingActor):
     __slots__ = (
         "_attachments",
         "_calling_out",
+        "_departed",
         "_drained",
         "_in_a_row",
+        "_most_departed",
         "_row_goes_on",
         "_running",
         "_unopened",
@@ -60,6 +65,9 @@ class DeliveringActor(RecordingActor):
         super().__init__(name, store, clock, run, state)
         self.deliveries = 0
         self._attachments: dict[str, Attachment] = {}
+        # Subscribers without a subscription of whose attachments something may still run.
+        self._departed: set[str] = set()
+        self._most_departed = MOST_DEPARTED
         self._running: dict[tuple[str, str, int], str] = {}
         self._drained: LoopFuture[None] | None = None
         self._calling_out = False
@@ -245,6 +253,7 @@ class DeliveringActor(RecordingActor):
             self._settle_failure(event, outcome)
         else:
             self._running[event.message_id, event.subscriber_id, event.attempt] = event.subscription_id
+            attachment.running += 1
 
     def _open_lease(self) -> None:
         """Fold in the delivery whose callback runs, and what came before it in a row.
@@ -274,11 +283,14 @@ class DeliveringActor(RecordingActor):
 
     def _on_settled(self, message: Settled) -> None:
         if message.attempt:
-            self._running.pop((message.message_id, message.subscriber_id, message.attempt), None)
+            ran = self._running.pop((message.message_id, message.subscriber_id, message.attempt), None)
+            attachment = self._attachments.get(message.subscriber_id)
+            if ran is not None and attachment is not None:
+                attachment.running -= 1
             self._context()
             try:
                 if message.outcome is None:
-                    self._settle_success(message, self._attachments.get(message.subscriber_id))
+                    self._settle_success(message, attachment)
                 else:
                     self._settle(
                         c.NegativeAcknowledge(
@@ -292,8 +304,31 @@ class DeliveringActor(RecordingActor):
             logger.warning(
                 "queue %s: fire-and-forget failed at %s: %s", self.name, message.subscriber_id, message.outcome
             )
+        if message.subscriber_id in self._departed:
+            self._let_go(message.subscriber_id)
         if self._drained is not None and not self._running and not self._drained.done():
             self._drained.set(None)
+
+    def _depart(self, subscriber_id: str) -> None:
+        """The last subscription of a subscriber of this process has ended. O(1), amortised."""
+        departed = self._departed
+        departed.add(subscriber_id)
+        self._let_go(subscriber_id)
+        if len(departed) > self._most_departed:
+            # Among them those that have left within their own callback, of whose end nobody hears.
+            for one in tuple(departed):
+                self._let_go(one)
+            self._most_departed = 2 * len(departed) + MOST_DEPARTED
+
+    def _let_go(self, subscriber_id: str) -> None:
+        """Stop the actors of a subscriber that has left, unless it has come back or something of it still runs."""
+        attachment = self._attachments[subscriber_id]
+        is_over = attachment.is_over
+        if is_over:
+            attachment.stop()
+            del self._attachments[subscriber_id]
+        if is_over or attachment.subscriptions:
+            self._departed.discard(subscriber_id)
 
     def _settle_success(self, done: Settled, attachment: Attachment | None) -> None:
         subscribe = attachment.subscriptions.get(done.subscription_id) if attachment is not None else None

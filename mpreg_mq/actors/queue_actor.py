@@ -40,12 +40,10 @@ from mpreg_mq.actors.subscriber_actor import Settled
 from mpreg_mq.actors.waiting import WaitingReceive
 from mpreg_mq.clock import Clock, VirtualClock
 from mpreg_mq.events import types as e
-from mpreg_mq.model import Callback, CircuitState
+from mpreg_mq.model import Callback
 from mpreg_mq.projections import QueueState
 
 logger = logging.getLogger("mpreg_mq")
-
-_OPEN = CircuitState.OPEN
 
 
 class QueueActor(AcceptingActor):
@@ -184,6 +182,8 @@ class QueueActor(AcceptingActor):
             attachment = self._attachments.get(subscription.subscriber_id)
             if attachment is not None:
                 attachment.detach(command.subscription_id, self._leased_to(subscription.subscriber_id))
+                if not attachment.subscriptions:
+                    self._depart(subscription.subscriber_id)
         self._after()
         return reply
 
@@ -299,6 +299,7 @@ class QueueActor(AcceptingActor):
             for attachment in self._attachments.values():
                 attachment.stop()
             self._attachments.clear()
+            self._departed.clear()
             self._running.clear()
         reply = self._carry_out(decision, wait=True)
         self._save_at_the_end()

@@ -211,6 +211,11 @@ class SubscriberActor(LoopActor):
         task.add_done_callback(finished)
         return Later.REPORTED
 
+    @property
+    def is_awaiting(self) -> bool:
+        """Whether what a callback has returned is awaited."""
+        return bool(self._tasks)
+
     def _cancel(self, message: Cancel) -> None:
         for (message_id, attempt), task in list(self._tasks.items()):
             if message.message_id is None or (message_id, attempt) == (message.message_id, message.attempt):

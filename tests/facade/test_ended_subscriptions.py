@@ -7,8 +7,10 @@ import threading
 from typing import Any
 
 import pytest
+from pykka import ActorRegistry
 
-from mpreg_mq import QueuedMessage, VirtualClock
+from mpreg_mq import DeliveryGuarantee, QueuedMessage, VirtualClock
+from mpreg_mq.actors.delivering import MOST_DEPARTED
 from tests.support.running import Recorder, assert_fold_equality, make_queue, until
 
 
@@ -89,6 +91,82 @@ def test_l1_a_blocking_callback_of_an_ended_subscription_gives_the_thread_free()
             assert seen == [2]
         finally:
             release.set()
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("guarantee", [DeliveryGuarantee.AT_LEAST_ONCE, DeliveryGuarantee.FIRE_AND_FORGET])
+@pytest.mark.parametrize("kind", ["function", "leaver", "coroutine", "thread"])
+def test_subscribers_that_come_and_go_leave_no_actors_behind(kind: str, guarantee: DeliveryGuarantee) -> None:
+    """Given many subscribers, each of which gets a message and leaves, also while its callback runs, then each callback
+    comes to its end, and the queue keeps the actors of a few of them at most."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        queue = make_queue(clock)
+        others = {ref.actor_urn for ref in ActorRegistry.get_all()}
+        seen = Recorder()
+        release = asyncio.Event()
+        subscription_id = ""
+
+        def leaver(message: QueuedMessage) -> None:
+            assert queue.unsubscribe(subscription_id)
+            seen(message)
+
+        async def coroutine(message: QueuedMessage) -> None:
+            await release.wait()
+            seen(message)
+
+        callback: Any = {"leaver": leaver, "coroutine": coroutine}.get(kind, seen)
+        for number in range(3 * MOST_DEPARTED):
+            subscription_id = queue.subscribe(f"s{number}", "#", callback, blocking=kind == "thread")
+            await queue.send_message("t", number, guarantee)
+            delivered = number + 1
+            await until(lambda: queue.get_statistics().messages_received == delivered)  # noqa: B023
+            queue.unsubscribe(subscription_id)
+            await asyncio.sleep(0)
+        release.set()
+        await until(lambda: len(seen.messages) == 3 * MOST_DEPARTED and not queue._actor._running)
+        await clock.settle()
+        for number in range(MOST_DEPARTED):
+            queue.unsubscribe(queue.subscribe(f"last{number}", "other", callback))
+        assert len(queue._actor._attachments) <= MOST_DEPARTED
+        assert len({ref.actor_urn for ref in ActorRegistry.get_all()} - others) <= MOST_DEPARTED
+        assert sorted(seen.payloads) == list(range(3 * MOST_DEPARTED))
+        assert queue.get_statistics().messages_acknowledged == 3 * MOST_DEPARTED
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_a_subscriber_that_comes_back_is_called_again() -> None:
+    """Given a subscriber that leaves while its callback runs, and one that leaves with nothing to do, when both come
+    back and others leave, then both are called as before."""
+
+    async def story() -> None:
+        queue = make_queue(VirtualClock())
+        release = asyncio.Event()
+        seen = Recorder()
+
+        async def coroutine(message: QueuedMessage) -> None:
+            await release.wait()
+            seen(message)
+
+        busy = queue.subscribe("busy", "a", coroutine)
+        await queue.send_message("a", 1)
+        await until(lambda: queue.get_statistics().messages_received == 1)
+        queue.unsubscribe(busy)
+        queue.unsubscribe(queue.subscribe("idle", "b", coroutine))
+        queue.subscribe("busy", "a", coroutine)
+        queue.subscribe("idle", "b", coroutine)
+        for number in range(2 * MOST_DEPARTED):
+            queue.unsubscribe(queue.subscribe(f"other{number}", "c", seen))
+        release.set()
+        await queue.send_messages([("a", 2), ("b", 3)])
+        await until(lambda: queue.get_statistics().messages_acknowledged == 3)
+        assert sorted(seen.payloads) == [1, 2, 3]
         await queue.shutdown()
 
     asyncio.run(story())
