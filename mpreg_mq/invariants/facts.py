@@ -156,6 +156,12 @@ class QueueFacts:
         self.deleted = None
 
     def _on_reconfigured(self, record: RecordedEvent, event: e.QueueReconfigured) -> None:
+        before = self.configuration
+        if before is not None and event.configuration.queue_type is not before.queue_type:
+            maker = MessageMaker(event.configuration)
+            for message in self.messages.values():
+                message.rank = maker.message(message.record, message.event, message.seq).rank
+            self.ready.reorder(event.at)
         self._configure(event.configuration)
 
     def _configure(self, configuration: QueueConfiguration) -> None:

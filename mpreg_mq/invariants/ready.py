@@ -134,6 +134,19 @@ class Ready:
             if slot.token == token:
                 self.wait(slot, at)
 
+    def reorder(self, at: float) -> None:
+        """The ranks of messages have changed."""
+        self._all = [(slot.message.rank, slot.message.seq, token, slot) for _, _, token, slot in self._all]
+        self._compact()
+        for group in self.groups.values():
+            before = group.head()
+            group.waiting = [(message.rank, message.seq, message) for _, _, message in group.waiting]
+            heapify(group.waiting)
+            head = group.head()
+            if before is not None and head is not None and head is not before:
+                self.withdraw(before.slot)
+                self.wait(head.slot, at)
+
     def _divide_entry(self, entry: Entry) -> None:
         """Keep it with those of its member, or of its topic where it is for anybody who matches."""
         rank, seq, _, slot = entry

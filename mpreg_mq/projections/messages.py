@@ -25,6 +25,7 @@ from mpreg_mq.projections.message_dumps import (
     slots_with_dumps,
     timer_until_due,
 )
+from mpreg_mq.projections.reordering import reorder
 from mpreg_mq.projections.subscribers import Subscribers
 from mpreg_mq.projections.unfinished import Unfinished
 
@@ -37,7 +38,7 @@ class Messages(Unfinished, Projection):
 
     HANDLED: ClassVar[Handled] = {
         e.QueueCreated: "_on_configured",
-        e.QueueReconfigured: "_on_configured",
+        e.QueueReconfigured: "_on_reconfigured",
         e.QueueDeleted: "_on_deleted",
         e.MessageEnqueued: "_on_enqueued",
         e.AudienceFixed: "_on_audience_fixed",
@@ -134,6 +135,12 @@ class Messages(Unfinished, Projection):
     def _on_configured(self, event: e.QueueCreated | e.QueueReconfigured) -> None:
         self._defaults = Defaults(event.configuration)
         self.quick_lane = None
+
+    def _on_reconfigured(self, event: e.QueueReconfigured) -> None:
+        before = self._defaults
+        self._on_configured(event)
+        if before is not None and before.queue_type is not event.configuration.queue_type:
+            reorder(self, Defaults(event.configuration), event.at)
 
     def _on_deleted(self, event: e.QueueDeleted) -> None:
         self.accepted_count = 0

@@ -74,7 +74,9 @@ def _belongs(group: Group, event: Any, enters: Enters) -> bool:
         newcomer = (first.subscriber_id,)
         return isinstance(event, e.AudienceFixed) and event.subscriber_ids == newcomer and enters(event)
     if isinstance(last, e.MessageDropped):
-        return isinstance(event, e.MessageEnqueued) and event.redriven_from is None
+        return isinstance(event, e.MessageDropped) or (
+            isinstance(event, e.MessageEnqueued) and event.redriven_from is None
+        )
     if isinstance(last, e.MessagesPurged):
         return isinstance(event, e.QueueDeleted)
     if isinstance(last, e.MessageEnqueued):

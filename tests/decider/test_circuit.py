@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 
 from mpreg_mq.actors import commands as c
+from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.events import RecordedEvent
 from mpreg_mq.events import types as e
+from mpreg_mq.invariants import check_history
 from mpreg_mq.model import CircuitState, DeliveryGuarantee
+from mpreg_mq.replay.rerun import rerun_events
 from tests.support.given import START, Scenario
 
 
@@ -222,3 +226,26 @@ def test_r3_a_lease_left_by_somebody_who_is_gone_opens_nothing() -> None:
     q.advance(300)
     assert q.kinds() == ["LeaseExpired", "MessageRequeued"]
     assert len(list(q.state.subscribers)) == 0
+
+
+@pytest.mark.parametrize("half_open", [False, True])
+def test_r3_opening_the_queue_without_breakers_lets_everything_through(half_open: bool) -> None:
+    """Given a puller whose circuit is open, or half open, when the queue is opened without circuit breakers, then it
+    gets what it asks for at once; one whose circuit is closed has nothing to be told."""
+    q = tripping(pull=True)
+    q.subscribe("well", pull=True)
+    sent = [q.send(), q.send()]
+    for _ in range(2):
+        assert q.receive("s") == sent[:1]
+        q.fail(sent[0], "s")
+    if half_open:
+        q.advance(10)
+    without = QueueConfiguration("q", max_retries=9)
+    q.when(c.Open(without)).then(e.QueueReconfigured(q.now, without), e.CircuitClosed(q.now, "s"))
+    assert q.receive("s", 5) == sent
+    q.fail(sent[0], "s", 0.0)
+    assert q.advance(100) == []
+    assert circuit(q) is CircuitState.CLOSED
+    records = [RecordedEvent(n, "queue:q", n, event) for n, event in enumerate(q.history, 1)]
+    assert check_history(records) == []
+    assert rerun_events(q.history).differences == []

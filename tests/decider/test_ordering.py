@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import decide_dispatch
+from mpreg_mq.events import RecordedEvent
 from mpreg_mq.events import types as e
+from mpreg_mq.invariants import check_history
 from mpreg_mq.model import DeliveryGuarantee, QueueType
+from mpreg_mq.replay.rerun import rerun_events
 from tests.support.given import START, Scenario
 
 
@@ -198,3 +202,76 @@ def test_t1_a_receiver_gets_nothing_that_is_past_its_time() -> None:
     q.now += 2
     assert q.ask(c.Receive("p", 5)) == [new]
     assert [event.message_id for event in q.events_of(e.MessageExpired)] == [old]
+
+
+# --- another type -----------------------------------------------------------------------------------------
+
+
+def reopened(q: Scenario, queue_type: QueueType) -> Scenario:
+    """The queue after it was opened as one of this type; its history breaks no rule so far."""
+    q.ask(c.Open(attrs.evolve(q.state.configuration, queue_type=queue_type)))
+    return q
+
+
+def assert_no_rule_is_broken(q: Scenario) -> None:
+    records = [RecordedEvent(n, "queue:q", n, event) for n, event in enumerate(q.history, 1)]
+    assert check_history(records) == []
+    assert rerun_events(q.history).differences == []
+
+
+@pytest.mark.parametrize("before", list(QueueType))
+@pytest.mark.parametrize("after", list(QueueType))
+def test_what_was_sent_before_follows_the_order_of_another_type(before: QueueType, after: QueueType) -> None:
+    """Given messages that are ready, delayed, leased, and copies of a broadcast, when the queue is opened as one of
+    another type, then all of them are delivered in its order, among those that are sent afterwards."""
+    q = Scenario(queue_type=before, retry_backoff_seconds=0)
+    q.subscribe("p", "leased", pull=True)
+    leased = q.send("leased")
+    assert q.receive("p") == [leased]
+    shared = q.send("t", DeliveryGuarantee.BROADCAST, priority=2)
+    q.subscribe("first")
+    q.dispatch()
+    q.acknowledge(shared, "first")
+    q.subscribe("s", max_in_flight=1)
+    low, late, high = q.send(priority=-7), q.send(priority=9, delay_seconds=20), q.send(priority=5)
+    q.when(c.Unsubscribe(q.events_of(e.SubscriberJoined)[1].subscription_id))
+    q.now += 10
+    reopened(q, after)
+    new = [q.send(priority=1), q.send(priority=8), q.send(priority=-9)]
+    q.now += 10
+    seen: list[str] = []
+    while delivered := q.dispatch():
+        ((message, subscriber),) = delivered
+        seen.append(message)
+        q.acknowledge(message, subscriber)
+    sent = [low, late, high, *new]
+    assert (
+        seen
+        == {
+            QueueType.FIFO: sent,
+            QueueType.PRIORITY: [late, new[1], high, new[0], low, new[2]],
+            QueueType.DELAY: [low, high, *new, late],
+        }[after]
+    )
+    assert_no_rule_is_broken(q)
+
+
+def test_o1_a_group_follows_the_order_of_another_type_unless_it_has_begun() -> None:
+    """Given two groups, one of which has begun, when the queue becomes a PRIORITY one, then the other begins with its
+    highest priority, and nothing overtakes the message that was delivered."""
+    q = Scenario()
+    q.subscribe("s")
+    begun = q.send(group_id="begun")
+    assert ids(q.dispatch()) == [begun]
+    hurried = q.send(group_id="begun", priority=9)
+    q.when(c.Pause())
+    waiting, delayed = q.send(group_id="waiting"), q.send(group_id="waiting", priority=9, delay_seconds=5)
+    single = q.send(group_id="single")
+    reopened(q, QueueType.PRIORITY)
+    q.when(c.Resume())
+    assert ids(q.dispatch()) == [single]
+    assert ids(q.advance(5)) == [delayed]
+    q.acknowledge(delayed, "s")
+    q.acknowledge(begun, "s")
+    assert ids(q.dispatch()) == [hurried, waiting]
+    assert_no_rule_is_broken(q)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import pytest
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import WAIT_FOR_ROOM
 from mpreg_mq.actors.decider.sending import decide_fire_and_forget, decide_wait_over, record_fire_and_forget
+from mpreg_mq.events import RecordedEvent
 from mpreg_mq.events import types as e
+from mpreg_mq.invariants import check_history
 from mpreg_mq.model import DeliveryGuarantee, MessageId, MessageOptions, OverflowPolicy, RejectionReason
+from mpreg_mq.replay.rerun import rerun_events
 from tests.support.given import Scenario
 
 
@@ -100,6 +104,32 @@ def test_c1_drop_oldest_makes_room_with_the_oldest_pending_message() -> None:
     assert q.kinds() == ["MessageDropped", "MessageEnqueued"]
     assert q.events_of(e.MessageDropped)[0].message_id == first
     assert [message.id for message in q.state.messages.pending()] == [second, third]
+
+
+def test_c1_drop_oldest_makes_room_also_where_more_are_pending_than_may_be() -> None:
+    """Given more pending messages than there may be, because leases have given them back or the limit was higher, when
+    one is sent, then as many of the oldest are dropped as it takes to keep to the limit."""
+    q = Scenario(max_size=2, overflow_policy=OverflowPolicy.DROP_OLDEST)
+    q.subscribe("p", pull=True)
+    leased = [q.send(), q.send()]
+    assert q.receive("p", 2) == leased
+    sent = [q.send(), q.send()]
+    for message in leased:
+        q.fail(message, "p", 0.0)
+    assert q.state.messages.pending_count == 4
+    newest = q.send()
+    assert [event.message_id for event in q.fresh_of(e.MessageDropped)] == [*leased, sent[0]]
+    assert [message.id for message in q.state.messages.pending()] == [sent[1], newest]
+    q.when(c.Open(attrs.evolve(q.state.configuration, max_size=1)))
+    results = q.ask(c.SendBatch(tuple(c.Send("t", b"x") for _ in range(2))))
+    dropped = [sent[1], newest, results[0].message_id.id]
+    assert [event.message_id for event in q.fresh_of(e.MessageDropped)] == dropped
+    assert q.state.messages.pending_count == 1
+    records = [RecordedEvent(n, "queue:q", n, event) for n, event in enumerate(q.history, 1)]
+    assert check_history(records) == []
+    again = rerun_events(q.history)
+    assert again.differences == []
+    assert "MessageDropped" not in again.given
 
 
 def test_c1_wait_asks_the_actor_to_wait_and_then_says_that_it_waited() -> None:

@@ -26,7 +26,7 @@ from mpreg_mq.actors.decider.settling import audience_outcome
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.errors import InvalidOptionError
 from mpreg_mq.events import types as e
-from mpreg_mq.model import DeliveryGuarantee
+from mpreg_mq.model import CircuitState, DeliveryGuarantee
 from mpreg_mq.projections import DeadEntry, Message, QueueState
 from mpreg_mq.topics import matches
 
@@ -154,12 +154,22 @@ def decide_delete(state: QueueState, command: Delete, context: Context) -> Decis
 
 
 def decide_open(state: QueueState, command: Open, context: Context) -> Decision:
-    """Create the queue, or follow another configuration; replies whether it was created."""
+    """Create the queue, or follow another configuration; replies whether it was created.
+
+    Where that has no circuit breakers, what they hold back is given free (R3): nothing would close them any more.
+    """
     if not state.created or state.deleted:
         return Decision((e.QueueCreated(context.now, command.configuration.name, command.configuration),), True)
     if command.configuration == state.configuration:
         return UNCHANGED
-    return Decision((e.QueueReconfigured(context.now, command.configuration),), False)
+    events: list[e.Event] = [e.QueueReconfigured(context.now, command.configuration)]
+    if command.configuration.circuit_breaker_failure_threshold is None:
+        events += [
+            e.CircuitClosed(context.now, subscriber.id)
+            for subscriber in state.subscribers
+            if subscriber.circuit is not CircuitState.CLOSED
+        ]
+    return Decision(tuple(events), False)
 
 
 def _chosen(state: QueueState, message_ids: tuple[str, ...] | None) -> list[DeadEntry]:

@@ -133,7 +133,9 @@ def _admit(
                 f"max_size={configuration.max_size}; consume faster, raise max_size or choose another overflow_policy"
             )
             return _reject(send.topic, RejectionReason.CAPACITY, detail, context)
-        events = (e.MessageDropped(context.now, batch.drop_oldest(state)),)
+        # More than one where the limit was higher before, or leases have given messages back.
+        beyond = pending - configuration.max_size
+        events = tuple(e.MessageDropped(context.now, batch.drop_oldest(state)) for _ in range(beyond + 1))
     message_id = context.message_id(messages.next_seq + len(batch.accepted))
     batch.accepted.append(message_id)
     if send.fingerprint is not None:
@@ -147,7 +149,7 @@ def _admit(
 def decide_send(state: QueueState, send: Send, context: Context) -> Decision:
     """Accept or reject one message; replies a :class:`DeliveryResult`, or WAIT_FOR_ROOM.
 
-    O(log n); where it drops the oldest pending message, also the leased messages that are older than that.
+    O(log n); where it drops the oldest pending messages, also the leased messages that are older than those.
     """
     messages = state.messages
     configuration = state.configuration

@@ -381,7 +381,10 @@ class Circuit(Rule):
 
     def _on_closed(self, record: RecordedEvent, event: e.CircuitClosed) -> None:
         subscriber = self._subscriber(event)
+        # Without a threshold there are no circuits: those that are open are closed.
         if subscriber is None or not self._is_known(subscriber):
+            return
+        if self.configuration.circuit_breaker_failure_threshold is None:
             return
         previous = self.facts.previous
         acknowledged = previous is not None and isinstance(previous.event, e.MessageAcknowledged)
