@@ -253,6 +253,15 @@ def test_receive_by_nobody_gets_nothing() -> None:
     q.then()
 
 
+def test_receive_gets_nothing_that_a_callback_is_for() -> None:
+    """Given a subscriber that has come back with a callback since it asked, then nothing is leased to its receive."""
+    q = Scenario()
+    q.send()
+    q.subscribe("s")
+    q.when(c.Receive("s")).then().then_reply([])
+    assert len(q.dispatch()) == 1
+
+
 def test_t1_receive_leaves_a_late_copy_alone_while_another_member_has_the_message() -> None:
     """Given a broadcast leased to one member over its TTL, when another fetches, then it gets only what is fresh."""
     q = Scenario()

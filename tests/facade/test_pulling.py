@@ -42,6 +42,29 @@ def test_pull_waits_for_a_message_and_no_longer_than_it_said() -> None:
     asyncio.run(story())
 
 
+def test_a_receiver_that_waits_takes_nothing_from_the_callback_of_its_subscriber() -> None:
+    """Given a receiver that waits, when its subscriber leaves and comes back with a callback, then that gets the next
+    message, and the receiver nothing."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        queue = make_queue(clock)
+        fetches = queue.subscribe("s", "#")
+        receiver = asyncio.create_task(queue.receive_messages("s", wait_seconds=30))
+        await clock.settle()
+        queue.unsubscribe(fetches)
+        seen = Recorder()
+        queue.subscribe("s", "#", seen)
+        await queue.send_message("a", 1)
+        await clock.advance(30)
+        assert seen.payloads == [1]
+        assert await receiver == []
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
 def test_r3_a_receiver_that_is_cancelled_as_its_message_comes_has_not_failed() -> None:
     """Given a breaker that opens at the first failure, when a receiver is cancelled while its message is on the way to
     it, then that is there again at once, as an attempt that says nothing about the subscriber."""

@@ -174,6 +174,9 @@ def decide_receive(state: QueueState, command: Receive, context: Context) -> Dec
     subscriber = state.subscribers.get(command.subscriber_id)
     if subscriber is None or not subscriber.can_take() or state.paused or state.deleted:
         return Decision(reply=[])
+    if not subscriber.pull:
+        # The receive has waited since before it subscribed with a callback.
+        return Decision(reply=[])
     room = subscriber.max_in_flight - len(subscriber.held)
     if subscriber.circuit is CircuitState.HALF_OPEN:
         room = 1
