@@ -148,7 +148,10 @@ class SubscriberTable:
         self.departed.move_to_end(event.subscriber_id)
         if len(self.departed) > REMEMBERED_DEPARTURES:
             self.departed.popitem(last=False)
-        if not subscriber.subscriptions:
+        if subscriber.subscriptions:
+            latest = next(reversed(subscriber.subscriptions.values())).event
+            subscriber.max_in_flight = latest.max_in_flight  # type: ignore[attr-defined]
+        else:
             subscriber.failures = 0
             subscriber.circuit = CircuitState.CLOSED
         self.forget_if_gone(subscriber)

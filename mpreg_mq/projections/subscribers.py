@@ -182,7 +182,9 @@ class Subscribers(Projection):
         subscriber.count_subscriptions()
         self._patterns.remove(joined.topic_pattern, event.subscription_id)
         self._audiences.clear()
-        if not subscriber.subscriptions:
+        if subscriber.subscriptions:
+            subscriber.max_in_flight = next(reversed(subscriber.subscriptions.values())).max_in_flight
+        else:
             subscriber.circuit = CircuitState.CLOSED
             subscriber.failures = 0
         self._forget_if_gone(subscriber)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from math import inf, nextafter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import NOTHING, decide_dispatch
+from mpreg_mq.events import RecordedEvent
 from mpreg_mq.events import types as e
+from mpreg_mq.invariants import check_history
 from mpreg_mq.model import DeliveryGuarantee
 from tests.support.given import START, Scenario, named
 
@@ -232,6 +236,46 @@ def test_l1_receive_takes_copies_of_broadcasts() -> None:
     assert q.kinds() == ["AudienceFixed", "MessageDelivered"]
     assert q.receive("r", 5) == [message]
     assert q.kinds() == ["MessageDelivered"]
+
+
+def test_l1_a_lease_is_one_however_short() -> None:
+    """Given a visibility timeout that is too short for the clock to tell, then the lease ends after it has begun."""
+    q = Scenario(retry_backoff_seconds=0)
+    q.subscribe("p", pull=True)
+    message = q.send()
+    assert q.receive("p", visibility_timeout_seconds=5e-324) == [message]
+    (delivered,) = q.fresh_of(e.MessageDelivered)
+    assert delivered.deadline == nextafter(START, inf)
+    q.advance(1)
+    assert q.kinds() == ["LeaseExpired", "MessageRequeued"]
+    records = [RecordedEvent(n, "queue:q", n, event) for n, event in enumerate(q.history, 1)]
+    assert check_history(records) == []
+
+
+@pytest.mark.parametrize("pull", [False, True])
+def test_c2_the_limit_is_that_of_the_latest_subscription_there_is(pull: bool) -> None:
+    """Given a subscriber with another subscription that has a limit of its own, when that ends, then the limit is that
+    of the one before again, whether it is more or less."""
+    q = Scenario()
+    q.subscribe("s", max_in_flight=1, pull=pull)
+    wider = q.subscribe("s", "other", max_in_flight=3, pull=pull)
+    closed = q.subscribe("s", "other", max_in_flight=2, pull=pull)
+    sent = [q.send() for _ in range(5)]
+
+    def taken() -> list[str]:
+        return q.receive("s", 5) if pull else [message for message, _ in q.dispatch()]
+
+    assert taken() == sent[:2]
+    q.when(c.Unsubscribe(closed))
+    assert taken() == sent[2:3]
+    q.when(c.Unsubscribe(wider))
+    for message in sent[:2]:
+        q.acknowledge(message, "s")
+        assert taken() == []
+    q.acknowledge(sent[2], "s")
+    assert taken() == sent[3:4]
+    records = [RecordedEvent(n, "queue:q", n, event) for n, event in enumerate(q.history, 1)]
+    assert check_history(records) == []
 
 
 def test_c2_receive_stops_at_max_in_flight() -> None:

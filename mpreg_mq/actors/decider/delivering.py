@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import inf
+from math import inf, nextafter
 from typing import NamedTuple
 
 from mpreg_mq.actors.commands import MEMBER, Receive
@@ -240,12 +240,15 @@ def deliver(
     options = message.event.options
     if pull is None or pull.member is not None:
         seconds = options.acknowledgment_timeout_seconds or configuration.default_acknowledgment_timeout_seconds
+        deadline = context.now + seconds
     else:
         seconds = (
             pull.visibility_timeout_seconds
             or options.visibility_timeout_seconds
             or configuration.default_visibility_timeout_seconds
         )
+        # However short it is, whoever fetches the message has it for a while.
+        deadline = max(context.now + seconds, nextafter(context.now, inf))
     return e.MessageDelivered(
         context.now,
         message.id,
@@ -254,6 +257,6 @@ def deliver(
         or subscriber.only_subscription
         or state.subscribers.subscription_for(subscriber, message.topic),
         slot.attempts + 1,
-        context.now + seconds,
+        deadline,
         pull is not None,
     )
