@@ -332,7 +332,8 @@ class AcceptingActor(DispatchingActor):
             for subscriber_id in audience:
                 subscriber = subscribers.get(subscriber_id)
                 attachment = self._attachments.get(subscriber_id)
-                if subscriber is None or attachment is None:
+                # Who fetches now may have had a callback before, which is still running.
+                if subscriber is None or attachment is None or subscriber.pull:
                     missed.append(subscriber_id)
                     continue
                 if subscriber.circuit is not _CLOSED and (subscriber.circuit is _OPEN or subscriber.probe is not None):

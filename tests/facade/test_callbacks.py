@@ -187,6 +187,35 @@ def test_g1_a_callback_may_end_the_subscription_of_the_next_that_has_a_lease() -
     asyncio.run(story())
 
 
+def test_g1_who_fetches_now_and_had_a_callback_is_no_failure() -> None:
+    """Given a subscriber that had a callback, which still runs, and fetches now, then fire-and-forget passes it by."""
+
+    async def story() -> None:
+        clock = VirtualClock()
+        queue = make_queue(clock)
+        started, release = asyncio.Event(), asyncio.Event()
+
+        async def handle(message: QueuedMessage) -> None:
+            started.set()
+            await release.wait()
+
+        called = queue.subscribe("s", "#", handle)
+        await queue.send_message("a", 1)
+        await started.wait()
+        queue.unsubscribe(called)
+        queue.subscribe("s", "#")
+        result = await queue.send_message("a", 2, DeliveryGuarantee.FIRE_AND_FORGET)
+        assert (result.success, len(result.delivered_to), len(result.failed_deliveries)) == (True, 0, 0)
+        assert queue.get_statistics().delivery_failures == 0
+        release.set()
+        await clock.settle()
+        assert queue.get_statistics().messages_acknowledged == 1
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
 def test_l4_callbacks_of_every_kind_acknowledge_when_they_are_over() -> None:
     """Given a function, a coroutine function and a blocking function, then each message is acknowledged once."""
 
