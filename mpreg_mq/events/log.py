@@ -156,6 +156,8 @@ class RetainingLog(EventLog, Protocol):
     def adopt(self, position: int, bases: Mapping[str, Snapshot]) -> None:
         """Begin an empty log at ``position``, as if the events up to it had been truncated (for an import).
 
+        A log that has positions of its own begins there: SQLite's have no gaps, as those of chosen streams may have.
+
         Raises:
             EventLogError: the log is not empty, or the change could not be stored.
         """

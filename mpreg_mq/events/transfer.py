@@ -177,6 +177,12 @@ def _base_position(log: EventLog) -> int:
     return 0 if kept is None else kept.base_position()
 
 
+def _check_base(log: EventLog, position: int) -> None:
+    """Raise where the log has been truncated since it began at ``position``."""
+    if (base := _base_position(log)) != position:
+        raise truncated_below("all", position, base)
+
+
 def bases_of(log: EventLog, streams: Collection[str] | None = None) -> dict[str, Snapshot]:
     """The snapshot at the base of each stream, or of each of these, whose first events were truncated.
 
@@ -219,8 +225,7 @@ def _write_events(
     events = 0
     records = log.read_all()
     # Those who truncate the log later than this the iterator itself notices.
-    if (base := _base_position(log)) != file.base_position:
-        raise truncated_below("all", file.base_position, base)
+    _check_base(log, file.base_position)
     for record in records:
         if record.position > last_position:
             break
@@ -247,7 +252,8 @@ def import_log(
     import into a new log, and put that in its place.
 
     Raises:
-        EventLogError: a stream is in the log already, or the log could not store the events.
+        EventLogError: a stream is in the log already, the log could not store the events, or the source was compacted
+            before it was read: begin again, with a new log.
         CorruptLogError: the source is damaged.
     """
     if isinstance(source, str | os.PathLike):
@@ -261,20 +267,23 @@ def import_log(
         raise EventLogError(
             f"import: the log {log.location} has {there} already, expected none of them; import into a new log"
         )
+    # In this order: the bases of a later cut are noticed, and what it takes away then by the iterator itself.
+    base = _base_position(source)
     bases = bases_of(source)
-    kept = retaining(source)
-    if bases and kept is not None:
+    last_position = source.last_position()
+    records = source.read_all()
+    _check_base(source, base)
+    if bases:
         into = retaining(log)
         if into is None:
             raise EventLogError(
                 f"import: the source was truncated at its beginning, which {log.location} cannot represent; "
                 "import into an SQLite log"
             )
-        into.adopt(kept.base_position(), bases)
-    last_position = source.last_position()
+        into.adopt(base, bases)
     done = Progress(0, 0, last_position)
     step: list[RecordedEvent] = []
-    for record in source.read_all():
+    for record in records:
         step.append(record)
         if len(step) == EVENTS_PER_STEP:
             done = _append_step(log, step, done, on_progress)

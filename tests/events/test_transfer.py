@@ -29,11 +29,14 @@ from mpreg_mq.events import (
     MessageCompleted,
     MessageEnqueued,
     Progress,
+    RecordedEvent,
     Snapshot,
     SQLiteEventLog,
+    check_log,
     export_log,
     import_log,
     open_log,
+    retaining,
     transfer,
 )
 from mpreg_mq.events.transfer import base_of
@@ -114,6 +117,44 @@ def test_some_streams_can_be_chosen(log: EventLog, tmp_path: Path) -> None:
     with pytest.raises(EventLogError, match="queue:x"):
         export_log(log, tmp_path / "x.jsonl", streams=["queue:x"])
     assert not (tmp_path / "x.jsonl").exists()
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+def test_chosen_streams_of_a_truncated_log_can_be_imported(log: EventLog, tmp_path: Path, store: str) -> None:
+    """Given an export of one stream of a truncated log, when it is imported, then the copy is whole, and goes on."""
+    assert isinstance(log, MemoryEventLog)
+    log.truncate(6, {stream: Snapshot(stream, 3, stream.encode()) for stream in log.streams()})
+    export_log(log, tmp_path / "b.jsonl", streams=["queue:b"])
+    copy = open_log(tmp_path / "copy.db" if store == "sqlite" else "memory:")
+    import_log(tmp_path / "b.jsonl", copy)
+    if store == "sqlite":
+        copy.close()
+        assert check_log(tmp_path / "copy.db") is None
+        copy = open_log(tmp_path / "copy.db")
+    kept = retaining(copy)
+    assert kept is not None
+    assert base_of(kept, "queue:b") == Snapshot("queue:b", 3, b"queue:b")
+    copy.append([Append("queue:b", 5, events(1))])
+    assert [record.version for record in copy.read_stream("queue:b")] == [4, 5, 6]
+    copy.close()
+
+
+def test_an_import_from_a_log_that_is_truncated_meanwhile_says_so(
+    log: EventLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given a log that is truncated between its bases and its events, then the import says so, and adds nothing."""
+    assert isinstance(log, MemoryEventLog)
+    read_all = log.read_all
+
+    def meanwhile(after_position: int = 0) -> Iterator[RecordedEvent]:
+        log.truncate(6, {stream: Snapshot(stream, 3, b"") for stream in log.streams()})
+        return read_all(after_position)
+
+    monkeypatch.setattr(log, "read_all", meanwhile)
+    copy = MemoryEventLog()
+    with pytest.raises(EventLogError, match="were truncated meanwhile, up to 6"):
+        import_log(log, copy)
+    assert copy.streams() == []
 
 
 def test_progress_is_reported(tmp_path: Path) -> None:

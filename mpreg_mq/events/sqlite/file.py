@@ -364,11 +364,12 @@ class LogFile(OpenedFile):
             logger.info("log %s: using its reserve to make room", self.path)
             return step()
 
-    def adopt(self, position: int, bases: Mapping[str, Snapshot]) -> None:
-        """Begin an empty log at ``position``."""
+    def adopt(self, bases: Mapping[str, Snapshot]) -> None:
+        """Begin an empty log after the events that ``bases`` stand for."""
         if self.head != EMPTY or self.streams:
             raise EventLogError(f"adopt {self.path}: found a log with events, expected an empty one")
-        base = Head(position, EMPTY.checksum)
+        # Positions have no gaps here, as they have where some streams were chosen, or in a replicated log.
+        base = Head(sum(snapshot.version for snapshot in bases.values()), EMPTY.checksum)
         streams = [Stream(id_, name, 0, 0) for id_, name in enumerate(sorted(bases), 1)]
         with self.transaction() as connection:
             connection.executemany(

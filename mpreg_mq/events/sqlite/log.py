@@ -393,7 +393,7 @@ class SQLiteEventLog:
         with self._lock, explained("adopt", self._path):
             self._check_writable("adopt")
             self._file.recover()
-            self._file.adopt(position, bases)
+            self._file.adopt(bases)
 
     # --- the end ------------------------------------------------------------------------------------------
 
