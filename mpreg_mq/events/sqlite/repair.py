@@ -85,10 +85,7 @@ def check_log(path: str | os.PathLike[str], *, on_progress: OnChecked | None = N
         return Damage(error.position, str(error))
     with closing(log):
         try:
-            last = log.last_position()
-            for record in log.read_all():
-                if on_progress is not None and record.position % 10_000 == 0:
-                    on_progress(record.position, last)
+            _read_all(log, on_progress)
             found = log.check_structure()
             if found is not None:
                 return Damage(None, found)
@@ -96,6 +93,25 @@ def check_log(path: str | os.PathLike[str], *, on_progress: OnChecked | None = N
         except CorruptLogError as error:
             return Damage(error.position, str(error))
     return Damage(None, next(iter(lost.values())), tuple(lost)) if lost else None
+
+
+def _read_all(log: SQLiteEventLog, on_progress: OnChecked | None) -> None:
+    """Have everything checked that is in the log; what is compacted meanwhile need not be."""
+    last = log.last_position()
+    reached = 0
+    while True:
+        base = log.base_position()
+        try:
+            for record in log.read_all(reached):
+                reached = record.position
+                if on_progress is not None and reached % 10_000 == 0:
+                    on_progress(reached, last)
+            return
+        except CorruptLogError:
+            raise
+        except EventLogError:
+            if log.base_position() == base:
+                raise
 
 
 def _lost_bases(log: SQLiteEventLog) -> dict[str, str]:

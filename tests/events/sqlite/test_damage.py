@@ -75,6 +75,26 @@ def test_events_without_their_places_are_checked_as_well(path: Path) -> None:
             next(reader)
 
 
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_log_that_is_compacted_while_it_is_checked_is_checked_on(path: Path, damaged: bool) -> None:
+    """Given a log in use that is compacted during a check, then what is left is checked to its end, damage included."""
+    many = tuple(MessageCompleted(at=1.0, message_id="m" * 100) for _ in range(500))
+    with opened(path) as log:
+        for number in range(60):
+            log.append([Append("queue:a", 500 * number, many)])
+        if damaged:
+            run(path, "UPDATE records SET body = x'90' WHERE position = 29000")
+
+        def compact(reached: int, _: int) -> None:
+            if reached == 10_000:
+                log.truncate(25_000, {"queue:a": Snapshot("queue:a", 25_000, b"")})
+                while log.reclaim():
+                    pass
+
+        damage = check_log(path, on_progress=compact)
+    assert (None if damage is None else damage.position) == (28_501 if damaged else None)
+
+
 @pytest.mark.parametrize("position", [1, 2])
 def test_a_record_of_another_log_is_not_taken(path: Path, tmp_path: Path, position: int) -> None:
     """Given a record replaced by that of a log with another past, then its checksum does not chain (I1)."""
