@@ -24,6 +24,7 @@ from mpreg_mq.events.sqlite.writer_file import (
     WriterLock,
     give_back_reserve,
     is_written_here,
+    linked,
     read_head,
 )
 from mpreg_mq.forking import FORKED, forget_after_fork, keep_for_ever
@@ -49,7 +50,8 @@ class OpenedFile:
     """The connections to one file, and what it holds; not safe for use by several threads at once."""
 
     def __init__(self, path: Path, synchronous: str, read_only: bool, reserve_bytes: int) -> None:
-        self.path = path
+        self._place = os.fspath(path)
+        self.path = path = linked(path)
         self.closed = False
         self.streams: dict[str, Stream] = {}
         self.head = EMPTY
@@ -76,7 +78,6 @@ class OpenedFile:
         self._writer: sqlite3.Connection | None = None
         self._lock: WriterLock | None = None
         self._head_file: HeadFile | None = None
-        self._place = os.fspath(path)
         self._identity = (0, 0)
         """Device and number of the file that is open for writing."""
         self._data_version: int | None = None

@@ -24,7 +24,7 @@ from mpreg_mq.events.sqlite.log import SQLiteEventLog
 from mpreg_mq.events.sqlite.records import EMPTY, Head, checksum, old_checksum
 from mpreg_mq.events.sqlite.sizes import size_of
 from mpreg_mq.events.sqlite.transactions import Row, Stream
-from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, read_head
+from mpreg_mq.events.sqlite.writer_file import WriterLock, head_path, linked, read_head
 from mpreg_mq.events.transfer import base_of, truncated
 
 _ROWS = 200
@@ -138,7 +138,7 @@ def repair_log(path: str | os.PathLike[str]) -> Repair | None:
         EventLogError: the file is missing, an export or an archive, or nothing says that it is a log; or there is no
             room for the copies.
     """
-    log = Path(os.path.abspath(path))
+    log = linked(Path(os.path.abspath(path)))
     damage = check_log(log) or _damaged_header(log)
     if damage is None:
         return None

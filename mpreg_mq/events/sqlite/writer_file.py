@@ -102,6 +102,14 @@ class WriterLock:
             self._descriptor = None
 
 
+def linked(log: Path) -> Path:
+    """The file itself where a log is a symbolic link: a lock or a head beside the link would not be seen by others.
+
+    SQLite's write-ahead log is beside the file as well.
+    """
+    return Path(os.path.realpath(log)) if os.path.islink(log) else log
+
+
 def is_written_here(log: Path) -> bool:
     """Whether this process has a log open for writing, as far as its lock file says."""
     try:

@@ -18,7 +18,7 @@ from unittest import mock
 import pytest
 
 from mpreg_mq.errors import ConfigurationError, CorruptLogError, EventLogError, LogLockedError
-from mpreg_mq.events import Append, QueuePaused, Snapshot, SQLiteEventLog
+from mpreg_mq.events import Append, QueuePaused, Snapshot, SQLiteEventLog, check_log, repair_log
 from mpreg_mq.events.sqlite.file import LogFile
 from tests.support.quick_sqlite import STREAM, land, quick, write
 from tests.support.sqlite_logs import events, opened, run, stored
@@ -83,6 +83,32 @@ def test_a_second_writer_is_refused(path: Path) -> None:
         log.append([Append("queue:a", 1, events(2))])
     with opened(path) as log:
         assert log.last_position() == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="making symbolic links needs a permission there")
+def test_a_symbolic_link_is_the_log_it_leads_to(path: Path, tmp_path: Path) -> None:
+    """Given a link to a log, then whoever comes by it is the second writer as well, and finds and leaves all beside the
+    file; a repair mends that."""
+    (tmp_path / "links").mkdir()
+    link = tmp_path / "links" / "linked.db"
+    link.symlink_to(path)
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+        with pytest.raises(LogLockedError, match="this process has it open for writing already"):
+            SQLiteEventLog(link)
+    with opened(link) as log:
+        log.append([Append("queue:a", 1, events(2))])
+        assert {file.name for file in path.parent.glob(f"{path.name}?*")} >= {f"{path.name}-head", f"{path.name}-lock"}
+        assert log.location == f"sqlite:///{link}"
+        with pytest.raises(LogLockedError):
+            SQLiteEventLog(path)
+    run(path, "UPDATE records SET body = x'90' WHERE position = 2")
+    repair = repair_log(link)
+    assert repair is not None
+    assert repair.kept_events == 1
+    assert check_log(path) is None
+    assert list(link.parent.iterdir()) == [link]
+    assert link.is_symlink()
 
 
 def test_a_lock_ends_with_its_process(path: Path) -> None:
