@@ -77,13 +77,19 @@ class BlockingMessageQueueManager:
         self._loop.run_until_complete(_end_the_others())
         self._loop.close()
 
-    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def _forbid_own_thread(self) -> None:
         if threading.current_thread() is self._thread:
-            coroutine.close()
             raise MessageQueueError(
                 "BlockingMessageQueueManager: called on its own loop's thread, where it would wait for itself; "
                 "subscribe this callback with blocking=True"
             )
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            self._forbid_own_thread()
+        except MessageQueueError:
+            coroutine.close()
+            raise
         if self._process != os.getpid():
             # Nor is the lock to be asked for, which another thread may have had.
             coroutine.close()
@@ -322,9 +328,11 @@ class BlockingMessageQueueManager:
 
         Raises:
             EventLogError: what a queue still had to store is not in the log; everything is closed all the same.
+            MessageQueueError: called on its own loop's thread, by a callback that is not blocking; nothing is closed.
         """
         if self._process != os.getpid():
             return
+        self._forbid_own_thread()
         with self._closing:
             if not self._thread.is_alive():
                 return

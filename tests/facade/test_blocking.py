@@ -189,6 +189,28 @@ def test_l4_an_interruption_that_is_none_ends_no_loop(tmp_path: Path) -> None:
     SQLiteEventLog(tmp_path / "log.db").close()
 
 
+def test_c3_a_shutdown_on_the_managers_own_thread_is_refused_and_closes_nothing(tmp_path: Path) -> None:
+    """Given a callback on the manager's own thread that shuts it down, then it is told why not, and all goes on."""
+    said: list[str] = []
+    with BlockingMessageQueueManager(log=tmp_path / "log.db") as manager:
+        manager.create_queue("q")
+
+        def end(_: object) -> None:
+            try:
+                manager.shutdown()
+            except MessageQueueError as error:
+                said.append(str(error))
+
+        manager.subscribe_to_queue("q", "ends", "end", end, blocking=False)
+        assert manager.send_message("q", "end", 1).success
+        wait_until(lambda: len(said) == 1)
+        assert "subscribe this callback with blocking=True" in said[0]
+        assert manager.send_message("q", "other", 2).success
+    again = MessageQueueManager(log=tmp_path / "log.db")
+    assert [message.payload for message in again.queue("q").pending_messages] == [2]
+    again.shutdown_sync()
+
+
 def test_c3_a_shutdown_that_fails_ends_the_thread() -> None:
     """Given a manager whose end raises, then that is raised, and its thread has ended all the same."""
     manager = BlockingMessageQueueManager()
