@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import weakref
 from typing import Protocol
 
@@ -31,6 +32,12 @@ def keep_for_ever(connection: object) -> None:
     """Never let a connection end: in a child that would checkpoint behind the parent's back."""
     if connection is not None:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+
+
+def set_free(lock: threading.Lock) -> None:
+    """In a forked child: whoever had a lock has not come along. The same lock, because others hold it as well."""
+    if lock.locked():
+        lock.release()
 
 
 def _in_child() -> None:

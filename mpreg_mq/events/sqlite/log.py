@@ -26,6 +26,7 @@ from mpreg_mq.events.sqlite.reading import Found
 from mpreg_mq.events.sqlite.records import blocks
 from mpreg_mq.events.sqlite.transactions import Stream
 from mpreg_mq.events.types import Event
+from mpreg_mq.forking import forget_after_fork, set_free
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -115,6 +116,11 @@ class SQLiteEventLog:
         self._lock = threading.Lock()
         self._file = LogFile(self._path, synchronous, read_only, reserve_bytes)
         self._reader = self._file.reader
+        forget_after_fork(self)
+
+    def forget_in_child(self) -> None:
+        """In a forked child: have nobody wait for a thread of the parent's that was writing; each is told why not."""
+        set_free(self._lock)
 
     @property
     def location(self) -> str:

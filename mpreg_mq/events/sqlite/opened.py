@@ -27,7 +27,7 @@ from mpreg_mq.events.sqlite.writer_file import (
     linked,
     read_head,
 )
-from mpreg_mq.forking import FORKED, forget_after_fork, keep_for_ever
+from mpreg_mq.forking import FORKED, forget_after_fork, keep_for_ever, set_free
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -439,6 +439,8 @@ class OpenedFile:
     def forget_in_child(self) -> None:
         """In a forked child: leave the files alone, whatever is done with this object later."""
         self.forked = True
+        self.reader.forget_in_child()
+        set_free(self._checkpointing)
         for connection in (self._writer, self._checkpointer, self.reader.connection):
             keep_for_ever(connection)
         if self._lock is not None:

@@ -17,6 +17,7 @@ from mpreg_mq.events.codec import CODEC
 from mpreg_mq.events.sqlite.failures import explained
 from mpreg_mq.events.sqlite.records import Head, checksum, old_checksum
 from mpreg_mq.events.types import Event
+from mpreg_mq.forking import set_free
 
 _CHUNK_BYTES = 1 << 20
 _LARGE_BYTES = 1 << 10
@@ -124,6 +125,10 @@ class RecordReader:
             if self.connection is not None:
                 self.connection.close()
             self.connection = connection
+
+    def forget_in_child(self) -> None:
+        """In a forked child: wait for no reader of the parent's."""
+        set_free(self._lock)
 
     def rows(self, statement: str, *parameters: object) -> list[Any]:
         """All rows that are found; for what finds few."""

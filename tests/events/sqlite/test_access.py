@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -21,6 +22,7 @@ from mpreg_mq.errors import ConfigurationError, CorruptLogError, EventLogError, 
 from mpreg_mq.events import Append, QueuePaused, Snapshot, SQLiteEventLog, check_log, repair_log
 from mpreg_mq.events.sqlite.file import LogFile
 from tests.support.quick_sqlite import STREAM, land, quick, write
+from tests.support.running import PATIENCE_SECONDS
 from tests.support.sqlite_logs import events, opened, run, stored
 
 # --- failing ------------------------------------------------------------------------------------------------
@@ -144,6 +146,36 @@ def test_a_log_is_not_used_after_a_fork(path: Path) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
         with pytest.raises(LogLockedError):
             SQLiteEventLog(path)
+        log.append([Append("queue:a", 1, events(2))])
+        assert [record.event for record in log.read_all()] == list(events(1, 2))
+
+
+def test_a_forked_child_waits_for_no_thread_of_its_parents(path: Path) -> None:
+    """Given a child forked while other threads write, read and checkpoint, then it is told at once, and the parent goes
+    on."""
+    with opened(path) as log:
+        log.append([Append("queue:a", 0, events(1))])
+        reader = log.read_all()
+        with log._lock, log._reader._lock, log._file._checkpointing, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            child = os.fork()
+            if child == 0:
+                refused = 0
+                signal.alarm(int(PATIENCE_SECONDS))
+                try:
+                    for use in (
+                        lambda: log.append([]),
+                        log.sync,
+                        lambda: list(reader),
+                        log._file.checkpoint,
+                        log.close,
+                    ):
+                        with contextlib.suppress(EventLogError):
+                            use()
+                        refused += 1
+                finally:
+                    os._exit(refused)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 5
         log.append([Append("queue:a", 1, events(2))])
         assert [record.event for record in log.read_all()] == list(events(1, 2))
 
