@@ -235,9 +235,11 @@ class DispatchingActor(DeliveringActor):
 
         What is due is seen to first: a lease that ran out just now may stand before what there is else (O1-O3).
         """
-        while self.state.messages.deadlines.earliest <= self._now() and self._act_on_time(self._context()):
-            pass
-        decision = self._decide_command(command)
+        # What is looked at and what is leased is so at one time: another thread may have the processor in between.
+        context = self._context()
+        while self.state.messages.deadlines.earliest <= context.now and self._act_on_time(context):
+            context = self._context()
+        decision = self._decide_command(command, context)
         self._carry_out(decision, wait=False)
         delivered = {event.message_id: event for event in decision.events if type(event) is e.MessageDelivered}
         messages = []

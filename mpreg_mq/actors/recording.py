@@ -158,14 +158,17 @@ class RecordingActor(LoopActor):
             clock.go_on_from(last)
         return last
 
-    def _decide_command(self, command: Any) -> Decision:
-        """Ask the decider of a command; a fault of ours rebuilds the queue and reaches the caller as an error."""
+    def _decide_command(self, command: Any, context: Context | None = None) -> Decision:
+        """Ask the decider of a command, now or at a time that was looked at already.
+
+        A fault of ours rebuilds the queue and reaches the caller as an error.
+        """
         state = self.state
         if state.deleted and type(command) not in _AFTER_DELETION:
             raise QueueClosedError(f"queue {self.name!r} was deleted; create it again, or use another one")
         try:
             # Looked up at each call, so that a test can put a faulty decider in its place.
-            return DECIDERS[type(command)](state, command, self._context())
+            return DECIDERS[type(command)](state, command, context or self._context())
         except MessageQueueError:
             raise
         except Exception as error:

@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from mpreg_mq import InvalidOptionError, MessageQueue, QueueConfiguration, RejectionReason, VirtualClock
+from mpreg_mq.events import MemoryEventLog
+from mpreg_mq.invariants import check_history
 from tests.support.loop_actors import LoopThread
 from tests.support.running import PATIENCE_SECONDS, Recorder, assert_fold_equality, make_queue, until
 
@@ -59,6 +61,39 @@ def test_a_receiver_that_waits_takes_nothing_from_the_callback_of_its_subscriber
         await clock.advance(30)
         assert seen.payloads == [1]
         assert await receiver == []
+        assert_fold_equality(queue)
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+class PreemptedClock(VirtualClock):
+    """A clock that goes on by ``pause`` seconds right after it was read, as when another thread has the processor."""
+
+    pause = 0.0
+
+    def now(self) -> float:
+        read = super().now()
+        self._now, self.pause = self._now + self.pause, 0.0
+        return read
+
+
+def test_o1_a_receive_takes_what_comes_first_at_its_own_time() -> None:
+    """Given a lease that runs out and then a retry that falls due, both between two steps of a receive, then no later
+    message is delivered at a time at which that retry comes first."""
+
+    async def story() -> None:
+        clock, log = PreemptedClock(), MemoryEventLog()
+        queue = make_queue(clock, log)
+        for payload in ("leased", "returned", "waiting"):
+            await queue.send_message("t", payload)
+        await queue.receive_messages("p", visibility_timeout_seconds=10)
+        (returned,) = await queue.receive_messages("p")
+        await queue.negative_acknowledge(returned, "p", delay_seconds=10.5)
+        await clock.advance(9.9)
+        clock.pause = 1.0
+        assert len(await queue.receive_messages("p")) == 1
+        assert list(check_history(log)) == []
         assert_fold_equality(queue)
         await queue.shutdown()
 
