@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -22,6 +23,34 @@ class Tasks(set[asyncio.Task[Any]]):
         self.add(task)
         task.add_done_callback(self.discard)
         return task
+
+
+@attrs.define(eq=False)
+class OneAtATime:
+    """A lock for the tasks of any event loops; that of asyncio is for those of one."""
+
+    _guard: threading.Lock = attrs.field(factory=threading.Lock)
+    _taken: bool = False
+    _waiting: list[concurrent.futures.Future[None]] = attrs.field(factory=list)
+
+    async def __aenter__(self) -> None:
+        while True:
+            with self._guard:
+                if not self._taken:
+                    self._taken = True
+                    return
+                waiter: concurrent.futures.Future[None] = concurrent.futures.Future()
+                self._waiting.append(waiter)
+            await asyncio.wrap_future(waiter)
+
+    async def __aexit__(self, *_: object) -> None:
+        with self._guard:
+            self._taken = False
+            waiting, self._waiting = self._waiting, []
+        # All of them: any one may have been cancelled, or its loop have ended.
+        for waiter in waiting:
+            if waiter.set_running_or_notify_cancel():
+                waiter.set_result(None)
 
 
 _under_way: set[asyncio.Task[None]] = set()

@@ -315,13 +315,18 @@ class MessageQueue(ClosableQueue, QueueInspection):
             QueueClosedError: the queue is closed.
         """
         check_receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds)
-        self._join(subscriber_id, topic_pattern)
+        await self._join(subscriber_id, topic_pattern)
         return await self._fetch(c.Receive(subscriber_id, max_messages, wait_seconds, visibility_timeout_seconds))
 
-    def _join(self, subscriber_id: str, topic_pattern: str) -> None:
+    async def _join(self, subscriber_id: str, topic_pattern: str) -> None:
         subscriber = self._actor.state.subscribers.get(subscriber_id)
         if subscriber is None or not subscriber.present:
-            self.subscribe(subscriber_id, topic_pattern)
+            topics.check_pattern(topic_pattern)
+            subscription_id, context = str(uuid.uuid4()), copy_context()
+            # Unlike subscribe, it can wait: for another loop, or until the queue has read its log again.
+            await self._ask(
+                c.Subscribe(subscriber_id, subscription_id, topic_pattern, None, True, None, False, {}, context)
+            )
         else:
             check_fetches(subscriber, topic_pattern)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ from mpreg_mq.actors.store import Store, stream_of
 from mpreg_mq.actors.subscriber_actor import Settled
 from mpreg_mq.actors.waiting import WaitingReceive
 from mpreg_mq.clock import Clock, VirtualClock
+from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.events import types as e
 from mpreg_mq.model import Callback
 from mpreg_mq.projections import QueueState
@@ -80,12 +82,17 @@ class QueueActor(AcceptingActor):
         """Handle a message and wait for the reply without suspending; ahead of others on the actor's own thread.
 
         Raises:
-            MessageQueueError: the message was refused.
+            MessageQueueError: the message was refused, or its reply cannot be waited for on this thread, whose event
+                loop would stand still; nothing was done then.
             QueueClosedError: the queue is closed.
         """
         try:
             if not self.in_own_thread():
+                if _get_running_loop() is not None:
+                    raise self._cannot_wait("another event loop handles it: ask there, or in a thread without one")
                 return self.actor_ref.ask(message)
+            if self._recovering is not None and _get_running_loop() is not None:
+                raise self._cannot_wait("it reads its log again after a failure: ask a moment later")
             outer, self._synchronous = self._synchronous, True
             try:
                 if self._answers_callback:
@@ -98,6 +105,9 @@ class QueueActor(AcceptingActor):
         except pykka.ActorDeadError:
             raise self.closed_error() from None
         return reply.get() if isinstance(reply, LoopFuture) else reply
+
+    def _cannot_wait(self, why: str) -> MessageQueueError:
+        return MessageQueueError(f"queue {self.name!r} cannot answer within the call, because {why}")
 
     def _waits_for_key(self, message: Any) -> bool:
         """Whether a callback sends a key of the very send that it is called for, which is decided after that (U1)."""

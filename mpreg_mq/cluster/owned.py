@@ -185,7 +185,7 @@ class OwnedQueue:
             request.member,
         )
         if request.member is None:
-            self.queue._join(request.subscriber_id, request.topic_pattern)
+            await self.queue._join(request.subscriber_id, request.topic_pattern)
         else:
             self._check_subscribed(request.subscriber_id, request.member)
         fetching = partial(self.queue._fetch, command)

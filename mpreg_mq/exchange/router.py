@@ -24,6 +24,7 @@ from mpreg_mq.actors.futures import settle_future
 from mpreg_mq.actors.retention import all_events
 from mpreg_mq.actors.store import Store
 from mpreg_mq.clock import Clock
+from mpreg_mq.ending import OneAtATime
 from mpreg_mq.errors import InvalidOptionError, PayloadError, QueueClosedError
 from mpreg_mq.events import types as e
 from mpreg_mq.exchange.feed import QueueFeed, RoutedMessage, running_loop
@@ -88,7 +89,7 @@ class TopicRouter:
         self._subscriptions: dict[str, str] = {}
         self._early: deque[tuple[Any, str, Trail]] = deque(maxlen=MAX_EARLY)
         self._loop = running_loop()
-        self._recording = asyncio.Lock()
+        self._recording = OneAtATime()
         self._closed = False
         self._load()
         self._follow()
