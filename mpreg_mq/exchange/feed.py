@@ -280,6 +280,13 @@ class QueueFeed:
 
     async def close(self, timeout_seconds: float) -> None:
         """Send what still waits, without waiting for room, for at most this long; the rest is refused and counted."""
+        loop = None if self._task is None else self._task.get_loop()
+        if loop is None or loop is asyncio.get_running_loop() or not loop.is_running():
+            await self._close(timeout_seconds)
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._close(timeout_seconds), loop))
+
+    async def _close(self, timeout_seconds: float) -> None:
         self._closing.set()
         task = self._task
         if task is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mpreg_mq import MessageQueueManager
+from mpreg_mq import MessageQueueManager, OverflowPolicy, QueueConfiguration
 from mpreg_mq.ending import OneAtATime
 from mpreg_mq.errors import EventLogError, MessageQueueError
 from mpreg_mq.events import Append, MemoryEventLog
@@ -157,6 +157,31 @@ def test_queues_are_deleted_from_several_loops_at_once(tmp_path: Path) -> None:
         ]
         assert [future.result(PATIENCE_SECONDS) for future in under_way] == [[10, 10, 10]] * 2
         one.run(manager.shutdown())
+
+
+@pytest.mark.parametrize("deleted", [True, False])
+def test_what_a_route_still_sends_on_another_loop_is_ended_there(deleted: bool) -> None:
+    """Given a route that waits for room in its queue on one loop, when another loop deletes the queue or closes the
+    manager, then that comes to its end."""
+    manager = MessageQueueManager()
+
+    async def fill() -> None:
+        await manager.create_queue("q", QueueConfiguration("q", max_size=1))
+        await manager.route_topic_to_queue("t.#", "q", overflow_policy=OverflowPolicy.WAIT)
+        for number in range(2):
+            assert await manager.publish_to_topic_exchange("t.x", number)
+        await until(lambda: manager.queue("q").statistics.messages_sent == 1)
+
+    async def end() -> bool:
+        if deleted and not await manager.delete_queue("q"):
+            return False
+        await manager.shutdown()
+        return True
+
+    with other_loop() as other:
+        other.run(fill())
+        assert asyncio.run(end())
+        assert manager.get_queue_info("q") is None or not deleted
 
 
 def test_a_lock_of_several_loops_is_one_tasks_at_a_time_and_passes_by_who_has_gone() -> None:
