@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mpreg_mq.errors import EventLogError, OwnershipLostError
-from mpreg_mq.events import Append, MemoryEventLog, MessageCompleted, open_log
+from mpreg_mq.events import Append, MemoryEventLog, MessageCompleted, SQLiteEventLog, check_log, open_log
 from mpreg_mq.events.copying import compare_stream, copy_log
 from mpreg_mq.events.log import RetainingLog, Snapshot
 from tests.support.numbered_events import events
@@ -157,6 +159,22 @@ def test_a_truncated_log_is_copied_with_its_bases(log: Any) -> None:
     assert versions(log, "queue:a") == [5, 6]
     with pytest.raises(EventLogError, match="found a log with events"):
         log.adopt(0, {"queue:c": snapshot(1, "queue:c")})
+
+
+def test_a_truncated_log_is_copied_into_sqlite_whose_positions_have_no_gaps(log: Any, tmp_path: Path) -> None:
+    """Given a truncated log here, when it is copied into an SQLite log, then that is whole, and goes on."""
+    log.append([Append("queue:a", 0, events(5))])
+    end = log.last_position()
+    log.append([Append("queue:a", 5, events(2))])
+    log.truncate(end, {"queue:a": snapshot(5)})
+    copy = SQLiteEventLog(tmp_path / "copy.db")
+    copy_log(log, copy)
+    copy.close()
+    assert check_log(tmp_path / "copy.db") is None
+    with closing(SQLiteEventLog(tmp_path / "copy.db")) as again:
+        assert again.snapshots("queue:a") == [snapshot(5)]
+        again.append([Append("queue:a", 7, events(1))])
+        assert versions(again, "queue:a") == [6, 7, 8]
 
 
 def test_a_read_only_log_is_not_changed(url: str) -> None:
