@@ -20,7 +20,7 @@ from mpreg_mq.events.types import MessageDelivered
 from mpreg_mq.model import Durability, OverflowPolicy, QueuedMessage, QueueType
 from mpreg_mq.testing import QueueMachine
 from mpreg_mq.testing.crash import running_actors
-from mpreg_mq.testing.machine import MOST_STEPS
+from mpreg_mq.testing.machine import MOMENT_SECONDS, MOST_STEPS
 from mpreg_mq.testing.seams import SEAMS
 from tests.support.effort import repetitions
 
@@ -356,3 +356,17 @@ def test_a_machine_does_not_look_at_the_very_moment_at_which_something_is_due(du
             machine._settle()
             machine.the_queue_is_what_the_model_says()
         machine.teardown()
+
+
+def test_a_machine_compares_the_queue_with_a_log_that_has_all_of_it() -> None:
+    """Given a lease that ends at the very moment at which the story does, then the log is looked at when it says so."""
+
+    class Machine(QueueMachine):
+        configuration = QueueConfiguration("q", retry_jitter=0.0)
+
+    machine = Machine()
+    machine.set_up()
+    machine.run(machine.queue.send_message("a.y", 1))
+    (message,) = machine.run(machine.queue.receive_messages("w1"))
+    machine.loop.advance(message.lease_deadline - machine.now - MOMENT_SECONDS)
+    machine.teardown()
