@@ -73,6 +73,8 @@ def _belongs(group: Group, event: Any, enters: Enters) -> bool:
     if isinstance(first, e.SubscriberJoined):
         newcomer = (first.subscriber_id,)
         return isinstance(event, e.AudienceFixed) and event.subscriber_ids == newcomer and enters(event)
+    if isinstance(first, e.QueueReconfigured):
+        return isinstance(event, e.CircuitClosed)
     if isinstance(last, e.MessageDropped):
         return isinstance(event, e.MessageDropped) or (
             isinstance(event, e.MessageEnqueued) and event.redriven_from is None

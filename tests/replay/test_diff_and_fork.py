@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from mpreg_mq.replay.fork import Forked, fork, fork_into
 from mpreg_mq.replay.verify import verify
 from tests.support.history import History
 from tests.support.incident import START
+from tests.support.running import make_queue
 
 
 def test_a_fork_holds_the_same_events_at_the_same_places(log: EventLog, tmp_path: Path) -> None:
@@ -135,6 +137,27 @@ def test_a_fork_ends_with_a_whole_decision(log: EventLog) -> None:
             (record.stream, record.event.at) for record in records[position : position + 1]
         }
     assert cut, "some positions are within a decision"
+
+
+def test_a_fork_does_not_end_between_a_new_configuration_and_the_circuits_that_it_closes() -> None:
+    """Given a queue that was opened without circuit breakers while a circuit was open, then a fork up to that ends
+    before it: who opens the fork with that configuration changes nothing, and would leave the circuit open."""
+    log = MemoryEventLog()
+
+    async def story() -> None:
+        queue = make_queue(log=log, circuit_breaker_failure_threshold=1)
+        await queue.send_message("t", 1)
+        (message,) = await queue.receive_messages("w")
+        await queue.negative_acknowledge(message, "w")
+        await queue.shutdown()
+        await make_queue(log=log).shutdown()
+
+    asyncio.run(story())
+    records = list(log.read_all())
+    (position,) = (record.position for record in records if isinstance(record.event, e.QueueReconfigured))
+    assert isinstance(records[position].event, e.CircuitClosed)
+    for at, end in ((position, position - 1), (position + 1, position + 1)):
+        assert fork_into(log, MemoryEventLog(), at=Moment(position=at)).position == end
 
 
 def test_a_fork_of_interleaved_streams_keeps_their_order(log: EventLog) -> None:
