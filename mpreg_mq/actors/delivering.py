@@ -283,9 +283,10 @@ class DeliveringActor(RecordingActor):
 
     def _on_settled(self, message: Settled) -> None:
         if message.attempt:
-            ran = self._running.pop((message.message_id, message.subscriber_id, message.attempt), None)
+            self._running.pop((message.message_id, message.subscriber_id, message.attempt), None)
             attachment = self._attachments.get(message.subscriber_id)
-            if ran is not None and attachment is not None:
+            # Each by itself: a queue that was rebuilt from its log makes attempts that the log lacks once more.
+            if attachment is not None and attachment.running:
                 attachment.running -= 1
             self._context()
             try:

@@ -11,7 +11,7 @@ from pykka import ActorRegistry
 
 from mpreg_mq import DeliveryGuarantee, QueuedMessage, VirtualClock
 from mpreg_mq.actors.delivering import MOST_DEPARTED
-from tests.support.running import Recorder, assert_fold_equality, make_queue, until
+from tests.support.running import FlakyLog, Recorder, assert_fold_equality, make_queue, until
 
 
 @pytest.mark.parametrize("auto_acknowledge", [True, False])
@@ -167,6 +167,38 @@ def test_a_subscriber_that_comes_back_is_called_again() -> None:
         await queue.send_messages([("a", 2), ("b", 3)])
         await until(lambda: queue.get_statistics().messages_acknowledged == 3)
         assert sorted(seen.payloads) == [1, 2, 3]
+        await queue.shutdown()
+
+    asyncio.run(story())
+
+
+def test_a_subscriber_leaves_nothing_behind_whose_attempt_was_made_twice() -> None:
+    """Given a delivery that the log lost while its callback ran, and that was made once more, when both callbacks are
+    over and the subscriber leaves, then the queue keeps nothing of it."""
+
+    async def story() -> None:
+        clock, log = VirtualClock(), FlakyLog(blocking=True)
+        queue = make_queue(clock, log)
+        release = asyncio.Event()
+        begun = Recorder()
+
+        async def coroutine(message: QueuedMessage) -> None:
+            begun(message)
+            await release.wait()
+
+        subscription_id = queue.subscribe("s", "#", coroutine)
+        assert (await queue.send_message("t", 1)).success
+        log.failing = True
+        await until(lambda: bool(begun.messages) and queue._actor._rebuilt > 0)
+        log.failing = False
+        await clock.advance(10.0)
+        await until(lambda: len(begun.messages) == 2)
+        assert [message.delivery_attempt for message in begun.messages] == [1, 1]
+        release.set()
+        await until(lambda: queue.get_statistics().messages_acknowledged == 1)
+        await clock.settle()
+        queue.unsubscribe(subscription_id)
+        assert not queue._actor._attachments
         await queue.shutdown()
 
     asyncio.run(story())
