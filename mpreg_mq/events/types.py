@@ -98,7 +98,7 @@ class CircuitHalfOpened(Event, frozen=True, omit_defaults=True, gc=False):
 
 
 class CircuitClosed(Event, frozen=True, omit_defaults=True, gc=False):
-    """The probe succeeded (R3)."""
+    """The probe succeeded, or the queue has no circuit breakers any more (R3)."""
 
     subscriber_id: str
 

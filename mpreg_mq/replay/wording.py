@@ -72,7 +72,7 @@ WORDS: Mapping[type[e.Event], Callable[[Any], str]] = {
         f"circuit of {x.subscriber_id} opened after {plural(x.failures, 'failure')} in a row, for {_until(x, x.until)}"
     ),
     e.CircuitHalfOpened: lambda x: f"circuit of {x.subscriber_id} half open: one message may probe it",
-    e.CircuitClosed: lambda x: f"circuit of {x.subscriber_id} closed: the probe succeeded",
+    e.CircuitClosed: lambda x: f"circuit of {x.subscriber_id} closed: it is given messages as before",
     e.MessageEnqueued: _enqueued,
     e.FireAndForgetSent: lambda x: (
         f"fired on {x.topic} at {some(x.delivered_to)}" + (f", failed at {some(x.failed)}" if x.failed else "")

@@ -48,3 +48,9 @@ def test_what_an_event_is_about() -> None:
 def test_a_payload_that_cannot_be_decoded_is_described() -> None:
     """Given bytes that are no payload, then they are described, and nothing is raised."""
     assert "cannot be decoded" in payload_as_data(b"\xc1")
+
+
+def test_a_circuit_that_a_new_configuration_closes_has_had_no_probe() -> None:
+    """Given a circuit that closes, be it after its probe or with the circuit breakers of its queue, then the words are
+    true of both."""
+    assert in_words(e.CircuitClosed(1.0, "worker")) == "circuit of worker closed: it is given messages as before"
