@@ -56,8 +56,9 @@ async def redrive(
         pairs = await source._ask(c.Redrive(ids, limit))
     else:
         pairs = await asyncio.shield(asyncio.ensure_future(_into_another(source, target, ids, limit)))
-    now = target._inspect(lambda _, now: now)
-    return [MessageId(new, now, target._name) for _, new in pairs]
+    # Nothing is asked for any more: whoever does not hear of the new messages would redrive them again.
+    at = target._actor.state.last_at
+    return [MessageId(new, at, target._name) for _, new in pairs]
 
 
 async def _into_another(
@@ -75,7 +76,7 @@ async def _into_another(
                 await source._ask(c.RecordRedriven(tuple(pairs), target._name))
             except QueueClosedError:
                 # A queue that was deleted meanwhile has no dead letters that could stay behind.
-                if not source._inspect(lambda state, _: state.deleted):
+                if not source._actor.state.deleted:
                     raise
         return pairs
     finally:
@@ -89,14 +90,14 @@ async def finish_redrives(source: QueueActor) -> None:
     await asyncio.gather(*running, return_exceptions=True)
 
 
-def would_redrive(
+async def would_redrive(
     source: MessageQueue, target: MessageQueue, ids: tuple[str, ...] | None, limit: int | None
 ) -> list[MessageId]:
     """The ids of the dead letters that :func:`redrive` would take now."""
-    room, configuration = target._inspect(
+    room, configuration = await target._look(
         lambda state, _: (max(0, state.configuration.max_size - state.messages.pending_count), state.configuration)
     )
-    chosen = source._inspect(lambda state, _: [entry.enqueued for entry in _named(state, ids)])
+    chosen = await source._look(lambda state, _: [entry.enqueued for entry in _named(state, ids)])
     fitting = (one for one in chosen if limits_problem(configuration, one.payload, one.options) is None)
     most = room if limit is None else min(room, limit)
     return [MessageId(one.message_id, one.at, source._name) for one in islice(fitting, most)]

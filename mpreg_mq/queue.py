@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import copy_context
 from os import PathLike
 from typing import Any
@@ -22,7 +22,7 @@ from mpreg_mq._validation import describe, flag, seconds, whole
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.futures import LoopFuture
 from mpreg_mq.actors.inbox import BUSY
-from mpreg_mq.actors.messages import Abandon, Recover, Start, Stored
+from mpreg_mq.actors.messages import Abandon, Inspect, Join, Recover, Start, Stored
 from mpreg_mq.actors.queue_actor import QueueActor, make_actor
 from mpreg_mq.actors.store import DEFAULT_BUFFERED_MILLISECONDS, Store
 from mpreg_mq.arguments import (
@@ -41,8 +41,9 @@ from mpreg_mq.errors import InvalidOptionError, MessageQueueError, QueueClosedEr
 from mpreg_mq.events import EventLog, open_log
 from mpreg_mq.model import Callback, DeliveryGuarantee, DeliveryResult, Durability, MessageId, QueuedMessage
 from mpreg_mq.options import guarantee_of, require, required_identifier
+from mpreg_mq.projections import QueueState
 from mpreg_mq.queue_closing import ClosableQueue
-from mpreg_mq.queue_inspection import QueueInspection
+from mpreg_mq.queue_inspection import QueueInspection, T
 from mpreg_mq.sending import among_senders, failed_result, let_others, rejection_of, send_command, send_commands
 
 
@@ -325,7 +326,7 @@ class MessageQueue(ClosableQueue, QueueInspection):
             subscription_id, context = str(uuid.uuid4()), copy_context()
             # Unlike subscribe, it can wait: for another loop, or until the queue has read its log again.
             await self._ask(
-                c.Subscribe(subscriber_id, subscription_id, topic_pattern, None, True, None, False, {}, context)
+                Join(c.Subscribe(subscriber_id, subscription_id, topic_pattern, None, True, None, False, {}, context))
             )
         else:
             check_fetches(subscriber, topic_pattern)
@@ -412,7 +413,7 @@ class MessageQueue(ClosableQueue, QueueInspection):
             )
         ids = dead_letter_ids(message_ids)
         if dry_run:
-            return would_redrive(self, target or self, ids, limit)
+            return await would_redrive(self, target or self, ids, limit)
         return await redrive(self, target or self, ids, limit)
 
     async def purge_dead_letters(self, message_ids: Iterable[DeadReference] | None = None) -> int:
@@ -448,6 +449,14 @@ class MessageQueue(ClosableQueue, QueueInspection):
 
     async def _ask(self, message: Any) -> Any:
         return await self._reply(self._actor.call(message), message)
+
+    async def _look(self, function: Callable[[QueueState, float], T]) -> T:
+        """As ``_inspect``, for what can wait: for another loop, or until the queue has read its log again."""
+        try:
+            found: T = await self._ask(Inspect(function))
+        except QueueClosedError:
+            return function(self._actor.state, self._actor.state.last_at)
+        return found
 
     async def _reply(self, reply: Any, command: Any) -> Any:
         """The reply, once it is there. Whoever stops waiting is struck off the queue's lists."""

@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from mpreg_mq.actors.commands import Subscribe
 from mpreg_mq.actors.futures import Waiter
 from mpreg_mq.configuration import QueueConfiguration
 from mpreg_mq.model import DeliveryResult
@@ -20,6 +21,13 @@ class Inspect:
     """Call a function with the state and the time, in the actor's turn; replies what it returns."""
 
     function: Callable[[QueueState, float], Any]
+
+
+@attrs.frozen(eq=False)
+class Join:
+    """Subscribe whoever is about to fetch, unless it has a subscription by then that it can fetch by."""
+
+    subscribe: Subscribe
 
 
 @attrs.frozen(eq=False)

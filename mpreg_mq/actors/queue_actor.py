@@ -30,6 +30,7 @@ from mpreg_mq.actors.messages import (
     FinishClose,
     HoldDeadLetters,
     Inspect,
+    Join,
     Recover,
     Start,
     TakeIn,
@@ -39,6 +40,7 @@ from mpreg_mq.actors.queue_clock import QueueClock
 from mpreg_mq.actors.store import Store, stream_of
 from mpreg_mq.actors.subscriber_actor import Settled
 from mpreg_mq.actors.waiting import WaitingReceive
+from mpreg_mq.arguments import check_fetches
 from mpreg_mq.clock import Clock, VirtualClock
 from mpreg_mq.errors import MessageQueueError
 from mpreg_mq.events import types as e
@@ -88,7 +90,8 @@ class QueueActor(AcceptingActor):
         """
         try:
             if not self.in_own_thread():
-                if _get_running_loop() is not None:
+                # An actor that has stopped says so at once.
+                if _get_running_loop() is not None and self.actor_ref.is_alive():
                     raise self._cannot_wait("another event loop handles it: ask there, or in a thread without one")
                 return self.actor_ref.ask(message)
             if self._recovering is not None and _get_running_loop() is not None:
@@ -184,6 +187,14 @@ class QueueActor(AcceptingActor):
             attachment.attach(command)
         self._after()
         return reply
+
+    def _join(self, message: Join) -> None:
+        command = message.subscribe
+        subscriber = self.state.subscribers.get(command.subscriber_id)
+        if subscriber is None or not subscriber.present:
+            self._subscribe(command)
+        else:
+            check_fetches(subscriber, command.topic_pattern)
 
     def _unsubscribe(self, command: c.Unsubscribe) -> Any:
         subscription = self.state.subscribers.subscription(command.subscription_id)
@@ -334,6 +345,7 @@ class QueueActor(AcceptingActor):
         c.SendBatch: AcceptingActor._send_batch,
         c.RecordRejection: _command_in_order,
         c.Subscribe: _subscribe,
+        Join: _join,
         c.Unsubscribe: _unsubscribe,
         c.Receive: _receive,
         c.Acknowledge: DispatchingActor._command,

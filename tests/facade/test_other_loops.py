@@ -3,43 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mpreg_mq import MessageQueueManager, OverflowPolicy, QueueConfiguration
+from mpreg_mq import MessageQueueManager, QueueConfiguration
 from mpreg_mq.ending import OneAtATime
-from mpreg_mq.errors import EventLogError, MessageQueueError
+from mpreg_mq.errors import EventLogError, InvalidOptionError, MessageQueueError, QueueClosedError
 from mpreg_mq.events import Append, MemoryEventLog
+from tests.support.loops import OtherLoop, other_loop
 from tests.support.running import PATIENCE_SECONDS, until
 
 
-class OtherLoop:
-    """An event loop on a thread of its own."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
-
-    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run something there, and wait for it on this thread."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE_SECONDS)
-
-
-@contextmanager
-def other_loop() -> Iterator[OtherLoop]:
-    other = OtherLoop()
-    other.thread.start()
-    try:
-        yield other
-    finally:
-        other.loop.call_soon_threadsafe(other.loop.stop)
-        other.thread.join()
-        other.loop.close()
+@pytest.fixture
+def quick_switches() -> Iterator[None]:
+    """Threads that take turns much more often than they do by themselves."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
 
 
 def test_l1_a_receiver_on_another_loop_joins_and_fetches() -> None:
@@ -159,29 +145,24 @@ def test_queues_are_deleted_from_several_loops_at_once(tmp_path: Path) -> None:
         one.run(manager.shutdown())
 
 
-@pytest.mark.parametrize("deleted", [True, False])
-def test_what_a_route_still_sends_on_another_loop_is_ended_there(deleted: bool) -> None:
-    """Given a route that waits for room in its queue on one loop, when another loop deletes the queue or closes the
-    manager, then that comes to its end."""
+def test_one_queue_is_made_and_deleted_by_several_loops_at_once(quick_switches: None) -> None:
+    """Given several loops that make and delete one queue as soon as they can, then each is told whether it was they,
+    and as many have made it as have deleted it."""
     manager = MessageQueueManager()
 
-    async def fill() -> None:
-        await manager.create_queue("q", QueueConfiguration("q", max_size=1))
-        await manager.route_topic_to_queue("t.#", "q", overflow_policy=OverflowPolicy.WAIT)
-        for number in range(2):
-            assert await manager.publish_to_topic_exchange("t.x", number)
-        await until(lambda: manager.queue("q").statistics.messages_sent == 1)
+    async def churn() -> tuple[int, int]:
+        made = deleted = 0
+        for _ in range(100):
+            made += await manager.create_queue("q")
+            deleted += await manager.delete_queue("q")
+        return made, deleted
 
-    async def end() -> bool:
-        if deleted and not await manager.delete_queue("q"):
-            return False
-        await manager.shutdown()
-        return True
-
-    with other_loop() as other:
-        other.run(fill())
-        assert asyncio.run(end())
-        assert manager.get_queue_info("q") is None or not deleted
+    with other_loop() as one, other_loop() as two:
+        under_way = [asyncio.run_coroutine_threadsafe(churn(), loop.loop) for loop in (one, two, one)]
+        done = [future.result(PATIENCE_SECONDS) for future in under_way]
+        assert sum(made for made, _ in done) == sum(deleted for _, deleted in done) > 0
+        assert manager.list_queues() == []
+        one.run(manager.shutdown())
 
 
 def test_a_lock_of_several_loops_is_one_tasks_at_a_time_and_passes_by_who_has_gone() -> None:
@@ -212,3 +193,71 @@ def test_a_lock_of_several_loops_is_one_tasks_at_a_time_and_passes_by_who_has_go
     with other_loop() as other:
         asyncio.run(story(other))
     assert sorted(order) == ["here", "there"]
+
+
+async def bury(manager: MessageQueueManager, name: str, count: int = 1) -> None:
+    """A new queue with dead letters."""
+    await manager.create_queue(name, QueueConfiguration(name, max_retries=0))
+    await manager.send_messages(name, [("t", number) for number in range(count)])
+    for message in await manager.receive_messages(name, "w", count):
+        await manager.negative_acknowledge(name, message, "w")
+
+
+def test_d1_another_loop_redrives_and_hears_what_it_has_redriven() -> None:
+    """Given dead letters of a queue that one loop handles, when another loop tries and does a redrive, here or into a
+    queue of a third one, then it gets the ids, as of every verb that can be awaited."""
+    manager = MessageQueueManager()
+
+    async def redrive() -> None:
+        assert len(await manager.redrive_dead_letters("q", dry_run=True)) == 2
+        for target in ("q", "other"):
+            (new,) = await manager.redrive_dead_letters("q", limit=1, target_queue=target)
+            (message,) = await manager.receive_messages(target, f"fetches {target}")
+            assert (new, new.created_at) == (message.id, message.id.created_at)
+
+    with other_loop() as one, other_loop() as two:
+        one.run(bury(manager, "q", 2))
+        two.run(manager.create_queue("other"))
+        asyncio.run(redrive())
+        assert manager.list_dead_letters("q") == []
+        one.run(manager.shutdown())
+
+
+def test_c3_another_loop_looks_at_what_is_closed() -> None:
+    """Given a manager that one loop has closed and which still runs, when another one asks for statistics, then it gets
+    them, and is told that the queue is closed for the rest."""
+    manager = MessageQueueManager()
+
+    async def look() -> None:
+        counts = manager.get_queue_statistics("q")
+        assert counts is not None
+        assert counts.messages_dead_lettered == len(manager.list_dead_letters("q")) == 1
+        with pytest.raises(QueueClosedError):
+            manager.pause_queue("q")
+
+    with other_loop() as other:
+        other.run(bury(manager, "q"))
+        other.run(manager.shutdown())
+        asyncio.run(look())
+
+
+def test_g2_receivers_that_come_together_join_once() -> None:
+    """Given a loop that is busy, when one subscriber fetches several times at once on another loop, then it has one
+    subscription, and who names another pattern is refused as ever."""
+    manager = MessageQueueManager()
+    go_on = threading.Event()
+
+    async def fetch() -> None:
+        # Nobody has joined before all have asked.
+        other.loop.call_soon_threadsafe(go_on.wait, PATIENCE_SECONDS)
+        asyncio.get_running_loop().call_soon(asyncio.get_running_loop().call_soon, go_on.set)
+        several = (manager.receive_messages("q", "new", topic_pattern=pattern) for pattern in ("#", "#", "t.x"))
+        *received, refused = await asyncio.gather(*several, return_exceptions=True)
+        assert received == [[], []]
+        assert isinstance(refused, InvalidOptionError)
+
+    with other_loop() as other:
+        other.run(manager.create_queue("q"))
+        asyncio.run(fetch())
+        assert [one.topic_pattern for one in manager.queue("q").subscriptions.values()] == ["#"]
+        other.run(manager.shutdown())
