@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import attrs
+
+from mpreg_mq.errors import MessageQueueError
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -131,3 +134,60 @@ class Ending:
                 logger.error("what nobody waits for any more failed", exc_info=error)
         if found is not None and found.task is task:
             found.ended.set_result(None)
+
+    @property
+    def begun(self) -> bool:
+        """Whether anybody has begun with it, on whatever loop."""
+        return self._latest is not None
+
+
+@attrs.define(eq=False)
+class OneOfAName:
+    """What is done with things that have names, to its end; by one task at a time with each, of whichever loop."""
+
+    _guard: threading.Lock = attrs.field(factory=threading.Lock)
+    _under_way: dict[str, Ending] = attrs.field(factory=dict)
+
+    def names(self) -> list[str]:
+        """Those with which something is done now."""
+        return list(self._under_way)
+
+    async def others(self, name: str) -> bool:
+        """Wait until nobody does anything with this name; whether a loop has ended before it had done so."""
+        left = False
+        while (other := self._under_way.get(name)) is not None:
+            # Asked first: it may begin in between.
+            begun = other.begun
+            if other.under_way:
+                # Whoever asked for it hears of what went wrong.
+                with contextlib.suppress(MessageQueueError):
+                    await other.joined()
+            elif begun:
+                left = self._end(name, other) or left
+            else:
+                # Another thread begins with it just now.
+                await asyncio.sleep(0)
+        return left
+
+    async def reach(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> bool:
+        """Do something with this name; False, and nothing is done, where somebody else does."""
+        ending = Ending()
+        with self._guard:
+            if self._under_way.setdefault(name, ending) is not ending:
+                return False
+
+        async def alone() -> None:
+            try:
+                await work()
+            finally:
+                self._end(name, ending)
+
+        await ending.reach(alone)
+        return True
+
+    def _end(self, name: str, ending: Ending) -> bool:
+        with self._guard:
+            if self._under_way.get(name) is not ending:
+                return False
+            del self._under_way[name]
+            return True

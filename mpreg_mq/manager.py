@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -18,7 +18,7 @@ from mpreg_mq.actors.retention import Compaction, RetentionThread
 from mpreg_mq.actors.store import STREAM_PREFIX, Store, stream_of
 from mpreg_mq.clock import Clock, clock_of
 from mpreg_mq.configuration import QueueConfiguration, QueueManagerConfiguration
-from mpreg_mq.ending import Ending
+from mpreg_mq.ending import Ending, OneOfAName
 from mpreg_mq.errors import ConfigurationError, InvalidOptionError, MessageQueueError
 from mpreg_mq.events import EventLog, MemoryEventLog, open_log, retaining
 from mpreg_mq.exchange.in_process import TopicExchange
@@ -74,7 +74,7 @@ class MessageQueueManager(NamedQueues):
         super().__init__()
         self.config = QueueManagerConfiguration.coerce(config)
         check_publishes(topic_exchange)
-        self._under_way: dict[str, Ending] = {}
+        self._under_way = OneOfAName()
         """By queue name, the creation or the deletion that is not over yet."""
         self._opening: set[str] = set()
         """Queues that are being created and are not in the table yet."""
@@ -159,17 +159,26 @@ class MessageQueueManager(NamedQueues):
         self._check_open()
         self._bind()
         configuration = self.config.new_queue_configuration(name, config)
+        created = False
+
+        async def create() -> None:
+            nonlocal created
+            created = await self._create(name, configuration)
+
         await self._others_with(name)
+        while name not in self._queues:
+            if await self._under_way.reach(name, create):
+                return created
+            await self._others_with(name)
+        return False
+
+    async def _create(self, name: str, configuration: QueueConfiguration) -> bool:
         if name in self._queues:
-            return False
+            return False  # Another thread has just made it.
         if len(self._queues) + len(self._opening) >= self.config.max_queues:
             logger.error("queue %s not created: there are max_queues=%d already", name, self.config.max_queues)
             return False
         self._opening.add(name)
-        await self._alone(name, lambda: self._create(name, configuration))
-        return True
-
-    async def _create(self, name: str, configuration: QueueConfiguration) -> None:
         try:
             queue = self._queue_of(name, configuration, None)
             try:
@@ -181,6 +190,7 @@ class MessageQueueManager(NamedQueues):
         finally:
             self._opening.discard(name)
         await self._created(name)
+        return True
 
     async def _created(self, name: str) -> None:
         """A queue has been created; for who has others to tell."""
@@ -194,49 +204,42 @@ class MessageQueueManager(NamedQueues):
         """
         if not isinstance(name, str):
             return False
+        deleted = False
+
+        async def delete() -> None:
+            nonlocal deleted
+            deleted = await self._delete(name)
+
         await self._others_with(name)
+        while name in self._queues:
+            if await self._under_way.reach(name, delete):
+                return deleted
+            await self._others_with(name)
+        return False
+
+    async def _delete(self, name: str) -> bool:
         queue = self._queues.get(name)
         if queue is None:
-            return False
-        await self._alone(name, lambda: self._delete(name, queue))
+            return False  # Another thread has just deleted it.
+        await self._router.at_home(lambda: self._delete_with_routes(name, queue))
+        await queue.shutdown(0.0)
+        await self._deleted(name)
         return True
 
-    async def _delete(self, name: str, queue: MessageQueue) -> None:
+    async def _delete_with_routes(self, name: str, queue: MessageQueue) -> None:
         async with self._router.ending(name):
             counts = await queue._ask(REPORT)
             await queue._ask(c.Delete())
             add_counts(self._retired, counts)
             self._queues.pop(name, None)
-        await queue.shutdown(0.0)
-        await self._deleted(name)
 
     async def _deleted(self, name: str) -> None:
         """A queue has been deleted; for who has others to tell."""
 
     async def _others_with(self, name: str) -> None:
         """Wait until nobody creates or deletes this queue."""
-        while (other := self._under_way.get(name)) is not None:
-            if other.under_way:
-                # Whoever asked for it hears of what went wrong.
-                with contextlib.suppress(MessageQueueError):
-                    await other.joined()
-            else:
-                # Its loop has ended before it has.
-                self._under_way.pop(name, None)
-                self._opening.discard(name)
-
-    async def _alone(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Create or delete a queue, to the end, while nobody else does that with the same one."""
-        ending = self._under_way[name] = Ending()
-
-        async def alone() -> None:
-            try:
-                await work()
-            finally:
-                if self._under_way.get(name) is ending:
-                    del self._under_way[name]
-
-        await ending.reach(alone)
+        if await self._under_way.others(name):
+            self._opening.discard(name)
 
     # --- sending ------------------------------------------------------------------------------------------
 
@@ -451,7 +454,7 @@ class MessageQueueManager(NamedQueues):
     async def _end(self) -> None:
         timeout = self.config.shutdown_timeout_seconds
         try:
-            for name in list(self._under_way):
+            for name in self._under_way.names():
                 await self._others_with(name)
             await self._router.close(timeout)
             ends = [queue.shutdown(timeout) for queue in self._queues.values()]

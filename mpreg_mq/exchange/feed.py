@@ -127,7 +127,7 @@ class QueueFeed:
             self._drop_above(route, most - 1)
         counts.buffered += 1
         self._waiting.append(message)
-        if self._task is None:
+        if self._task is None or not self._task.get_loop().is_running():
             self._task = background(self._drain())
 
     def _drop_above(self, route: Route, most: int) -> None:
@@ -280,16 +280,10 @@ class QueueFeed:
 
     async def close(self, timeout_seconds: float) -> None:
         """Send what still waits, without waiting for room, for at most this long; the rest is refused and counted."""
-        loop = None if self._task is None else self._task.get_loop()
-        if loop is None or loop is asyncio.get_running_loop() or not loop.is_running():
-            await self._close(timeout_seconds)
-        else:
-            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._close(timeout_seconds), loop))
-
-    async def _close(self, timeout_seconds: float) -> None:
-        self._closing.set()
         task = self._task
-        if task is not None:
+        # What a loop before this one sends stands still with that, and finds nothing that waits if it goes on.
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            self._closing.set()
             await asyncio.wait([task], timeout=timeout_seconds)
             if not task.done():
                 task.cancel()

@@ -12,9 +12,9 @@ import functools
 import logging
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 import msgspec
@@ -44,6 +44,7 @@ SUBSCRIBER = "mpreg-mq"
 MAX_EARLY = 10_000
 """Most messages kept that are published before there is an event loop to send them on."""
 
+T = TypeVar("T")
 Announce = Callable[[Any], Awaitable[None]]
 
 
@@ -132,7 +133,7 @@ class TopicRouter:
         wanted = TopicRouting(topic_pattern, queue_name, chosen, 0.0, checked, policy, max_buffered)
         while not isinstance(await find_or_create(), DeliveryResult):
             # It may have been deleted just now.
-            if await self._begin(wanted, backlog_seconds):
+            if await self.at_home(partial(self._begin, wanted, backlog_seconds)):
                 return True
         return False
 
@@ -173,6 +174,9 @@ class TopicRouter:
         Raises:
             EventLogError: that could not be stored; the route goes on.
         """
+        return await self.at_home(partial(self._end, topic_pattern, queue_name))
+
+    async def _end(self, topic_pattern: str, queue_name: str) -> bool:
         async with self._recording:
             # What other threads have published by now is on its way to this loop, and it may be for this route alone.
             await asyncio.sleep(0)
@@ -194,7 +198,7 @@ class TopicRouter:
 
     @contextlib.asynccontextmanager
     async def ending(self, queue_name: str) -> AsyncIterator[None]:
-        """End every route into a queue, and let none begin while it is deleted, which is to be done within.
+        """End every route into a queue, and let none begin while it is deleted, which is to be done within, at home.
 
         The routes go first: a queue without routes can be deleted again, but routes that are left without a queue would
         lead into the next one of its name.
@@ -235,11 +239,20 @@ class TopicRouter:
     # --- the exchange -------------------------------------------------------------------------------------
 
     def bind(self) -> None:
-        """Send from the running loop, from now on; the first one stays. What came too early goes out."""
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        while self._early:
+        """Send from the running loop, unless another one does that and runs still. What came too early goes out."""
+        here = asyncio.get_running_loop()
+        if self._loop is None or not self._loop.is_running():
+            self._loop = here
+        while self._loop is here and self._early:
             self._take(*self._early.popleft())
+
+    async def at_home(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do something on the loop that the routes send on: what changes them would be in its way on another thread."""
+        self.bind()
+        loop = self._loop
+        if loop is None or loop is asyncio.get_running_loop():
+            return await work()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), loop))
 
     async def announce_all(self) -> None:
         """Announce every subscription anew."""
@@ -286,19 +299,14 @@ class TopicRouter:
         """A message was published, on whichever thread; nothing that goes wrong here may reach its publisher."""
         try:
             trail = joined(trail_of(message.headers), current_trail(self.cluster))
-            loop = self._loop
-            if loop is None:
-                try:
-                    self.bind()
-                except RuntimeError:
-                    self._early.append((message, pattern, trail))
-                    return
-                loop = self._loop
-            assert loop is not None
-            if running_loop() is loop:
-                self._take(message, pattern, trail)
-            else:
+            here, loop = running_loop(), self._loop
+            if here is not loop and loop is not None and loop.is_running():
                 loop.call_soon_threadsafe(self._take, message, pattern, trail)
+            elif here is None:
+                self._early.append((message, pattern, trail))
+            else:
+                self.bind()
+                self._take(message, pattern, trail)
         except Exception:
             logger.exception("route %s: a message was lost", pattern)
 
@@ -414,6 +422,9 @@ class TopicRouter:
 
     async def close(self, timeout_seconds: float) -> None:
         """Leave the exchange, send what waits for at most this long, and refuse the rest; the routes stay stored."""
+        await self.at_home(partial(self._close, timeout_seconds))
+
+    async def _close(self, timeout_seconds: float) -> None:
         if self._closed:
             return
         # What other threads have published by now is on its way to this loop.
