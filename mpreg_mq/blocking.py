@@ -10,10 +10,10 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from os import PathLike
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from mpreg_mq.actors.retention import Compaction
 from mpreg_mq.arguments import DeadReference, MessageReference
@@ -37,6 +37,7 @@ from mpreg_mq.model import (
     TopicRouting,
 )
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -110,6 +111,16 @@ class BlockingMessageQueueManager:
                 asked.cancel()
             raise
 
+    def _at_once(self, verb: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Carry out what is no coroutine: on this thread, unless it runs a loop of its own, which a queue refuses."""
+        if asyncio._get_running_loop() is None or threading.current_thread() is self._thread or self._ended:
+            return verb(*args, **kwargs)
+
+        async def there() -> T:
+            return verb(*args, **kwargs)
+
+        return self._wait(there())
+
     @property
     def config(self) -> QueueManagerConfiguration:
         """The manager's configuration."""
@@ -129,7 +140,7 @@ class BlockingMessageQueueManager:
 
     def get_queue_info(self, queue_name: str) -> dict[str, Any] | None:
         """See :meth:`MessageQueueManager.get_queue_info`."""
-        return self._manager.get_queue_info(queue_name)
+        return self._at_once(self._manager.get_queue_info, queue_name)
 
     def send_message(
         self,
@@ -165,7 +176,8 @@ class BlockingMessageQueueManager:
         **metadata: str,
     ) -> str | None:
         """See :meth:`MessageQueueManager.subscribe_to_queue`; with ``blocking=False`` on the loop's thread."""
-        return self._manager.subscribe_to_queue(
+        return self._at_once(
+            self._manager.subscribe_to_queue,
             queue_name,
             subscriber_id,
             topic_pattern,
@@ -178,7 +190,7 @@ class BlockingMessageQueueManager:
 
     def unsubscribe_from_queue(self, queue_name: str, subscription_id: str) -> bool:
         """See :meth:`MessageQueueManager.unsubscribe_from_queue`."""
-        return self._manager.unsubscribe_from_queue(queue_name, subscription_id)
+        return self._at_once(self._manager.unsubscribe_from_queue, queue_name, subscription_id)
 
     def receive_messages(
         self,
@@ -227,7 +239,7 @@ class BlockingMessageQueueManager:
 
     def list_dead_letters(self, queue_name: str) -> list[DeadLetter]:
         """See :meth:`MessageQueueManager.list_dead_letters`."""
-        return self._manager.list_dead_letters(queue_name)
+        return self._at_once(self._manager.list_dead_letters, queue_name)
 
     def redrive_dead_letters(
         self,
@@ -255,11 +267,11 @@ class BlockingMessageQueueManager:
 
     def pause_queue(self, queue_name: str) -> bool:
         """See :meth:`MessageQueueManager.pause_queue`."""
-        return self._manager.pause_queue(queue_name)
+        return self._at_once(self._manager.pause_queue, queue_name)
 
     def resume_queue(self, queue_name: str) -> bool:
         """See :meth:`MessageQueueManager.resume_queue`."""
-        return self._manager.resume_queue(queue_name)
+        return self._at_once(self._manager.resume_queue, queue_name)
 
     def publish_to_topic_exchange(
         self,
@@ -311,11 +323,11 @@ class BlockingMessageQueueManager:
 
     def get_queue_statistics(self, queue_name: str) -> QueueStatistics | None:
         """See :meth:`MessageQueueManager.get_queue_statistics`."""
-        return self._manager.get_queue_statistics(queue_name)
+        return self._at_once(self._manager.get_queue_statistics, queue_name)
 
     def get_global_statistics(self) -> QueueManagerStatistics:
         """See :meth:`MessageQueueManager.get_global_statistics`."""
-        return self._manager.get_global_statistics()
+        return self._at_once(self._manager.get_global_statistics)
 
     def compact(self) -> Compaction | None:
         """See :meth:`MessageQueueManager.compact`."""

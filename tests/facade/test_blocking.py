@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import os
 import signal
 import threading
@@ -209,6 +210,38 @@ def test_c3_a_shutdown_on_the_managers_own_thread_is_refused_and_closes_nothing(
     again = MessageQueueManager(log=tmp_path / "log.db")
     assert [message.payload for message in again.queue("q").pending_messages] == [2]
     again.shutdown_sync()
+
+
+def test_every_verb_waits_on_a_thread_that_runs_a_loop() -> None:
+    """Given a thread that runs an event loop of its own, when it calls the manager, then each verb gives its result,
+    and the callback of a subscription runs in the context of that thread."""
+    place = contextvars.ContextVar("place", default="nowhere")
+    seen: list[str] = []
+
+    async def call() -> None:
+        place.set("here")
+        subscription = manager.subscribe_to_queue("q", "s", "#", lambda _: seen.append(place.get()), verb="a name")
+        assert subscription is not None
+        assert manager.pause_queue("q")
+        assert manager.send_message("q", "t", 1).success
+        info, counts = manager.get_queue_info("q"), manager.get_queue_statistics("q")
+        assert info is not None
+        assert info["paused"]
+        assert counts is not None
+        assert counts.current_queue_size == 1
+        assert manager.get_global_statistics().active_subscriptions == 1
+        assert manager.list_dead_letters("q") == []
+        assert manager.resume_queue("q")
+        wait_until(lambda: seen == ["here"])
+        assert manager.unsubscribe_from_queue("q", subscription)
+
+    async def look() -> None:
+        assert manager.get_global_statistics().total_messages_sent == 1
+
+    with BlockingMessageQueueManager() as manager:
+        manager.create_queue("q")
+        asyncio.run(call())
+    asyncio.run(look())
 
 
 def test_c3_a_shutdown_that_fails_ends_the_thread() -> None:
