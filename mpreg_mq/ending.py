@@ -13,6 +13,7 @@ from typing import Any
 import attrs
 
 from mpreg_mq.errors import MessageQueueError
+from mpreg_mq.forking import forget_after_fork
 
 logger = logging.getLogger("mpreg_mq")
 
@@ -147,6 +148,13 @@ class OneOfAName:
 
     _guard: threading.Lock = attrs.field(factory=threading.Lock)
     _under_way: dict[str, Ending] = attrs.field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        forget_after_fork(self)
+
+    def forget_in_child(self) -> None:
+        """In a forked child: none of the tasks came along."""
+        self._guard, self._under_way = threading.Lock(), {}
 
     def names(self) -> list[str]:
         """Those with which something is done now."""

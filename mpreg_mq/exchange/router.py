@@ -32,6 +32,7 @@ from mpreg_mq.exchange.messages import Exchange, Vocabulary
 from mpreg_mq.exchange.origin import MAX_TRAIL, Trail, current_trail, joined, origin_headers, place, trail_of
 from mpreg_mq.exchange.routes import ROUTES_STREAM, Route, RouteKey, RouteTable
 from mpreg_mq.exchange.taken import Taken
+from mpreg_mq.forking import forget_after_fork
 from mpreg_mq.model import DeliveryResult, MessageOptions, OverflowPolicy, TopicRouteStatistics, TopicRouting
 from mpreg_mq.options import delay_problem, guarantee_of, message_options, require
 from mpreg_mq.payload import encode_payload
@@ -94,6 +95,11 @@ class TopicRouter:
         self._closed = False
         self._load()
         self._follow()
+        forget_after_fork(self)
+
+    def forget_in_child(self) -> None:
+        """In a forked child: wait for nothing on the parent's loop, which only seems to run."""
+        self._loop, self._recording = None, OneAtATime()
 
     # --- the verbs ----------------------------------------------------------------------------------------
 
@@ -249,8 +255,7 @@ class TopicRouter:
     async def at_home(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Do something on the loop that the routes send on: what changes them would be in its way on another thread."""
         self.bind()
-        loop = self._loop
-        if loop is None or loop is asyncio.get_running_loop():
+        if (loop := self._loop) is None or loop is asyncio.get_running_loop():
             return await work()
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work(), loop))
 

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -321,6 +321,43 @@ def test_a_manager_is_not_used_after_a_fork(tmp_path: Path, durability: str) -> 
     again = MessageQueueManager(log=path)
     assert [message.payload for message in again.queue("q").pending_messages] == ["parent"]
     again.shutdown_sync()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_child_waits_for_no_change_of_its_parents(tmp_path: Path) -> None:
+    """Given a child forked while its parent changes routes and makes a queue, when it does so, then it is told."""
+    manager = MessageQueueManager(log=tmp_path / "log.db")
+
+    def refused() -> bool:
+        async def story() -> bool:
+            verbs: tuple[Callable[[], Coroutine[Any, Any, bool]], ...] = (
+                lambda: manager.route_topic_to_queue("new", "q"),
+                lambda: manager.unroute_topic_from_queue("t", "q"),
+                lambda: manager.create_queue("other"),
+                lambda: manager.delete_queue("q"),
+            )
+            told = 0
+            for verb in verbs:
+                try:
+                    await verb()
+                except EventLogError as error:
+                    told += "before this process was forked" in str(error)
+            return told == len(verbs)
+
+        return asyncio.run(story())
+
+    async def parent() -> None:
+        await manager.create_queue("q")
+        assert await manager.route_topic_to_queue("t", "q")
+        async with manager._router._recording:
+            making = asyncio.create_task(manager.create_queue("other"))
+            await asyncio.sleep(0)
+            assert manager._under_way.names() == ["other"]
+            assert await asyncio.to_thread(in_a_child, refused)
+        assert await making
+        await manager.shutdown()
+
+    asyncio.run(parent())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
