@@ -23,8 +23,7 @@ from mpreg_mq.actors.decider.sending import NOBODY, decide_fire_and_forget, reco
 from mpreg_mq.actors.dispatching import DispatchingActor
 from mpreg_mq.actors.futures import FuturesTogether, LoopFuture, answer
 from mpreg_mq.actors.inbox import BUSY
-from mpreg_mq.actors.messages import TAKE_IN, Stored
-from mpreg_mq.actors.recording import Unsent
+from mpreg_mq.actors.messages import TAKE_IN, Stored, Unsent
 from mpreg_mq.actors.store import Store
 from mpreg_mq.actors.subscriber_actor import Deliver, Later
 from mpreg_mq.actors.views import fired_message
@@ -119,6 +118,8 @@ class AcceptingActor(DispatchingActor):
         """Accept what was sent before, whoever stops the actor."""
         self._take_in(hand_over=True)
         self.send_off()
+        if self.loop is not None and not self.loop.is_running():
+            self.on_stranded()
         self._send_away()
 
     def _send_away(self) -> None:

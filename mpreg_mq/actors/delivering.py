@@ -19,7 +19,7 @@ from mpreg_mq.actors.current import current_delivery
 from mpreg_mq.actors.decider.delivering import Dispatched, row_of_deliveries
 from mpreg_mq.actors.decider.settling import acknowledge
 from mpreg_mq.actors.futures import LoopFuture
-from mpreg_mq.actors.recording import RecordingActor
+from mpreg_mq.actors.left_loops import LeftLoopsActor
 from mpreg_mq.actors.store import Store
 from mpreg_mq.actors.subscriber_actor import Deliver, Later, Outcome, Settled, Started, begun, failed
 from mpreg_mq.actors.views import queued_message
@@ -45,7 +45,7 @@ class _Last(msgspec.Struct, frozen=True, gc=False):
     unopened: e.MessageDelivered | None
 
 
-class DeliveringActor(RecordingActor):
+class DeliveringActor(LeftLoopsActor):
     """Calls subscribers, and records what became of it."""
 
     __slots__ = (

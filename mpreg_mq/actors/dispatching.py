@@ -365,7 +365,7 @@ class DispatchingActor(DeliveringActor):
             more = self._work_until(end)
             self._flush_outbox(self.state.version, plan=False)
             # What nobody waits for goes with what comes after the append that is on its way.
-            if self._newest is None or not self._waits:
+            if not self._handed_over or not self._waits:
                 self._plan_unsent()
         except Exception as error:
             logger.exception("queue %s: a turn failed", self.name)

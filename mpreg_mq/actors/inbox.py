@@ -152,6 +152,11 @@ class LoopInbox:
             self._closed = True
 
     @property
+    def closed(self) -> bool:
+        """Whether the actor has stopped, or is about to."""
+        return self._closed
+
+    @property
     def idle(self) -> bool:
         """Whether a message would be handled at once on the actor's own thread."""
         return self._open and not self._queue and not self._turn.locked()
@@ -223,7 +228,13 @@ class LoopInbox:
     def rescue(self) -> None:
         """See to what a loop left behind that stopped running: messages, and timers where there is a loop for them."""
         if self.loop is None or not self.loop.is_running():
-            self.claim(_get_running_loop())
+            here = _get_running_loop()
+            self.claim(here)
+            if (here is None or self._closed) and self._turn.acquire(False):
+                try:
+                    self._actor._run_stranded()
+                finally:
+                    self._turn.release()
             self._dispatch()
 
     def forget_in_child(self) -> None:

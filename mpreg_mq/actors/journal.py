@@ -20,7 +20,16 @@ import pykka
 from pykka._envelope import Envelope
 
 from mpreg_mq.actors.loop_writing import LoopWriting
-from mpreg_mq.actors.submissions import MAX_APPENDS_PER_COMMIT, Intake, OnDone, Outcome, Submission, post, run_all
+from mpreg_mq.actors.submissions import (
+    MAX_APPENDS_PER_COMMIT,
+    Intake,
+    OnDone,
+    Outcome,
+    Record,
+    Submission,
+    post,
+    run_all,
+)
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.log import Append, EventLog, quick_writer
 from mpreg_mq.forking import FORKED, forget_after_fork
@@ -262,6 +271,7 @@ class Journal:
         *,
         urgent: bool = True,
         at_once: bool = False,
+        record: Record | None = None,
     ) -> None:
         """Have ``append`` committed soon, and then ``on_done`` called; never waits, O(1).
 
@@ -274,8 +284,18 @@ class Journal:
         being tried. Those of one loop are answered in their order. ``on_done`` runs on ``loop``, or where that is
         None or closed, on the thread that committed the append: the journal's, or that of another loop that submits.
         After a stop it gets an :class:`~mpreg_mq.errors.EventLogError`, on ``loop`` or else within this call.
+
+        ``loop`` may end before it comes to that, or stand still for ever. With a ``record`` the outcome is to be found
+        there then, at the latest when a flush or a :meth:`mark` that come after this are over.
         """
-        self._put(Submission(append, on_done, loop), urgent, at_once)
+        self._put(Submission(append, on_done, loop, None, record), urgent, at_once)
+
+    def mark(self, on_done: OnDone, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Have ``on_done`` called once what was submitted before is committed or has failed; never waits.
+
+        Where and with what it is called is as with :meth:`submit`.
+        """
+        self._put(Submission(None, on_done, loop))
 
     def do(self, task: Callable[[], object]) -> None:
         """Have something done on the journal's thread once what was submitted before is committed or has failed, and

@@ -18,7 +18,7 @@ from contextvars import Context
 
 import attrs
 
-from mpreg_mq.actors.submissions import Intake, Outcome, Submission, post, run_all
+from mpreg_mq.actors.submissions import Intake, Outcome, Submission, post, record, run_all
 from mpreg_mq.errors import EventLogError
 from mpreg_mq.events.log import QuickWriter
 
@@ -246,6 +246,7 @@ class LoopWriting:
             return here
         self.answers_posted = False
         stay.to_answer += 1
+        record(here)
         here.append((Submission(None, stay.answered, stay.loop), None))
         stay.loop.call_soon(run_all, here, context=stay.context)
         return []

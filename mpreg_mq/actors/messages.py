@@ -11,7 +11,9 @@ import msgspec
 
 from mpreg_mq.actors.commands import Subscribe
 from mpreg_mq.actors.futures import Waiter
+from mpreg_mq.actors.submissions import Unknown
 from mpreg_mq.configuration import QueueConfiguration
+from mpreg_mq.events import types as e
 from mpreg_mq.model import DeliveryResult
 from mpreg_mq.projections import QueueState
 
@@ -45,13 +47,34 @@ class HoldDeadLetters:
     target: QueueConfiguration
 
 
+class Unsent(msgspec.Struct, eq=False):
+    """Events of one loop iteration that go to the journal together, and who waits for their commit."""
+
+    before: int
+    planned: bool
+    events: list[e.Event] = msgspec.field(default_factory=list)
+    waiters: list[tuple[Waiter, Any]] = msgspec.field(default_factory=list)
+    outcome: BaseException | Unknown | None = Unknown.YET
+    """See :class:`~mpreg_mq.actors.submissions.Record`."""
+
+
 @attrs.frozen(eq=False)
 class Committed:
-    """An append of this actor came to its end: ``version`` is durable, or ``error`` says why not."""
+    """An append of this actor came to its end: its events are durable, or ``error`` says why not."""
 
-    version: int
-    waiters: list[tuple[Waiter, Any]]
+    append: Unsent
     error: BaseException | None
+
+
+@attrs.frozen(eq=False)
+class SeenTo:
+    """The journal has seen to these appends, whose ends may have been told to a loop that was left."""
+
+    appends: list[Unsent]
+
+    def committed(self) -> list[Committed]:
+        """What became of each; not of those whose loop cannot have been left."""
+        return [Committed(append, append.outcome) for append in self.appends if not isinstance(append.outcome, Unknown)]
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):

@@ -1,7 +1,8 @@
 """The queue actor: takes commands, lets the pure decider decide, records the events, and carries out what follows.
 
-Five layers, each in a file: :mod:`~mpreg_mq.actors.recording` below, on it :mod:`~mpreg_mq.actors.delivering`,
-:mod:`~mpreg_mq.actors.dispatching` and :mod:`~mpreg_mq.actors.accepting`, and here what a queue can be asked for.
+Six layers, each in a file: :mod:`~mpreg_mq.actors.recording` below, on it :mod:`~mpreg_mq.actors.left_loops`,
+:mod:`~mpreg_mq.actors.delivering`, :mod:`~mpreg_mq.actors.dispatching` and :mod:`~mpreg_mq.actors.accepting`, and here
+what a queue can be asked for.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from mpreg_mq.actors.messages import (
     Inspect,
     Join,
     Recover,
+    SeenTo,
     Start,
     TakeIn,
     Turn,
@@ -158,8 +160,10 @@ class QueueActor(AcceptingActor):
         handler = self._handlers.get(type(message))
         if handler is None:
             raise TypeError(f"queue {self.name!r}: got {message!r}, expected a command of mpreg_mq.actors.commands")
-        if self._recovering is not None and type(message) is not Committed:
+        if self._recovering is not None and type(message) not in (Committed, SeenTo):
             later: LoopFuture[Any] = LoopFuture()
+            # Who waits for it looks whether the end of an append was told to a loop that is no more.
+            later._inbox = self.actor_inbox
             self._stash.append((message, later))
             return later
         if self._gathered:
@@ -334,11 +338,11 @@ class QueueActor(AcceptingActor):
         self._turn_scheduled = self.waits_for_turn = False
         # Those who wait may do so on yet other loops.
         self._after_step()
-        # Its end may have been told to the loop before, which will not pass it on.
-        self._newest = None
+        self._find_out(self.loop)
         self._take_in()
         self.send_off()
-        self._after()
+        if self._recovering is None:
+            self._after()
 
     _handlers: ClassVar[dict[type[Any], Callable[[Any, Any], Any]]] = {
         c.Send: AcceptingActor._send_asked,
@@ -365,6 +369,7 @@ class QueueActor(AcceptingActor):
         HoldDeadLetters: _hold_dead_letters,
         Settled: DispatchingActor._on_settled,
         Committed: DispatchingActor._committed,
+        SeenTo: DispatchingActor._on_seen_to,
         Turn: DispatchingActor._on_turn,
         TakeIn: AcceptingActor._on_take_in,
         Inspect: _inspect,

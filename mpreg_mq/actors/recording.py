@@ -14,14 +14,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
 import pykka
 
 from mpreg_mq.actors import commands as c
 from mpreg_mq.actors.decider import DECIDERS, Context, Decision
 from mpreg_mq.actors.futures import LoopFuture, Waiter, answer
 from mpreg_mq.actors.inbox import BUSY
-from mpreg_mq.actors.messages import TURN, Committed
+from mpreg_mq.actors.messages import TURN, Committed, Unsent
 from mpreg_mq.actors.queue_clock import STEP_SECONDS, QueueClock
 from mpreg_mq.actors.runtime import LoopActor
 from mpreg_mq.actors.store import LEAST_EVENTS_AT_THE_END, Store, stream_of
@@ -51,15 +50,6 @@ _NEVER_RISKED = (e.QueueCreated, e.QueueDeleted)
 _AFTER_DELETION = (c.Open, c.Detach, c.EndLease)
 
 
-class Unsent(msgspec.Struct, eq=False):
-    """Events of one loop iteration that go to the journal together, and who waits for their commit."""
-
-    before: int
-    planned: bool
-    events: list[e.Event] = msgspec.field(default_factory=list)
-    waiters: list[tuple[Waiter, Any]] = msgspec.field(default_factory=list)
-
-
 class RecordingActor(LoopActor):
     """Decides, records, and rebuilds its state from the log after a failure."""
 
@@ -67,11 +57,10 @@ class RecordingActor(LoopActor):
         "_append_next",
         "_clock",
         "_durable",
+        "_handed_over",
         "_immediate",
-        "_newest",
         "_now",
         "_outbox",
-        "_outstanding",
         "_rebuilt",
         "_recovering",
         "_run",
@@ -113,9 +102,8 @@ class RecordingActor(LoopActor):
         self._run = run
         self._shared_context = Context(0.0, run, self._durable)
         self._unsent: Unsent | None = None
-        # The newest append that this loop has handed over and will hear of; a loop before it may have ended instead.
-        self._newest: Unsent | None = None
-        self._outstanding = 0
+        # What the journal has been given and was not heard of since, oldest first.
+        self._handed_over: list[Unsent] = []
         self._submitting = False
         self._outbox: list[e.Event] | None = None
         self._synchronous = False
@@ -241,7 +229,6 @@ class RecordingActor(LoopActor):
         unsent = self._unsent
         if unsent is None:
             unsent = self._unsent = Unsent(before, False)
-            self._outstanding += 1
             if not self._waits:
                 self._on_their_way.append(time.monotonic())
         if plan and not unsent.planned:
@@ -265,7 +252,6 @@ class RecordingActor(LoopActor):
         unsent = self._unsent
         if unsent is None:
             unsent = self._unsent = Unsent(before, True)
-            self._outstanding += 1
         unsent.events += events
         self._submitting = True
         try:
@@ -279,11 +265,13 @@ class RecordingActor(LoopActor):
         unsent = self._unsent
         if unsent is None:
             return
-        self._unsent, self._newest = None, unsent
-        version = unsent.before + len(unsent.events)
+        self._unsent = None
+        self._handed_over.append(unsent)
 
         def done(error: BaseException | None) -> Callable[[], None] | None:
-            committed = Committed(version, unsent.waiters, error)
+            if _get_running_loop() is None and self._is_for_others():
+                return None
+            committed = Committed(unsent, error)
             if error is None:
                 if self._submitting and _get_running_loop() is self.loop:
                     # Called from within send_off: this is the actor's turn.
@@ -299,7 +287,16 @@ class RecordingActor(LoopActor):
             return None
 
         urgent = at_once or bool(unsent.waiters)
-        self._store.submit(self.stream, unsent.before, unsent.events, done, self.loop, urgent=urgent, at_once=at_once)
+        self._store.submit(
+            self.stream, unsent.before, unsent.events, done, self.loop, urgent=urgent, at_once=at_once, record=unsent
+        )
+
+    def _is_for_others(self) -> bool:
+        """Whether who comes next is to find out the end of an append, which was told on a thread without a loop.
+
+        It is the journal's, because the loop is closed, and cannot do what waits for the journal.
+        """
+        return self.loop is not None and not self.actor_inbox.closed
 
     def _flush_outbox(self, version: int, *, plan: bool = True) -> None:
         """Submit what a turn has recorded so far; ``version`` is the state's after it. See :meth:`_submit`."""
@@ -321,6 +318,11 @@ class RecordingActor(LoopActor):
         waiting = self._on_their_way
         return not waiting or time.monotonic() - waiting[0] < limit
 
+    @property
+    def _outstanding(self) -> int:
+        """How many appends were gathered or handed over and have not come to their end."""
+        return len(self._handed_over) + (self._unsent is not None)
+
     def _is_forked(self) -> bool:
         journal = self._store.journal
         return journal is not None and journal.is_forked
@@ -331,23 +333,26 @@ class RecordingActor(LoopActor):
 
     def _hear(self, message: Committed) -> bool:
         """Answer those who waited for a commit, and take note of it; whether to :meth:`_look_on` after that."""
-        self._outstanding = max(0, self._outstanding - 1)
-        if self._newest is not None and self._newest.waiters is message.waiters:
-            # What was handed over before was told too, or to a loop that was left.
-            self._newest, self._outstanding = None, int(self._unsent is not None)
+        append = message.append
+        try:
+            self._handed_over.remove(append)
+        except ValueError:
+            # It was found out before a loop that had been left ran again.
+            return False
         if not self._waits and self._on_their_way:
             self._on_their_way.popleft()
         if message.error is None:
-            self._durable = max(self._durable, message.version)
-            answer(message.waiters, None)
-            if message.version >= self._next_snapshot:
+            version = append.before + len(append.events)
+            self._durable = max(self._durable, version)
+            answer(append.waiters, None)
+            if version >= self._next_snapshot:
                 self.save_snapshot()
         else:
             if isinstance(message.error, LogFullError):
                 self._no_room_until = time.monotonic() + NO_ROOM_SECONDS
             if self._recovering is None:
                 self._recovering = message.error
-            answer(message.waiters, self._store_error(message.error))
+            answer(append.waiters, self._store_error(message.error))
         if self._recovering is None:
             return True
         # It waited for this one; recovering waits for all.
@@ -379,14 +384,6 @@ class RecordingActor(LoopActor):
         if self.actor_inbox.try_now(self._look_on, None) is BUSY:
             with contextlib.suppress(pykka.ActorDeadError):
                 self.actor_ref.tell(TURN)
-
-    def on_told_too_late(self, message: Any) -> None:
-        """Answer those who waited for a commit."""
-        if type(message) is Committed:
-            error = message.error
-            if error is not None:
-                logger.warning("queue %s: closed without its last events, which are lost: %r", self.name, error)
-            answer(message.waiters, None if error is None else self._store_error(error))
 
     # --- snapshots and room -------------------------------------------------------------------------------
 
@@ -436,7 +433,7 @@ class RecordingActor(LoopActor):
         if self._outbox is not None:
             self._outbox.clear()
         self._rebuilt += 1
-        if self._outstanding == 0:
+        if self._outstanding == 0 or self._is_forked():
             self._rebuild(error)
         else:
             self._recovering = error

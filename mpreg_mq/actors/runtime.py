@@ -121,6 +121,13 @@ class LoopActor(pykka.Actor):
         the loop before are lost. An exception is handled as under ``tell``.
         """
 
+    def on_stranded(self) -> None:
+        """Called where somebody waits while ``loop`` does not run: in the actor's turn on a thread without a loop.
+
+        After the actor's end it is called on any thread. The place to see to what that loop was told and did not come
+        to. An exception is handled as under ``tell``.
+        """
+
     def on_told_too_late(self, message: Any) -> None:
         """Called with each message without a reply that waited when the actor stopped; others wait for its outcome."""
 
@@ -134,6 +141,13 @@ class LoopActor(pykka.Actor):
         try:
             self.on_loop_changed()
         except BaseException:
+            self._fail()
+
+    def _run_stranded(self) -> None:
+        try:
+            self.on_stranded()
+        # Ctrl-C is for whoever waits.
+        except Exception:
             self._fail()
 
     def _process(self, envelope: Envelope[Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import attrs
 
 from mpreg_mq.actors.journal import Journal
-from mpreg_mq.actors.submissions import OnDone
+from mpreg_mq.actors.submissions import OnDone, Record
 from mpreg_mq.actors.turns import Turns
 from mpreg_mq.errors import ConfigurationError
 from mpreg_mq.events.log import Append, EventLog, Snapshot, retaining
@@ -91,10 +91,12 @@ class Store:
         *,
         urgent: bool = True,
         at_once: bool = False,
+        record: Record | None = None,
     ) -> None:
         """Append soon; ``on_done`` is called with None, or with what went wrong. See :meth:`Journal.submit`."""
         assert self.journal is not None
-        self.journal.submit(Append(stream, version, events), on_done, loop, urgent=urgent, at_once=at_once)
+        append = Append(stream, version, events)
+        self.journal.submit(append, on_done, loop, urgent=urgent, at_once=at_once, record=record)
 
     def load(self, stream: str) -> QueueState:
         """The state of a queue: its newest snapshot that can be read, and the events since; else all its events.

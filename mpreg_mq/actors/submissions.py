@@ -8,7 +8,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
+from enum import Enum
+from typing import NamedTuple, Protocol
 
 import attrs
 
@@ -23,7 +24,21 @@ What it returns is called when that was done for all appends of the same commit:
 something, come before what is planned then.
 """
 
+
+class Unknown(Enum):
+    """The outcome of an append that no loop has been told of."""
+
+    YET = "yet"
+
+
 logger = logging.getLogger("mpreg_mq")
+
+
+class Record(Protocol):
+    """Where the outcome of an append is kept that a loop is to be told of, which may end before it comes to that."""
+
+    outcome: BaseException | Unknown | None
+    """As ``on_done`` gets it, once a loop is told."""
 
 
 class Submission(NamedTuple):
@@ -34,6 +49,7 @@ class Submission(NamedTuple):
     task: Callable[[], object] | None = None
     """What to do on the journal's thread once what was submitted before is committed or has failed, and before what is
     submitted later: a state is not to be saved as that of other events, which took the place of those that failed."""
+    record: Record | None = None
 
 
 Outcome = tuple[Submission, BaseException | None]
@@ -122,10 +138,13 @@ def post(outcomes: list[Outcome], here: asyncio.AbstractEventLoop | None = None)
     by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
     at_once: list[Outcome] = []
     for outcome in outcomes:
-        loop = outcome[0].loop
+        submission = outcome[0]
+        loop = submission.loop
         if loop is None or loop is here:
             at_once.append(outcome)
         else:
+            if submission.record is not None:
+                submission.record.outcome = outcome[1]
             by_loop.setdefault(loop, []).append(outcome)
     for loop, of_loop in by_loop.items():
         try:
@@ -134,6 +153,13 @@ def post(outcomes: list[Outcome], here: asyncio.AbstractEventLoop | None = None)
             # The loop is closed: better on this thread than never.
             at_once = of_loop + at_once
     return at_once
+
+
+def record(outcomes: list[Outcome]) -> None:
+    """Keep what came of each append, where it is wanted and a loop is told later."""
+    for submission, error in outcomes:
+        if submission.record is not None:
+            submission.record.outcome = error
 
 
 def run_all(outcomes: list[Outcome]) -> None:
