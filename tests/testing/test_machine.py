@@ -368,5 +368,6 @@ def test_a_machine_compares_the_queue_with_a_log_that_has_all_of_it() -> None:
     machine.set_up()
     machine.run(machine.queue.send_message("a.y", 1))
     (message,) = machine.run(machine.queue.receive_messages("w1"))
+    assert message.lease_deadline is not None
     machine.loop.advance(message.lease_deadline - machine.now - MOMENT_SECONDS)
     machine.teardown()
