@@ -249,3 +249,12 @@ def test_r3_opening_the_queue_without_breakers_lets_everything_through(half_open
     records = [RecordedEvent(n, "queue:q", n, event) for n, event in enumerate(q.history, 1)]
     assert check_history(records) == []
     assert rerun_events(q.history).differences == []
+
+
+def test_r3_a_queue_that_is_opened_with_circuit_breakers_keeps_its_circuits() -> None:
+    """Given an open circuit, when the queue is opened with another threshold, then it is as open as before."""
+    q = tripping()
+    trip(q)
+    other = QueueConfiguration("q", circuit_breaker_failure_threshold=5, max_retries=9)
+    q.when(c.Open(other)).then(e.QueueReconfigured(START, other))
+    assert circuit(q) is CircuitState.OPEN
