@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from os import PathLike
 from typing import Any
 
@@ -159,18 +159,7 @@ class MessageQueueManager(NamedQueues):
         self._check_open()
         self._bind()
         configuration = self.config.new_queue_configuration(name, config)
-        created = False
-
-        async def create() -> None:
-            nonlocal created
-            created = await self._create(name, configuration)
-
-        await self._others_with(name)
-        while name not in self._queues:
-            if await self._under_way.reach(name, create):
-                return created
-            await self._others_with(name)
-        return False
+        return await self._alone(name, lambda: self._create(name, configuration), is_there=False)
 
     async def _create(self, name: str, configuration: QueueConfiguration) -> bool:
         if name in self._queues:
@@ -204,18 +193,7 @@ class MessageQueueManager(NamedQueues):
         """
         if not isinstance(name, str):
             return False
-        deleted = False
-
-        async def delete() -> None:
-            nonlocal deleted
-            deleted = await self._delete(name)
-
-        await self._others_with(name)
-        while name in self._queues:
-            if await self._under_way.reach(name, delete):
-                return deleted
-            await self._others_with(name)
-        return False
+        return await self._alone(name, lambda: self._delete(name), is_there=True)
 
     async def _delete(self, name: str) -> bool:
         queue = self._queues.get(name)
@@ -235,6 +213,21 @@ class MessageQueueManager(NamedQueues):
 
     async def _deleted(self, name: str) -> None:
         """A queue has been deleted; for who has others to tell."""
+
+    async def _alone(self, name: str, work: Callable[[], Coroutine[Any, Any, bool]], *, is_there: bool) -> bool:
+        """Create or delete a queue while nobody else does that with the same one; False where it need not be done."""
+        done = False
+
+        async def alone() -> None:
+            nonlocal done
+            done = await work()
+
+        await self._others_with(name)
+        while (name in self._queues) is is_there:
+            if await self._under_way.reach(name, alone):
+                return done
+            await self._others_with(name)
+        return False
 
     async def _others_with(self, name: str) -> None:
         """Wait until nobody creates or deletes this queue."""

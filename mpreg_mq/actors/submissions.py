@@ -138,15 +138,13 @@ def post(outcomes: list[Outcome], here: asyncio.AbstractEventLoop | None = None)
     by_loop: dict[asyncio.AbstractEventLoop, list[Outcome]] = {}
     at_once: list[Outcome] = []
     for outcome in outcomes:
-        submission = outcome[0]
-        loop = submission.loop
+        loop = outcome[0].loop
         if loop is None or loop is here:
             at_once.append(outcome)
         else:
-            if submission.record is not None:
-                submission.record.outcome = outcome[1]
             by_loop.setdefault(loop, []).append(outcome)
     for loop, of_loop in by_loop.items():
+        record(of_loop)
         try:
             loop.call_soon_threadsafe(run_all, of_loop)
         except RuntimeError:
